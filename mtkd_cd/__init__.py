@@ -1,0 +1,17 @@
+"""mtkd-cd: change detection by origin-partition cascades and multi-teacher knowledge distillation (arXiv:2502.13407).
+
+Importing the package registers everything in scope ``mtkd_cd``.
+"""
+
+import warnings
+
+with warnings.catch_warnings():
+    # mmcv warns, for a part that nothing here uses, that its compiled ops are absent; torch that TorchScript, which mmseg uses, is ageing.
+    warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+    warnings.filterwarnings('ignore', category=DeprecationWarning)
+    import mmseg.models  # noqa: F401
+
+from mtkd_cd import datasets, engine, evaluation, models, visualization  # noqa: E402, F401  (registers)
+from mtkd_cd.version import __version__  # noqa: E402
+
+__all__ = ['__version__']

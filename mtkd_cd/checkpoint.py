@@ -1,0 +1,136 @@
+"""Checkpoints in and out: nothing but tensors and plain values is unpickled, a wrong file says what is wrong with it, a save is atomic."""
+
+import os
+import pickle
+import zipfile
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from torch import Tensor, nn
+
+from mtkd_cd.errors import UserError
+from mtkd_cd.files import atomic_write
+
+_SHOWN_KEYS = 6
+
+
+def _benign_globals() -> list[Any]:
+    """What mmengine's own checkpoints hold beside tensors: the log history. Building these runs no code from the file."""
+    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray  # type: ignore[attr-defined]
+    dtypes = [type(np.dtype(name)) for name in ('float16', 'float32', 'float64', 'int32', 'int64', 'uint8', 'bool')]
+    return [HistoryBuffer, np.ndarray, np.dtype, multiarray.scalar, multiarray._reconstruct, *dtypes, defaultdict]
+
+
+def load_only_tensors(enabled: bool = True) -> None:
+    """Make every ``torch.load`` of this process refuse pickled code, those inside mmengine and mmseg included.
+
+    mmengine retries a refused file with ``weights_only=False``; this closes that door. The tools call it first and open it again
+    for ``--trust-checkpoint``.
+    """
+    if enabled:
+        torch.serialization.add_safe_globals(_benign_globals())
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    else:
+        os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
+
+
+def read_checkpoint(path: str | os.PathLike, *, trusted: bool = False, hint: str = '') -> dict[str, Any]:
+    """Read a checkpoint file onto the CPU.
+
+    Args:
+        path: A ``.pth`` file.
+        trusted: Unpickle arbitrary objects, which lets the file run code. Only for files of your own.
+        hint: What to do when the file is missing, appended to the error.
+
+    Returns:
+        What the file holds: a checkpoint dictionary or a bare state dict.
+
+    Raises:
+        UserError: Missing, truncated, not a checkpoint, or holding objects other than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'checkpoint {path} does not exist. {hint}'.rstrip())
+    try:
+        with torch.serialization.safe_globals(_benign_globals()):
+            content = torch.load(path, map_location='cpu', weights_only=not trusted)
+    except pickle.UnpicklingError as error:
+        if 'weights_only' in str(error).lower() or 'Unsupported' in str(error):
+            raise UserError(
+                f'checkpoint {path} holds pickled objects beside tensors ({_refused_object(error)}); loading them could run code from the file. '
+                'If you made the file yourself, pass --trust-checkpoint (in Python: trusted=True)'
+            ) from None
+        raise _corrupt(path, error) from None
+    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+        raise _corrupt(path, error) from None
+    if not isinstance(content, Mapping):
+        raise UserError(f'checkpoint {path} holds a {type(content).__name__}, not a dictionary of weights')
+    return dict(content)
+
+
+def _refused_object(error: Exception) -> str:
+    for word in str(error).replace('`', ' ').split():
+        if word.count('.') and word.replace('.', '').replace('_', '').isalnum() and not word.startswith('torch.'):
+            return word.rstrip('.')
+    return 'unknown type'
+
+
+def _corrupt(path: Path, error: Exception) -> UserError:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f'checkpoint {path} cannot be read ({path.stat().st_size} bytes; {first_line}): it is truncated or not a torch file. Get or train it again'
+    )
+
+
+def read_weights(path: str | os.PathLike, *, trusted: bool = False, hint: str = '') -> dict[str, Tensor]:
+    """The state dict in a checkpoint file: the file itself, or its ``state_dict`` or ``model`` entry. See :func:`read_checkpoint`."""
+    content = read_checkpoint(path, trusted=trusted, hint=hint)
+    for entry in ('state_dict', 'model'):
+        if isinstance(content.get(entry), Mapping):
+            content = dict(content[entry])
+            break
+    weights = {key.removeprefix('module.'): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise UserError(f'checkpoint {path} holds no weights: its entries are {", ".join(map(str, content)) or "none"}')
+    return weights
+
+
+def load_weights(module: nn.Module, path: str | os.PathLike, *, trusted: bool = False, hint: str = '') -> None:
+    """Load a checkpoint file into ``module``; every key and shape must fit.
+
+    Raises:
+        UserError: As :func:`read_checkpoint`, or the file is of another model: names the keys that are missing, left over or of another shape.
+    """
+    weights = read_weights(path, trusted=trusted, hint=hint)
+    own = module.state_dict()
+    # torch adds these counters to batch norm; files from before 0.4.1, and converted ones, lack them.
+    missing = [key for key in own if key not in weights and not key.endswith('num_batches_tracked')]
+    unexpected = [key for key in weights if key not in own]
+    reshaped = [
+        f'{key} {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model'
+        for key in own
+        if key in weights and isinstance(own[key], Tensor) and own[key].shape != weights[key].shape
+    ]
+    problems = [
+        f'{len(keys)} {what}: {", ".join(keys[:_SHOWN_KEYS])}{", ..." if len(keys) > _SHOWN_KEYS else ""}'
+        for what, keys in (
+            ('keys missing in the file', missing),
+            ('keys the model does not have', unexpected),
+            ('keys of another shape', reshaped),
+        )
+        if keys
+    ]
+    if problems:
+        raise UserError(f'checkpoint {path} is of another model than this {type(module).__name__}. ' + '; '.join(problems))
+    module.load_state_dict(weights, strict=False)
+
+
+def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Write ``content`` with ``torch.save``; the file is complete or, after an error, what it was before."""
+    with atomic_write(path, 'wb') as file:
+        torch.save(dict(content), file)
