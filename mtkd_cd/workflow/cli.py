@@ -1,0 +1,70 @@
+"""What every command-line tool does the same way: safe checkpoints, one clear line for a user's mistake, exit codes."""
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import torch.distributed
+from mmengine.registry import build_functions
+
+from mtkd_cd.checkpoint import load_only_tensors
+from mtkd_cd.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a tool's ``main(argv)`` and exit the process: ``if __name__ == '__main__': run_tool(main)``.
+
+    A mistake of the user (:class:`UserError`, also one raised in a data loader's worker; a config that names what does not exist; a full
+    disk) is printed as ``error: ...`` without a traceback, exit code 2. Ctrl-C exits with 130. Anything else is a bug and keeps its
+    traceback. Checkpoints are read as tensors and plain values only, unless ``--trust-checkpoint`` is among the arguments.
+
+    Args:
+        main: Takes the arguments, ``None`` for those of the process; returns the exit code, ``None`` for 0.
+        argv: Passed to ``main``.
+    """
+    load_only_tensors('--trust-checkpoint' not in (sys.argv[1:] if argv is None else argv))
+    try:
+        code = main(argv) or 0
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        print(f'error: {message}', file=sys.stderr)
+        code = EXIT_USER_ERROR
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    sys.exit(code)
+
+
+def user_message(error: BaseException) -> str | None:
+    """What to tell the user about ``error``; ``None`` if it is none of the user's doing."""
+    if isinstance(error, UserError):
+        return _without_worker_traceback(str(error))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f' while writing {error.filename}' if error.filename else ''
+        return f'no space left on the disk{where} ({error.strerror}). The last complete checkpoint is untouched: free space and resume'
+    if _raised_by_registry(error):
+        return f'the config cannot be built: {error.args[0]}'
+    return None
+
+
+def _without_worker_traceback(message: str) -> str:
+    """torch hands on a worker's exception as ``Caught UserError in DataLoader worker ...``, its traceback, ``UserError: <message>``."""
+    if not message.startswith('Caught '):
+        return message
+    return message.rpartition(f'{UserError.__module__}.{UserError.__qualname__}: ')[2].strip()
+
+
+def _raised_by_registry(error: BaseException) -> bool:
+    """Whether building from a config failed in the registry itself: an unknown type, an argument its class does not take or lacks."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and isinstance(error, (KeyError, TypeError)) and frames[-1].filename == build_functions.__file__
