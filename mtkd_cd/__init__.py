@@ -11,7 +11,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings('ignore', category=DeprecationWarning)
     import mmseg.models  # noqa: F401
 
-from mtkd_cd import datasets, engine, evaluation, models, visualization  # noqa: E402, F401  (registers)
-from mtkd_cd.version import __version__  # noqa: E402
+from mtkd_cd import datasets, engine, evaluation, models, visualization  # noqa: F401  (registers)
+from mtkd_cd.version import __version__
 
 __all__ = ['__version__']

@@ -3,6 +3,7 @@
 Paper: arXiv:2502.13407, section 4.1.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import TypeVar, overload
 
@@ -148,9 +149,10 @@ class CARPartition:
 def _checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     values = (thresholds,) if isinstance(thresholds, (int, float)) else tuple(thresholds)
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    if not values or not numbers or not all(0 < value < 1 for value in values) or any(a >= b for a, b in zip(values, values[1:])):
+    if not values or not numbers or not all(0 < value < 1 for value in values) or any(a >= b for a, b in itertools.pairwise(values)):
         raise UserError(
-            f'thresholds={thresholds!r}: CAR thresholds are numbers between 0 and 1 (both excluded) in increasing order, for instance (0.05, 0.2)'
+            f'thresholds={thresholds!r}: CAR thresholds are numbers between 0 and 1 (both excluded) in increasing order, '
+            'for instance (0.05, 0.2)'
         )
     return tuple(float(value) for value in values)
 
@@ -186,7 +188,7 @@ def car_histogram(cars: np.ndarray, partition: CARPartition | None = None, width
     cars = np.asarray(cars, np.float64)
     edges = np.array([0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0])
     counts = np.bincount(np.searchsorted(edges, cars, side='left'), minlength=len(edges))
-    labels = ['CAR = 0', *(f'{low:g} < CAR <= {high:g}' for low, high in zip(edges[:-1], edges[1:]))]
+    labels = ['CAR = 0', *(f'{low:g} < CAR <= {high:g}' for low, high in itertools.pairwise(edges))]
     total = max(len(cars), 1)
     lines = [
         f'{label:>22} {count:6d} {count / total:6.1%} {"#" * round(width * count / max(counts.max(), 1))}'.rstrip()

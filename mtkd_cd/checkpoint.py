@@ -17,6 +17,7 @@ from mtkd_cd.errors import UserError
 from mtkd_cd.files import atomic_write
 
 _SHOWN_KEYS = 6
+_FORCE_TENSORS = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 
 
 def _benign_globals() -> list[Any]:
@@ -34,18 +35,27 @@ def load_only_tensors(enabled: bool = True) -> None:
     """
     if enabled:
         torch.serialization.add_safe_globals(_benign_globals())
-        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+        os.environ[_FORCE_TENSORS] = '1'
     else:
-        os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
+        os.environ.pop(_FORCE_TENSORS, None)
 
 
-def read_checkpoint(path: str | os.PathLike, *, trusted: bool = False, hint: str = '') -> dict[str, Any]:
+def training_command(path: str | os.PathLike) -> str | None:
+    """The command that makes ``.../<stage>/<model>[/<range>]/best.pth``, where the stages of the recipe leave their weights."""
+    match Path(path).parts[-4:]:
+        case [*_, 'origin' | 'mtkd' as stage, model, 'best.pth']:
+            return f'python tools/train.py configs/{stage}/{model}.py'
+        case ['partition', model, range_name, 'best.pth']:
+            return f'python tools/train.py configs/partition/{model}.py --partition {range_name}'
+    return None
+
+
+def read_checkpoint(path: str | os.PathLike, *, trusted: bool = False) -> dict[str, Any]:
     """Read a checkpoint file onto the CPU.
 
     Args:
         path: A ``.pth`` file.
         trusted: Unpickle arbitrary objects, which lets the file run code. Only for files of your own.
-        hint: What to do when the file is missing, appended to the error.
 
     Returns:
         What the file holds: a checkpoint dictionary or a bare state dict.
@@ -55,15 +65,16 @@ def read_checkpoint(path: str | os.PathLike, *, trusted: bool = False, hint: str
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f'checkpoint {path} does not exist. {hint}'.rstrip())
+        command = training_command(path)
+        raise UserError(f'checkpoint {path} does not exist. ' + (f'Make it with: {command}' if command else 'Check the path'))
     try:
         with torch.serialization.safe_globals(_benign_globals()):
-            content = torch.load(path, map_location='cpu', weights_only=not trusted)
+            content = _torch_load(path, trusted)
     except pickle.UnpicklingError as error:
         if 'weights_only' in str(error).lower() or 'Unsupported' in str(error):
             raise UserError(
-                f'checkpoint {path} holds pickled objects beside tensors ({_refused_object(error)}); loading them could run code from the file. '
-                'If you made the file yourself, pass --trust-checkpoint (in Python: trusted=True)'
+                f'checkpoint {path} holds pickled objects beside tensors ({_refused_object(error)}); loading them could run code from '
+                'the file. If you made the file yourself, pass --trust-checkpoint (in Python: trusted=True)'
             ) from None
         raise _corrupt(path, error) from None
     except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
@@ -71,6 +82,17 @@ def read_checkpoint(path: str | os.PathLike, *, trusted: bool = False, hint: str
     if not isinstance(content, Mapping):
         raise UserError(f'checkpoint {path} holds a {type(content).__name__}, not a dictionary of weights')
     return dict(content)
+
+
+def _torch_load(path: Path, trusted: bool) -> Any:
+    if not trusted:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    forced = os.environ.pop(_FORCE_TENSORS, None)
+    try:
+        return torch.load(path, map_location='cpu', weights_only=False)
+    finally:
+        if forced is not None:
+            os.environ[_FORCE_TENSORS] = forced
 
 
 def _refused_object(error: Exception) -> str:
@@ -83,13 +105,14 @@ def _refused_object(error: Exception) -> str:
 def _corrupt(path: Path, error: Exception) -> UserError:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
-        f'checkpoint {path} cannot be read ({path.stat().st_size} bytes; {first_line}): it is truncated or not a torch file. Get or train it again'
+        f'checkpoint {path} cannot be read ({path.stat().st_size} bytes; {first_line}): it is truncated or not a torch file. '
+        'Get or train it again'
     )
 
 
-def read_weights(path: str | os.PathLike, *, trusted: bool = False, hint: str = '') -> dict[str, Tensor]:
+def read_weights(path: str | os.PathLike, *, trusted: bool = False) -> dict[str, Tensor]:
     """The state dict in a checkpoint file: the file itself, or its ``state_dict`` or ``model`` entry. See :func:`read_checkpoint`."""
-    content = read_checkpoint(path, trusted=trusted, hint=hint)
+    content = read_checkpoint(path, trusted=trusted)
     for entry in ('state_dict', 'model'):
         if isinstance(content.get(entry), Mapping):
             content = dict(content[entry])
@@ -100,13 +123,13 @@ def read_weights(path: str | os.PathLike, *, trusted: bool = False, hint: str = 
     return weights
 
 
-def load_weights(module: nn.Module, path: str | os.PathLike, *, trusted: bool = False, hint: str = '') -> None:
+def load_weights(module: nn.Module, path: str | os.PathLike, *, trusted: bool = False) -> None:
     """Load a checkpoint file into ``module``; every key and shape must fit.
 
     Raises:
-        UserError: As :func:`read_checkpoint`, or the file is of another model: names the keys that are missing, left over or of another shape.
+        UserError: As :func:`read_checkpoint`, or the file is of another model: names the keys missing, left over or of another shape.
     """
-    weights = read_weights(path, trusted=trusted, hint=hint)
+    weights = read_weights(path, trusted=trusted)
     own = module.state_dict()
     # torch adds these counters to batch norm; files from before 0.4.1, and converted ones, lack them.
     missing = [key for key in own if key not in weights and not key.endswith('num_batches_tracked')]
