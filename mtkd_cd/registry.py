@@ -1,29 +1,46 @@
-"""The registries of scope ``mtkd_cd``: children of mmseg's, so that a config in our scope finds mmseg's parts without a prefix.
+"""The registries of scope ``mtkd_cd``.
 
-mmengine warns about every registry that lacks a child in the default scope: those we register nothing in are here for that.
+They are children of mmengine's root registries, so that configs of other scopes reach them as ``mtkd_cd.X`` (mmengine resolves such a
+prefix among the root's children only), with mmseg's behind them, so that configs of our scope find mmseg's parts without a prefix.
+mmengine warns about every registry without a child in the default scope: those we register nothing in are here for that.
 """
 
-from mmengine.registry import Registry
-from mmseg import registry as mmseg_registry
+from typing import Any
 
-DATASETS = Registry('dataset', parent=mmseg_registry.DATASETS, scope='mtkd_cd', locations=['mtkd_cd.datasets'])
-DATA_SAMPLERS = Registry('data sampler', parent=mmseg_registry.DATA_SAMPLERS, scope='mtkd_cd', locations=['mtkd_cd.datasets'])
-TRANSFORMS = Registry('transform', parent=mmseg_registry.TRANSFORMS, scope='mtkd_cd', locations=['mtkd_cd.datasets.transforms'])
-MODELS = Registry('model', parent=mmseg_registry.MODELS, scope='mtkd_cd', locations=['mtkd_cd.models'])
-TASK_UTILS = Registry('task util', parent=mmseg_registry.TASK_UTILS, scope='mtkd_cd', locations=['mtkd_cd.models'])
-METRICS = Registry('metric', parent=mmseg_registry.METRICS, scope='mtkd_cd', locations=['mtkd_cd.evaluation'])
-HOOKS = Registry('hook', parent=mmseg_registry.HOOKS, scope='mtkd_cd', locations=['mtkd_cd.engine'])
-LOOPS = Registry('loop', parent=mmseg_registry.LOOPS, scope='mtkd_cd', locations=['mtkd_cd.engine'])
-VISUALIZERS = Registry('visualizer', parent=mmseg_registry.VISUALIZERS, scope='mtkd_cd', locations=['mtkd_cd.visualization'])
-RUNNERS = Registry('runner', parent=mmseg_registry.RUNNERS, scope='mtkd_cd')
-RUNNER_CONSTRUCTORS = Registry('runner constructor', parent=mmseg_registry.RUNNER_CONSTRUCTORS, scope='mtkd_cd')
-MODEL_WRAPPERS = Registry('model_wrapper', parent=mmseg_registry.MODEL_WRAPPERS, scope='mtkd_cd')
-WEIGHT_INITIALIZERS = Registry('weight initializer', parent=mmseg_registry.WEIGHT_INITIALIZERS, scope='mtkd_cd')
-OPTIMIZERS = Registry('optimizer', parent=mmseg_registry.OPTIMIZERS, scope='mtkd_cd')
-OPTIM_WRAPPERS = Registry('optim_wrapper', parent=mmseg_registry.OPTIM_WRAPPERS, scope='mtkd_cd')
-OPTIM_WRAPPER_CONSTRUCTORS = Registry('optimizer wrapper constructor', parent=mmseg_registry.OPTIM_WRAPPER_CONSTRUCTORS, scope='mtkd_cd')
-PARAM_SCHEDULERS = Registry('parameter scheduler', parent=mmseg_registry.PARAM_SCHEDULERS, scope='mtkd_cd')
-EVALUATOR = Registry('evaluator', parent=mmseg_registry.EVALUATOR, scope='mtkd_cd')
-VISBACKENDS = Registry('vis_backend', parent=mmseg_registry.VISBACKENDS, scope='mtkd_cd')
-LOG_PROCESSORS = Registry('log_processor', parent=mmseg_registry.LOG_PROCESSORS, scope='mtkd_cd')
-INFERENCERS = Registry('inferencer', parent=mmseg_registry.INFERENCERS, scope='mtkd_cd')
+from mmengine.registry import Registry
+from mmseg import registry as mmseg
+
+
+class _ChildRegistry(Registry):
+    def __init__(self, behind: Registry, location: str | None = None) -> None:
+        super().__init__(behind.name, parent=behind.parent, scope='mtkd_cd', locations=[location] if location else [])
+        self._behind = behind
+
+    def get(self, key: str) -> Any:
+        self.import_from_location()
+        if '.' in key or key in self._module_dict:
+            return super().get(key)
+        return self._behind.get(key)
+
+
+DATASETS = _ChildRegistry(mmseg.DATASETS, 'mtkd_cd.datasets')
+DATA_SAMPLERS = _ChildRegistry(mmseg.DATA_SAMPLERS, 'mtkd_cd.datasets')
+TRANSFORMS = _ChildRegistry(mmseg.TRANSFORMS, 'mtkd_cd.datasets.transforms')
+MODELS = _ChildRegistry(mmseg.MODELS, 'mtkd_cd.models')
+TASK_UTILS = _ChildRegistry(mmseg.TASK_UTILS, 'mtkd_cd.models')
+METRICS = _ChildRegistry(mmseg.METRICS, 'mtkd_cd.evaluation')
+HOOKS = _ChildRegistry(mmseg.HOOKS, 'mtkd_cd.engine')
+LOOPS = _ChildRegistry(mmseg.LOOPS, 'mtkd_cd.engine')
+VISUALIZERS = _ChildRegistry(mmseg.VISUALIZERS, 'mtkd_cd.visualization')
+RUNNERS = _ChildRegistry(mmseg.RUNNERS)
+RUNNER_CONSTRUCTORS = _ChildRegistry(mmseg.RUNNER_CONSTRUCTORS)
+MODEL_WRAPPERS = _ChildRegistry(mmseg.MODEL_WRAPPERS)
+WEIGHT_INITIALIZERS = _ChildRegistry(mmseg.WEIGHT_INITIALIZERS)
+OPTIMIZERS = _ChildRegistry(mmseg.OPTIMIZERS)
+OPTIM_WRAPPERS = _ChildRegistry(mmseg.OPTIM_WRAPPERS)
+OPTIM_WRAPPER_CONSTRUCTORS = _ChildRegistry(mmseg.OPTIM_WRAPPER_CONSTRUCTORS)
+PARAM_SCHEDULERS = _ChildRegistry(mmseg.PARAM_SCHEDULERS)
+EVALUATOR = _ChildRegistry(mmseg.EVALUATOR)
+VISBACKENDS = _ChildRegistry(mmseg.VISBACKENDS)
+LOG_PROCESSORS = _ChildRegistry(mmseg.LOG_PROCESSORS)
+INFERENCERS = _ChildRegistry(mmseg.INFERENCERS)

@@ -75,7 +75,7 @@ class MultiTeacherDistiller(BaseModel):
         names: Sequence[str] | None = None,
         teachers: Mapping[str, Any] | None = None,
         checkpoints: Mapping[str, str] | None = None,
-        distill_loss: Mapping[str, Any] = {'type': 'ChangeMapMSELoss', 'loss_weight': 1e-4},
+        distill_loss: Mapping[str, Any] = {'type': 'mtkd_cd.ChangeMapMSELoss', 'loss_weight': 1e-4},
         car_source: Literal['auto', 'stored', 'augmented'] = 'auto',
         mask_ignored: bool = True,
         compat: Literal['opencd'] | None = None,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from mtkd_cd.car import CARPartition
@@ -22,7 +23,7 @@ def build_detector(config: Mapping[str, Any] | Detector) -> Detector:
     """
     if isinstance(config, nn.Module):
         return config
-    config = copy.deepcopy(dict(config))
+    config = ConfigDict(copy.deepcopy(dict(config)))  # mmseg reads test_cfg by attribute
     scope, _, name = str(config.get('type', '')).rpartition('.')
     if scope and name and '_scope_' not in config and isinstance(config['type'], str):
         config['_scope_'] = scope
