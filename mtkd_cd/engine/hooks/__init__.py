@@ -1,0 +1,6 @@
+"""Hooks of the training runs."""
+
+from mtkd_cd.engine.hooks.best_weights import BestWeightsHook
+from mtkd_cd.engine.hooks.stopwatch import StopwatchHook
+
+__all__ = ['BestWeightsHook', 'StopwatchHook']
