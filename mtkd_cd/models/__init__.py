@@ -1,7 +1,17 @@
 """The models: detectors and their parts, and the two that make them a method, the cascade (O-P) and the distiller (MTKD)."""
 
+from mtkd_cd.models import backbones, decode_heads, detectors, layers, necks
 from mtkd_cd.models.cascade import OriginPartitionCascade
 from mtkd_cd.models.distiller import MultiTeacherDistiller
 from mtkd_cd.models.losses import ChangeMapMSELoss
 
-__all__ = ['ChangeMapMSELoss', 'MultiTeacherDistiller', 'OriginPartitionCascade']
+__all__ = [
+    'ChangeMapMSELoss',
+    'MultiTeacherDistiller',
+    'OriginPartitionCascade',
+    'backbones',
+    'decode_heads',
+    'detectors',
+    'layers',
+    'necks',
+]

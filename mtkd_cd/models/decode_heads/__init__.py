@@ -1,0 +1,6 @@
+"""Decode heads under Open-CD's names; mmseg's are found without a prefix too."""
+
+from mtkd_cd.models.decode_heads.changer import Changer
+from mtkd_cd.models.decode_heads.identity_head import DSIdentityHead, IdentityHead
+
+__all__ = ['Changer', 'DSIdentityHead', 'IdentityHead']

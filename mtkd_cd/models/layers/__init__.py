@@ -1,0 +1,21 @@
+"""Layers that several architectures share."""
+
+from mtkd_cd.models.layers.dates import on_both_dates, split_dates, stack_dates
+from mtkd_cd.models.layers.interaction import (
+    Aggregation_distribution,
+    ChannelExchange,
+    SpatialExchange,
+    TwoIdentity,
+    build_interactions,
+)
+
+__all__ = [
+    'Aggregation_distribution',
+    'ChannelExchange',
+    'SpatialExchange',
+    'TwoIdentity',
+    'build_interactions',
+    'on_both_dates',
+    'split_dates',
+    'stack_dates',
+]

@@ -1,0 +1,123 @@
+"""FC-EF, FC-Siam-conc and FC-Siam-diff, the fully convolutional change detectors of arXiv:1810.08462, up to the last feature map."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtkd_cd.models.layers import on_both_dates
+from mtkd_cd.registry import MODELS
+
+_UNITS = {1: 2, 2: 2, 3: 3, 4: 3}  # convolutions in each stage of the encoder and of the decoder
+
+
+class _FCNet(nn.Module):
+    """The U-shaped network that the three share. Layer names are those of the published checkpoints.
+
+    Args:
+        in_channels: Channels the encoder sees.
+        base_channel: Width C of the first stage; the later ones have 2C, 4C and 8C.
+        skips: How many encoder maps join the upsampled one in each stage of the decoder.
+    """
+
+    conv11d: nn.ConvTranspose2d
+
+    def __init__(self, in_channels: int, base_channel: int, skips: int = 1):
+        super().__init__()
+        widths = {stage: base_channel * 2 ** (stage - 1) for stage in _UNITS}
+        for stage, units in _UNITS.items():
+            for unit in range(1, units + 1):
+                self._add(f'{stage}{unit}', nn.Conv2d(in_channels, widths[stage], 3, padding=1))
+                in_channels = widths[stage]
+        for stage, units in _UNITS.items():
+            width = widths[stage]
+            setattr(self, f'upconv{stage}', nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1))
+            for unit in range(units, 0, -1):
+                wide = width * (1 + skips) if unit == units else width
+                narrow = widths[max(stage - 1, 1)] if unit == 1 else width
+                self._add(f'{stage}{unit}d', nn.ConvTranspose2d(wide, narrow, 3, padding=1))
+        del self.bn11d  # the last layer is a bare convolution
+        self.dropout = nn.Dropout2d(0.2)
+
+    def _add(self, unit: str, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        setattr(self, f'conv{unit}', conv)
+        setattr(self, f'bn{unit}', nn.BatchNorm2d(conv.out_channels))
+
+    def _run(self, unit: str, x: Tensor) -> Tensor:
+        normed = getattr(self, f'bn{unit}')(getattr(self, f'conv{unit}')(x))
+        return self.dropout(F.relu(normed, inplace=True))
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """The last map of the stages 1 to 4, at strides 1, 2, 4 and 8."""
+        maps: list[Tensor] = []
+        for stage, units in _UNITS.items():
+            if maps:
+                x = F.max_pool2d(x, 2)
+            for unit in range(1, units + 1):
+                x = self._run(f'{stage}{unit}', x)
+            maps.append(x)
+        return maps
+
+    def decode(self, x: Tensor, skips: list[Tensor]) -> tuple[Tensor]:
+        """From the pooled last map and one (joined) map per stage to (N, C, H, W)."""
+        for stage in sorted(_UNITS, reverse=True):
+            skip = skips[stage - 1]
+            x = getattr(self, f'upconv{stage}')(x)
+            if x.shape[2:] != skip.shape[2:]:  # pooling dropped the last row or column of an odd size
+                x = F.pad(x, (0, skip.shape[3] - x.shape[3], 0, skip.shape[2] - x.shape[2]), mode='replicate')
+            x = torch.cat((x, skip), dim=1)
+            for unit in range(_UNITS[stage], 0, -1):
+                name = f'{stage}{unit}d'
+                x = self.conv11d(x) if name == '11d' else self._run(name, x)
+        return (x,)
+
+
+@MODELS.register_module()
+class FC_EF(_FCNet):
+    """Early fusion: both dates, stacked, through one encoder.
+
+    Args:
+        in_channels: Channels of both dates together.
+        base_channel: Channels C of the returned feature map (N, C, H, W), a 1-tuple.
+    """
+
+    def __init__(self, in_channels: int, base_channel: int = 16):
+        super().__init__(in_channels, base_channel)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
+        maps = self.encode(torch.cat((x1, x2), dim=1))
+        return self.decode(F.max_pool2d(maps[-1], 2), maps)
+
+
+@MODELS.register_module()
+class FC_Siam_conc(_FCNet):
+    """A Siamese encoder; the decoder gets the maps of both dates.
+
+    Args:
+        in_channels: Channels of one date.
+        base_channel: Channels C of the returned feature map (N, C, H, W), a 1-tuple.
+    """
+
+    def __init__(self, in_channels: int, base_channel: int = 16):
+        super().__init__(in_channels, base_channel, skips=2)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
+        maps1, maps2 = on_both_dates(self.encode, x1, x2, weights=self)
+        # The decoder starts from date B alone, as in the published model.
+        return self.decode(F.max_pool2d(maps2[-1], 2), [torch.cat(pair, dim=1) for pair in zip(maps1, maps2)])
+
+
+@MODELS.register_module()
+class FC_Siam_diff(_FCNet):
+    """A Siamese encoder; the decoder gets the absolute difference of the dates' maps.
+
+    Args:
+        in_channels: Channels of one date.
+        base_channel: Channels C of the returned feature map (N, C, H, W), a 1-tuple.
+    """
+
+    def __init__(self, in_channels: int, base_channel: int = 16):
+        super().__init__(in_channels, base_channel)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
+        maps1, maps2 = on_both_dates(self.encode, x1, x2, weights=self)
+        return self.decode(F.max_pool2d(maps2[-1], 2), [(map1 - map2).abs() for map1, map2 in zip(maps1, maps2)])

@@ -1,0 +1,69 @@
+"""Our models against what Open-CD computes with the same weights, inputs and labels.
+
+``tests/data/golden`` holds thinned copies of the reference. ``MTKD_CD_REFERENCE=FOLDER pytest -s tests/models/test_golden.py`` compares
+with the whole of it and prints the largest differences.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+_GOLDEN = Path(__file__).parents[1] / 'data' / 'golden'
+_FULL = os.environ.get('MTKD_CD_REFERENCE')
+_TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope='module')
+def golden():
+    def load(name: str) -> tuple[dict, dict[str, np.ndarray]]:
+        facts = json.loads((_GOLDEN / f'{name}.json').read_text())
+        folder = Path(_FULL) if _FULL else _GOLDEN
+        arrays = dict(np.load(folder / f'{name}.npz'))
+        if _FULL:
+            facts['steps'] = {key: 4 if key == 'logits_s4' else 1 for key in arrays}
+            facts['largest'] = {key: float(np.abs(maps).max()) for key, maps in arrays.items()}
+        return facts, arrays
+
+    return load
+
+
+def _digest(model: torch.nn.Module) -> str:
+    keys = [f'{key} {list(value.shape)}' for key, value in sorted(model.state_dict().items())]
+    return hashlib.sha256('\n'.join(keys).encode()).hexdigest()
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in _GOLDEN.glob('*.json')))
+def test_model_computes_what_open_cd_computes(name, golden, build_model, seed_weights, make_pairs):
+    facts, arrays = golden(name)
+    model = build_model(name).eval()
+    state = model.state_dict()
+    assert (type(model).__name__, sum(p.numel() for p in model.parameters())) == (facts['detector'], facts['parameters'])
+    assert (len(state), _digest(model)) == (facts['state_dict']['count'], facts['state_dict']['sha256'])
+
+    seed_weights(model, facts['salt'])
+    inputs, samples = make_pairs(**facts['input'])
+    with torch.no_grad():
+        change_maps = model(inputs, mode='tensor')
+        losses = model(inputs, samples, mode='loss')
+        predictions = model(inputs, samples, mode='predict')
+        logits = model.inference(inputs, [sample.metainfo for sample in samples])
+    outputs = {f'change_map_{i}': maps for i, maps in enumerate([change_maps] if torch.is_tensor(change_maps) else change_maps)}
+    outputs['logits_s4'] = logits
+    assert set(outputs) == set(arrays)
+
+    report = [name]
+    for key, reference in arrays.items():
+        step = facts['steps'][key]
+        difference = np.abs(outputs[key][:, :, ::step, ::step].numpy() - reference).max()
+        report.append(f'{key} {difference:.1e} (of {facts["largest"][key]:.1f})')
+        assert difference <= _TOLERANCE * max(1, facts['largest'][key]), key
+    for key, reference in facts['losses'].items():
+        report.append(f'{key} {abs(float(losses[key]) - reference) / abs(reference):.1e} relative')
+        assert float(losses[key]) == pytest.approx(reference, rel=_TOLERANCE), key
+    assert [int(sample.pred_sem_seg.data.sum()) for sample in predictions] == facts['changed_pixels']
+    print(' | '.join(report))
