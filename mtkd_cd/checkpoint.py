@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from mtkd_cd.errors import UserError
@@ -20,21 +22,34 @@ _SHOWN_KEYS = 6
 _FORCE_TENSORS = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 
 
+def _history_method(owner: type, name: str) -> Any:
+    """What ``getattr`` is used for in a pickled ``HistoryBuffer``, and no more."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner}, {name!r}) was not an allowed global')
+    return getattr(owner, name)
+
+
 def _benign_globals() -> list[Any]:
     """What mmengine's own checkpoints hold beside tensors: the log history. Building these runs no code from the file."""
     multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray  # type: ignore[attr-defined]
     dtypes = [type(np.dtype(name)) for name in ('float16', 'float32', 'float64', 'int32', 'int64', 'uint8', 'bool')]
-    return [HistoryBuffer, np.ndarray, np.dtype, multiarray.scalar, multiarray._reconstruct, *dtypes, defaultdict]
+    named = []
+    if digit_version(torch.__version__) >= digit_version('2.6'):  # earlier releases allow a global under its own name only
+        named = [(_history_method, 'builtins.getattr')]
+        for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # the names before and since NumPy 2
+            named += [(multiarray._reconstruct, f'{module}._reconstruct'), (multiarray.scalar, f'{module}.scalar')]
+    return [HistoryBuffer, np.ndarray, np.dtype, multiarray.scalar, multiarray._reconstruct, *dtypes, defaultdict, *named]
 
 
 def load_only_tensors(enabled: bool = True) -> None:
     """Make every ``torch.load`` of this process refuse pickled code, those inside mmengine and mmseg included.
 
-    mmengine retries a refused file with ``weights_only=False``; this closes that door. The tools call it first and open it again
-    for ``--trust-checkpoint``.
+    mmengine retries a refused file with ``weights_only=False``; this closes that door. The tools call it first, and open it again for
+    ``--trust-checkpoint``. Before torch 2.6 mmengine's own log history would be refused too, so there only :func:`read_checkpoint` is
+    strict.
     """
-    if enabled:
-        torch.serialization.add_safe_globals(_benign_globals())
+    torch.serialization.add_safe_globals(_benign_globals())
+    if enabled and digit_version(torch.__version__) >= digit_version('2.6'):
         os.environ[_FORCE_TENSORS] = '1'
     else:
         os.environ.pop(_FORCE_TENSORS, None)
@@ -71,9 +86,10 @@ def read_checkpoint(path: str | os.PathLike, *, trusted: bool = False) -> dict[s
         with torch.serialization.safe_globals(_benign_globals()):
             content = _torch_load(path, trusted)
     except pickle.UnpicklingError as error:
-        if 'weights_only' in str(error).lower() or 'Unsupported' in str(error):
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        if refused:
             raise UserError(
-                f'checkpoint {path} holds pickled objects beside tensors ({_refused_object(error)}); loading them could run code from '
+                f'checkpoint {path} holds pickled objects beside tensors ({refused[1]}); loading them could run code from '
                 'the file. If you made the file yourself, pass --trust-checkpoint (in Python: trusted=True)'
             ) from None
         raise _corrupt(path, error) from None
@@ -95,17 +111,11 @@ def _torch_load(path: Path, trusted: bool) -> Any:
             os.environ[_FORCE_TENSORS] = forced
 
 
-def _refused_object(error: Exception) -> str:
-    for word in str(error).replace('`', ' ').split():
-        if word.count('.') and word.replace('.', '').replace('_', '').isalnum() and not word.startswith('torch.'):
-            return word.rstrip('.')
-    return 'unknown type'
-
-
 def _corrupt(path: Path, error: Exception) -> UserError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    detail = str(error).strip().splitlines()
+    reason = detail[0] if detail and len(detail[0]) < 120 else type(error).__name__  # torch's longer texts advise to trust the file
     return UserError(
-        f'checkpoint {path} cannot be read ({path.stat().st_size} bytes; {first_line}): it is truncated or not a torch file. '
+        f'checkpoint {path} cannot be read ({path.stat().st_size} bytes; {reason}): it is truncated or not a torch file. '
         'Get or train it again'
     )
 
