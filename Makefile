@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up .venv themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+# Two threads at most: the machines this is made for have two cores.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test lint setup clean
+
+setup: $(STAMP)
+
+# torch first and capped: pip's newest on a CPU machine is gigabytes of CUDA (see pyproject.toml). TORCH= picks another build.
+TORCH ?= torch==2.13.0
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+# The whole recipe on synthetic scenes: data, origin, specialists, O-P, student, table, pictures.
+demo: setup
+	$(BIN)/python tools/make_synthetic.py demo/data --num-train 96 --num-test 24 --size 128 --seed 0 --overwrite
+	$(BIN)/python tools/check_dataset.py demo/data --out demo/check
+	$(BIN)/python tools/run_mtkd.py fc_ef --data-root demo/data --work-dir demo/work_dirs --iters 240 --image-size 128 \
+	  --batch-size 8 --num-workers 0 --show-dir demo/pictures
+	@echo
+	@echo 'Table:    demo/work_dirs/report/fc_ef/report.md'
+	@echo 'Pictures: demo/pictures'
+
+# Two processes on two cores, one thread each.
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
