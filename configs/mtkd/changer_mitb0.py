@@ -1,6 +1,7 @@
 # The student: starts from the origin, learns from labels and from the specialist of each image's CAR range.
 _base_ = '../origin/changer_mitb0.py'
 
+data_preprocessor = None  # the detector's own, inside `model`
 model = dict(
     _delete_=True,
     type='MultiTeacherDistiller',

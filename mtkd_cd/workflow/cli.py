@@ -1,12 +1,14 @@
 """What every command-line tool does the same way: safe checkpoints, one clear line for a user's mistake, exit codes."""
 
+import argparse
 import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch.distributed
+from mmengine.config import DictAction
 from mmengine.registry import build_functions
 
 from mtkd_cd.checkpoint import load_only_tensors
@@ -27,7 +29,8 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         main: Takes the arguments, ``None`` for those of the process; returns the exit code, ``None`` for 0.
         argv: Passed to ``main``.
     """
-    load_only_tensors('--trust-checkpoint' not in (sys.argv[1:] if argv is None else argv))
+    if '--trust-checkpoint' not in (sys.argv[1:] if argv is None else argv):
+        load_only_tensors()
     try:
         code = main(argv) or 0
     except KeyboardInterrupt:
@@ -43,6 +46,38 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     sys.exit(code)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every tool that runs a config takes, after mmengine's conventions."""
+    parser.add_argument('--work-dir', help='default: work_dirs/<stage>/<model>[/<range>]')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, default={}, metavar='KEY=VALUE', help='override config entries')
+    parser.add_argument('--trust-checkpoint', action='store_true', help='load checkpoints that hold pickled objects: they can run code')
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Device and processes. torchrun's own ``--local_rank`` is taken and left to the environment variable that says the same."""
+    parser.add_argument('--device', choices=['auto', 'cpu', 'cuda'], default='auto')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='how processes were started')
+    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+
+
+def positive_int(text: str) -> int:
+    """An argument that counts something."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a positive number')
+    return value
+
+
+class ConfigOptions(DictAction):
+    """mmengine's ``KEY=VALUE`` arguments; what it cannot parse is a usage error, not a traceback."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        try:
+            super().__call__(parser, *args)
+        except (ValueError, AssertionError) as error:
+            parser.error(f'--cfg-options takes KEY=VALUE pairs: {error}')
 
 
 def user_message(error: BaseException) -> str | None:

@@ -1,0 +1,176 @@
+"""One training run and one test, as the tools and the stages of the recipe start them."""
+
+import gc
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import barrier
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from mtkd_cd.checkpoint import load_weights, read_checkpoint
+from mtkd_cd.engine import StopwatchHook
+from mtkd_cd.errors import UserError
+from mtkd_cd.registry import DATASETS, RUNNERS
+from mtkd_cd.workflow.config import check_checkpoints, check_exists, is_cascade, model_of, stage_of, work_dir_of
+from mtkd_cd.workflow.record import check_settings, read_record, settings_of, write_record
+
+BEST = 'best.pth'
+
+
+def run_training(cfg: Config, resume: bool = False) -> dict[str, Any]:
+    """Train a config in its work dir, or go on with the run that the work dir holds.
+
+    Args:
+        cfg: The config, fitted to the machine.
+        resume: Go on from the newest readable checkpoint where there is one; a finished run is left as it is.
+
+    Returns:
+        The record of the finished run: ``settings``, ``seconds`` (those before interruptions included) and, of the best weights, ``iter``,
+        ``metric`` and ``score``.
+
+    Raises:
+        UserError: The work dir holds a run with other settings, or any run without ``resume``; the data or a checkpoint is no good.
+    """
+    work_dir = work_dir_of(cfg)
+    cfg.work_dir = str(work_dir)
+    if is_cascade(cfg):
+        raise UserError(f'{cfg.filename}: a cascade is tested, not trained; train configs/origin and configs/partition')
+    check_checkpoints(cfg)
+    settings = settings_of(cfg)
+    check_settings(work_dir, settings)
+    data, notes = _open_data(cfg)
+    settings |= data
+    check_settings(work_dir, settings)
+    record = read_record(work_dir)
+    if resume and record.get('finished') and (work_dir / BEST).is_file():
+        return record
+    checkpoint = _checkpoint_to_resume(work_dir, bool(record), resume)
+    cfg.resume, cfg.load_from = checkpoint is not None, checkpoint or cfg.get('load_from')
+    barrier()  # every process has looked before one writes
+    write_record(work_dir, dict(settings=settings, finished=False))
+    with _runner(cfg) as runner:
+        for note in notes:
+            runner.logger.info(note)
+        runner.train()
+        seconds = next((hook.seconds for hook in runner.hooks if isinstance(hook, StopwatchHook)), None)
+    barrier()  # the best weights are written by one process
+    record = dict(settings=settings, finished=True, seconds=seconds, **read_checkpoint(work_dir / BEST)['meta'])
+    write_record(work_dir, record)
+    return record
+
+
+def _checkpoint_to_resume(work_dir: Path, recorded: bool, resume: bool) -> str | None:
+    """The newest readable checkpoint; ``None`` where training starts anew."""
+    candidates = sorted(work_dir.glob('iter_*.pth'), key=lambda path: int(path.stem.removeprefix('iter_')), reverse=True)
+    best = work_dir / BEST
+    if not resume and (candidates or best.is_file()):
+        what = 'a run with these settings: continue it with --resume' if recorded else 'weights of another run: they would be overwritten'
+        raise UserError(f'{work_dir} holds {what}, choose another --work-dir, or delete this one')
+    for path in candidates:
+        try:
+            read_checkpoint(path)
+            return str(path)
+        except UserError as error:
+            print(f'passing over {error}')
+    if best.is_file() and not recorded:
+        raise UserError(f'{best} is there without a record of its training: choose another --work-dir, or delete it')
+    return None
+
+
+def _open_data(cfg: Config) -> tuple[dict[str, Any], list[str]]:
+    """What the training folder holds, and what there is to log. Mistakes in the data show here, before anything starts.
+
+    A specialist whose range is empty in the validation data is validated on all of them.
+    """
+    notes = []
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
+        train_set = _build_dataset(cfg.train_dataloader.dataset)
+        if cfg.get('val_dataloader'):
+            dataset = cfg.val_dataloader.dataset
+            try:
+                _build_dataset(dataset)
+            except UserError:
+                if 'partition' not in dataset or 'dataset' not in dataset:
+                    raise
+                _build_dataset(dataset.dataset)
+                cfg.val_dataloader.dataset = dataset.dataset
+                notes.append(f'No validation image has a CAR in the range {dataset.partition!r}: validating on all of them')
+    names = '\n'.join(_image_name(train_set.get_data_info(index)) for index in range(len(train_set)))
+    return {'data.images': len(train_set), 'data.names': hashlib.sha256(names.encode()).hexdigest()[:16]}, notes
+
+
+def _build_dataset(dataset_cfg: Mapping[str, Any]) -> Any:
+    dataset = DATASETS.build(dataset_cfg)
+    dataset.full_init()
+    return dataset
+
+
+def _image_name(info: Mapping[str, Any]) -> str:
+    path = info['img_path']
+    return Path(path if isinstance(path, str) else path[0]).name
+
+
+def run_test(
+    cfg: Config,
+    checkpoint: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    show_dir: str | Path | None = None,
+    trusted: bool = False,
+) -> dict[str, float]:
+    """Test a config on its test data.
+
+    Args:
+        cfg: The config, fitted to the machine.
+        checkpoint: Weights; ``None`` for a cascade, which brings its own.
+        out: Per-image table to write, ``.json`` or ``.csv``.
+        show_dir: Folder for a picture of each image's dates, label, prediction and errors.
+        trusted: Whether the file may hold pickled objects. Only for files of your own.
+
+    Returns:
+        The metrics, in percent.
+
+    Raises:
+        UserError: The data or a checkpoint is no good.
+    """
+    cfg.work_dir = str(work_dir_of(cfg))
+    if checkpoint is None:
+        check_checkpoints(cfg)
+    else:
+        check_exists(checkpoint, str(checkpoint))
+    if out is not None:
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        evaluators[0].out_file = str(out)
+    if show_dir is not None:
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ChangeVisualizationHook', out_dir=str(show_dir))]
+    cfg.resume, cfg.load_from = False, None
+    with _runner(cfg) as runner:
+        if checkpoint is not None:
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            load_weights(model, checkpoint, trusted=trusted)
+        metrics = runner.test()
+    barrier()
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+
+
+@contextmanager
+def _runner(cfg: Config) -> Iterator[Runner]:
+    """A runner of its own name; its log file and loader processes are closed at the end."""
+    # mmengine keeps loggers, message hubs and visualisers by this name, per process.
+    cfg.experiment_name = f'{stage_of(cfg)}_{model_of(cfg)}_{time.time_ns()}'
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        yield runner
+    finally:
+        for handler in list(runner.logger.handlers):
+            runner.logger.removeHandler(handler)
+            handler.close()
+        del runner
+        gc.collect()

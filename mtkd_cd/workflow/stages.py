@@ -1,0 +1,224 @@
+"""The paper's recipe (arXiv:2502.13407, sections 4.1 and 4.2) as data, and the machine that works through it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
+
+from mtkd_cd.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.errors import UserError
+from mtkd_cd.workflow import config as adjust
+from mtkd_cd.workflow.record import check_settings, read_json, settings_of, write_json
+from mtkd_cd.workflow.report import Report
+from mtkd_cd.workflow.run import BEST, run_test, run_training
+
+STAGES = ('origin', 'partition', 'op', 'mtkd')
+TEST_RECORD = 'test.json'
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training run or one test.
+
+    Attributes:
+        stage: The strategy, which is the folder of the config: ``origin``, ``partition``, ``op``, ``mtkd``.
+        action: What is done.
+        range: The CAR range of a specialist.
+    """
+
+    stage: str
+    action: Literal['train', 'test']
+    range: str | None = None
+
+    def __str__(self) -> str:
+        return f'{self.action} {self.stage}{f"/{self.range}" if self.range else ""}'
+
+
+def recipe(partition: CARPartition) -> list[Step]:
+    """All steps in their order: the origin learns from everything, a specialist from each CAR range; the cascade of them needs no
+    training; the student starts from the origin and is taught by the specialists.
+    """
+    return [
+        Step('origin', 'train'),
+        Step('origin', 'test'),
+        *(Step('partition', 'train', name) for name in partition.names),
+        Step('op', 'test'),
+        Step('mtkd', 'train'),
+        Step('mtkd', 'test'),
+    ]
+
+
+@dataclass
+class RecipeOptions:
+    """What may differ from the shipped configs, the same for all stages; ``None`` leaves a config's own value.
+
+    Attributes:
+        configs: Folder with ``origin/``, ``partition/``, ``op/`` and ``mtkd/``.
+        work_dir: Stages keep their files in ``<work_dir>/<stage>/<model>[/<range>]``, the table goes to ``<work_dir>/report/<model>``.
+        data_root: Folder of the data.
+        dataset_type: Registered name of the data set class.
+        iters: Iterations of the origin and of each specialist.
+        student_iters: Iterations of the student; default: half of ``iters``, as in the paper.
+        image_size: Side of training crops and test images in pixels.
+        batch_size: Pairs per training step and process.
+        num_workers: Loader processes.
+        val_interval: Iterations between validations.
+        thresholds: CAR thresholds.
+        seed: Seed of every run.
+        loss_weight: The paper's lambda, the weight of the distillation loss.
+        amp: Mixed precision.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        launcher: As in mmengine.
+        cfg_options: Changes to the origin's config, from which all stages derive.
+    """
+
+    configs: Path
+    work_dir: Path = Path(adjust.WORK_DIRS)
+    data_root: Path | None = None
+    dataset_type: str | None = None
+    iters: int | None = None
+    student_iters: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    num_workers: int | None = None
+    val_interval: int | None = None
+    thresholds: Sequence[float] | None = None
+    seed: int | None = None
+    loss_weight: float | None = None
+    amp: bool = False
+    device: str = 'auto'
+    launcher: str = 'none'
+    cfg_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGES) -> Report:
+    """Work through the recipe; what is finished is skipped, what was interrupted goes on.
+
+    Args:
+        model: Name of a benchmark model.
+        options: See there.
+        stages: Those to do now; the report covers whatever has been tested.
+
+    Returns:
+        The report, which is also written to ``<work_dir>/report/<model>``.
+
+    Raises:
+        UserError: Unknown model, a work dir that holds a run with other settings, bad data.
+    """
+    known = sorted(path.stem for path in (options.configs / 'origin').glob('*.py'))
+    if model not in known:
+        raise UserError(f'unknown model {model!r}: {adjust.closest(model, known)}')
+    partition = CARPartition(options.thresholds or DEFAULT_THRESHOLDS)
+    steps = [step for step in recipe(partition) if step.stage in stages]
+    configs = [step_config(step, model, options) for step in steps]
+    for step, cfg in zip(steps, configs):
+        if step.action == 'train':
+            check_settings(cfg.work_dir, settings_of(cfg))
+    report_dir = options.work_dir / 'report' / model
+    for number, (step, cfg) in enumerate(zip(steps, configs), 1):
+        _announce(f'[{number}/{len(steps)}] {step}: {_summary(step, cfg)}')
+        if step.action == 'train':
+            run_training(cfg, resume=True)
+        else:
+            _test_once(step, cfg, report_dir)
+    report = collect_report(model, options.work_dir, partition)
+    if is_main_process():
+        report.write(report_dir)
+    barrier()
+    return report
+
+
+def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
+    """The shipped config of a step, adjusted."""
+    cfg = adjust.load_config(options.configs / step.stage / f'{model}.py')
+    cfg.merge_from_dict({_place_of_option(cfg, key): value for key, value in options.cfg_options.items()})
+    adjust.set_machine(cfg, options.device, options.launcher)
+    if options.data_root is not None or options.dataset_type is not None:
+        adjust.set_data(cfg, options.data_root, options.dataset_type)
+    if options.image_size is not None:
+        adjust.set_image_size(cfg, options.image_size)
+    adjust.set_loaders(cfg, options.batch_size, options.num_workers)
+    if options.thresholds is not None:
+        adjust.set_thresholds(cfg, options.thresholds)
+    if step.range is not None:
+        adjust.set_partition(cfg, step.range)
+    if 'checkpoints' in cfg.model:
+        adjust.set_checkpoints(cfg, options.work_dir)
+    iters = options.iters
+    if step.stage == 'mtkd':
+        iters = options.student_iters or (max(1, iters // 2) if iters else None)
+        if options.loss_weight is not None:
+            cfg.model.distill_loss.loss_weight = options.loss_weight
+    if iters is not None:
+        adjust.set_iters(cfg, iters)
+    if options.val_interval is not None:
+        adjust.set_val_interval(cfg, options.val_interval)
+    if options.seed is not None:
+        cfg.randomness.seed = options.seed
+    if options.amp:
+        adjust.set_amp(cfg)
+    cfg.work_dir = str(adjust.stage_dir(step.stage, model, step.range, options.work_dir))
+    return cfg
+
+
+def _place_of_option(cfg: Config, key: str) -> str:
+    """Where an entry of the origin's config is in a config derived from it."""
+    for path in ('model', 'train_dataloader.dataset', 'val_dataloader.dataset'):
+        if key == path or key.startswith(f'{path}.'):
+            node = cfg._cfg_dict
+            for part in path.split('.'):
+                node = node[part]
+            for wrapped in ('student', 'origin', 'dataset'):
+                if isinstance(node.get(wrapped), dict):
+                    return f'{path}.{wrapped}{key.removeprefix(path)}'
+    return key
+
+
+def _summary(step: Step, cfg: Config) -> str:
+    if step.action == 'test':
+        return cfg.work_dir
+    warmup = next((scheduler.end for scheduler in cfg.param_scheduler if scheduler.type == 'LinearLR'), 0)
+    schedule = f'{cfg.train_cfg.get("max_iters")} iterations, warm-up {warmup}, validation every {cfg.train_cfg.val_interval}'
+    return f'{schedule}, in {cfg.work_dir}'
+
+
+def _test_once(step: Step, cfg: Config, report_dir: Path) -> None:
+    """Test, unless these weights have been tested like this before."""
+    record_path = Path(cfg.work_dir) / TEST_RECORD
+    weights = [Path(cfg.work_dir) / BEST] if not adjust.is_cascade(cfg) else [Path(path) for path in cfg.model.checkpoints.values()]
+    for path in weights:
+        adjust.check_exists(path, str(path))
+    table = report_dir / f'{step.stage}.csv'
+    test = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
+    stamp = dict(test=repr(test), weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in weights])
+    done = read_json(record_path)
+    if done and done['stamp'] == stamp and table.is_file():
+        return
+    start = time.monotonic()
+    cfg.work_dir = str(Path(cfg.work_dir) / 'test')
+    metrics = run_test(cfg, None if adjust.is_cascade(cfg) else weights[0], out=table)
+    if is_main_process():
+        write_json(record_path, dict(stamp=stamp, metrics=metrics, seconds=time.monotonic() - start))
+    barrier()
+
+
+def collect_report(model: str, work_dir: Path, partition: CARPartition) -> Report:
+    """What the stages' records say: the metrics of every test and the time of every step."""
+    report = Report(model, str(partition))
+    for step in recipe(partition):
+        place = adjust.stage_dir(step.stage, model, step.range, work_dir)
+        record = read_json(place / ('run.json' if step.action == 'train' else TEST_RECORD)) or {}
+        if 'seconds' in record:
+            report.seconds[str(step)] = record['seconds']
+        if 'metrics' in record:
+            report.metrics[step.stage] = record['metrics']
+    return report
+
+
+def _announce(text: str) -> None:
+    if is_main_process():
+        print(text, flush=True)
