@@ -2,7 +2,6 @@
 
 import io
 import os
-from pathlib import Path
 from typing import NoReturn
 
 import cv2
@@ -67,7 +66,7 @@ def read_label(
 def _decode(path: str | os.PathLike, backend_args: dict | None, imdecode_backend: str) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """((H, W) uint8 as stored, (256, 3) palette or None, whether the format compresses with loss)."""
     try:
-        content = read_bytes(path, backend_args=backend_args) if backend_args else Path(path).read_bytes()
+        content = read_bytes(path, backend_args=backend_args)
     except FileNotFoundError:
         raise UserError(f'label {path} does not exist') from None
     except OSError as error:
@@ -198,5 +197,5 @@ def _map_table(table: np.ndarray, label_map: dict[int, int]) -> np.ndarray:
 def _refuse(path: str | os.PathLike, values: np.ndarray, reason: str) -> NoReturn:
     shown = ', '.join(f'{value:g}' for value in values[:8].tolist()) + (f', ... {values[-1]:g}' if len(values) > 8 else '')
     raise UserError(
-        f'label {path} holds the values {{{shown}}}: {reason}. Convert it to a coding we know: 0 / 1, 0 / 255, or gray with >= 128 for change'
+        f'label {path} holds the values {{{shown}}}: {reason}. Convert it to a coding we know: 0 / 1, 0 / 255, gray with >= 128 for change'
     )
