@@ -1,0 +1,36 @@
+"""Data sets, the CAR index and partition, labels; importing it registers the data sets."""
+
+from mtkd_cd.datasets.base import SPLITS
+from mtkd_cd.datasets.benchmarks import (
+    CDDataset,
+    CLCD_Dataset,
+    DSIFN_Dataset,
+    JL1_CD_Dataset,
+    LEVIR_CD_Dataset,
+    RSIPAC_CD_Dataset,
+    S2Looking_Dataset,
+    SVCD_Dataset,
+    SYSU_CD_Dataset,
+    WHU_CD_Dataset,
+)
+from mtkd_cd.datasets.car_index import car_of_file, label_cars
+from mtkd_cd.datasets.car_partition import CARPartitionDataset
+from mtkd_cd.datasets.labels import read_label
+
+__all__ = [
+    'SPLITS',
+    'CARPartitionDataset',
+    'CDDataset',
+    'CLCD_Dataset',
+    'DSIFN_Dataset',
+    'JL1_CD_Dataset',
+    'LEVIR_CD_Dataset',
+    'RSIPAC_CD_Dataset',
+    'S2Looking_Dataset',
+    'SVCD_Dataset',
+    'SYSU_CD_Dataset',
+    'WHU_CD_Dataset',
+    'car_of_file',
+    'label_cars',
+    'read_label',
+]
