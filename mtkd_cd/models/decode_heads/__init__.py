@@ -2,5 +2,6 @@
 
 from mtkd_cd.models.decode_heads.changer import Changer
 from mtkd_cd.models.decode_heads.identity_head import DSIdentityHead, IdentityHead
+from mtkd_cd.models.decode_heads.ohem import OHEMPixelSampler
 
-__all__ = ['Changer', 'DSIdentityHead', 'IdentityHead']
+__all__ = ['Changer', 'DSIdentityHead', 'IdentityHead', 'OHEMPixelSampler']
