@@ -4,6 +4,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -27,26 +28,28 @@ def check_pretrained(model: nn.Module, switch: str | None = None) -> None:
     Raises:
         UserError: A file that can neither be found nor downloaded (says where to put it, and how to start without it), or is no checkpoint.
     """
-    for name, checkpoint in _pretrained_files(model):
+    for name, entry in _pretrained_entries(model):
+        checkpoint = entry['checkpoint']
         way_out = f'Or start from random weights: --cfg-options {switch or f"model.{name}.init_cfg=None"}'
-        if checkpoint.startswith(('http://', 'https://', 'file://')):
-            read_weights(_fetch(checkpoint, way_out))
-        elif '://' not in checkpoint:  # mmengine resolves its other schemes
-            if not Path(checkpoint).is_file():
-                raise UserError(f'pretrained weights {checkpoint} of model.{name} do not exist. Put the file there. {way_out}')
-            read_weights(checkpoint)
+        if checkpoint.startswith(('http://', 'https://')):
+            entry['checkpoint'] = str(_fetch(checkpoint, way_out))
+        elif '://' in checkpoint:
+            continue  # one of mmengine's other schemes, which it resolves itself
+        elif not Path(checkpoint).is_file():
+            raise UserError(f'pretrained weights {checkpoint} of model.{name} do not exist. Put the file there. {way_out}')
+        read_weights(entry['checkpoint'])
 
 
-def _pretrained_files(model: nn.Module) -> Iterator[tuple[str, str]]:
+def _pretrained_entries(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, module in model.named_modules():
         init_cfg = getattr(module, 'init_cfg', None) or []
         for entry in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
             if entry.get('type') in ('Pretrained', PretrainedInit):
-                yield name, entry['checkpoint']
+                yield name, entry
 
 
 def _fetch(url: str, way_out: str) -> Path:
-    """The file in torch hub's cache, where mmengine looks too; downloaded by one process of each machine."""
+    """The file in torch hub's cache, downloaded by one process of each machine."""
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / 'checkpoints' / name
     error = _download(url, path) if get_rank() == 0 else None

@@ -31,7 +31,7 @@ def build_model() -> Callable[..., nn.Module]:
 
     def build(name: str, **changes) -> nn.Module:
         config = Config.fromfile(_CONFIGS / f'{name}.py')
-        config.merge_from_dict(dict(model=dict(data_preprocessor=None, pretrained=None, **changes)))
+        config.merge_from_dict(dict(model={'data_preprocessor': None, 'pretrained': None, **changes}))
         return MODELS.build(config.model)
 
     return build

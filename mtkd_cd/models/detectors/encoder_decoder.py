@@ -170,9 +170,9 @@ class DIEncoderDecoder(BitemporalEncoderDecoder):
 
 @contextmanager
 def _mmseg_advice_muted() -> Iterator[None]:
-    """mmseg recommends one output channel for two classes, which the benchmark's models don't have, and warns of its own builder."""
+    """mmseg warns of two output channels, of a loss's default and of its own builder: all as the benchmark's models have them."""
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='For binary segmentation|``build_pixel_sampler``')
+        warnings.filterwarnings('ignore', message='For binary segmentation|Default ``avg_non_ignore``|``build_pixel_sampler``')
         yield
 
 
