@@ -1,0 +1,150 @@
+"""The shipped configs: complete, derived from the origin's, with the paper's figures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from mtkd_cd.registry import MODELS, PARAM_SCHEDULERS
+from mtkd_cd.workflow.config import load_config, set_iters
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+STAGES = ('origin', 'partition', 'op', 'mtkd')
+NAMES = sorted(path.stem for path in (CONFIGS / 'origin').glob('*.py'))
+# Learning rate and lambda of the paper (arXiv:2502.13407, table 6), weight decay of Open-CD's configs.
+PAPER = {
+    'fc_ef': dict(lr=1e-4, weight_decay=0.05, loss_weight=1e-4),
+    'changeformer_mitb0': dict(lr=6e-5, weight_decay=0.01, loss_weight=1e-4),
+    'changer_mitb0': dict(lr=1e-4, weight_decay=0.01, loss_weight=1e-4),
+}
+
+
+def build_model(cfg: Config) -> torch.nn.Module:
+    with DefaultScope.overwrite_default_scope('mtkd_cd'):
+        return MODELS.build(dict(cfg.model, checkpoints=None) if 'checkpoints' in cfg.model else cfg.model)
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_every_model_has_a_config_of_every_stage(stage):
+    assert {path.stem for path in (CONFIGS / stage).glob('*.py')} == set(NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_figures_are_the_papers(name):
+    origin, student = load_config(CONFIGS / 'origin' / f'{name}.py'), load_config(CONFIGS / 'mtkd' / f'{name}.py')
+    paper = PAPER[name]
+    for cfg in (origin, student):
+        optimizer = cfg.optim_wrapper.optimizer
+        assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', paper['lr'], paper['weight_decay'])
+        assert tuple(optimizer.betas) == (0.9, 0.999)
+        assert cfg.train_dataloader.batch_size == 8
+    assert origin.train_cfg.max_iters == 200000
+    assert student.train_cfg.max_iters == 100000
+    assert student.model.distill_loss.loss_weight == paper['loss_weight']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_other_stages_say_nothing_about_the_detector(name):
+    origin = load_config(CONFIGS / 'origin' / f'{name}.py')
+    assert load_config(CONFIGS / 'partition' / f'{name}.py').model == origin.model
+    assert load_config(CONFIGS / 'op' / f'{name}.py').model.origin == origin.model
+    assert load_config(CONFIGS / 'mtkd' / f'{name}.py').model.student == origin.model
+    for stage in STAGES[1:]:
+        assert len((CONFIGS / stage / f'{name}.py').read_text().splitlines()) < 30
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_stages_meet_in_fixed_places(name):
+    student, cascade = load_config(CONFIGS / 'mtkd' / f'{name}.py'), load_config(CONFIGS / 'op' / f'{name}.py')
+    teachers = {key: f'work_dirs/partition/{name}/{key}/best.pth' for key in ('small', 'medium', 'large')}
+    assert student.model.checkpoints == dict(student=f'work_dirs/origin/{name}/best.pth', **teachers)
+    assert cascade.model.checkpoints == dict(origin=f'work_dirs/origin/{name}/best.pth', **teachers)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_models_build_and_the_student_has_the_origins_keys(name):
+    origin = build_model(load_config(CONFIGS / 'origin' / f'{name}.py'))
+    student = build_model(load_config(CONFIGS / 'mtkd' / f'{name}.py'))
+    cascade = build_model(load_config(CONFIGS / 'op' / f'{name}.py'))
+    assert list(student.state_dict()) == list(origin.state_dict())
+    assert sum(parameter.numel() for parameter in cascade.parameters()) == 4 * sum(p.numel() for p in origin.parameters())
+
+
+@pytest.mark.parametrize(('name', 'head', 'norm'), [('changeformer_mitb0', 17, 52), ('changer_mitb0', 26, 52)])
+def test_multipliers_of_the_transformers(name, head, norm):
+    cfg = load_config(CONFIGS / 'origin' / f'{name}.py')
+    wrapper = build_optim_wrapper(build_model(cfg), cfg.optim_wrapper)
+    groups = [(round(group['lr'] / cfg.optim_wrapper.optimizer.lr), group['weight_decay']) for group in wrapper.param_groups]
+    # All parameters of the head learn ten times faster, and keep their decay, norms included; other norms have none. Counted with Open-CD.
+    assert groups.count((10, 0.01)) == head
+    assert groups.count((1, 0.0)) == norm
+    assert groups.count((1, 0.01)) == 108
+    assert len(groups) == head + norm + 108
+
+
+def learning_rates(cfg: Config, steps: int) -> list[float]:
+    wrapper = OptimWrapper(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0))
+    with DefaultScope.overwrite_default_scope('mtkd_cd'):
+        schedulers = [PARAM_SCHEDULERS.build(scheduler, default_args=dict(optimizer=wrapper)) for scheduler in cfg.param_scheduler]
+    rates = []
+    for _ in range(steps):
+        rates.append(wrapper.param_groups[0]['lr'])
+        for scheduler in schedulers:
+            scheduler.step()
+    return rates
+
+
+def closed_formula(step: int, warmup: int, end: int) -> float:
+    """Base 1: from 1e-6 to 1 at the last step of the warm-up, then to 0 at the last step of all."""
+    if step < warmup:
+        return 1e-6 + (1 - 1e-6) * step / (warmup - 1)
+    return 1 - (step - warmup) / (end - 1 - warmup)
+
+
+@pytest.mark.parametrize(('stage', 'end'), [('origin', 200000), ('partition', 200000), ('mtkd', 100000)])
+def test_learning_rate_follows_the_papers_schedule(stage, end):
+    rates = learning_rates(load_config(CONFIGS / stage / 'fc_ef.py'), 3000)
+    assert rates == pytest.approx([closed_formula(step, 1000, end) for step in range(3000)], abs=1e-9)
+
+
+@pytest.mark.parametrize(('iters', 'warmup'), [(40, 4), (240, 24), (20000, 1000)])
+def test_shortened_schedule_warms_up_over_a_tenth_and_ends_at_zero(iters, warmup):
+    cfg = load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    set_iters(cfg, iters)
+    rates = learning_rates(cfg, iters)
+    assert rates == pytest.approx([closed_formula(step, warmup, iters) for step in range(iters)], abs=1e-9)
+    assert cfg.train_cfg == dict(type='ReplayableIterLoop', max_iters=iters, val_interval=iters // 10)
+
+
+@pytest.mark.parametrize('iters', [1, 2, 10, 19])
+def test_schedule_of_a_handful_of_steps_has_finite_rates(iters):
+    cfg = load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    set_iters(cfg, iters)
+    assert all(0 <= rate <= 1 for rate in learning_rates(cfg, iters))
+
+
+def test_training_pipelines_are_the_benchmarks():
+    def steps(name):
+        return [
+            step.type.removeprefix('MultiImg') for step in load_config(CONFIGS / 'origin' / f'{name}.py').train_dataloader.dataset.pipeline
+        ]
+
+    flips = ['RandomRotate', 'RandomCrop', 'RandomFlip', 'RandomFlip', 'PhotoMetricDistortion']
+    exchange = ['RandomRotFlip', 'RandomCrop', 'ExchangeTime', 'PhotoMetricDistortion']
+    load, pack = ['LoadImageFromFile', 'LoadAnnotations'], ['PackSegInputs']
+    assert steps('fc_ef') == steps('changeformer_mitb0') == load + flips + pack
+    assert steps('changer_mitb0') == load + exchange + pack
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_mmengine_alone_takes_the_config(stage, tmp_path):
+    """Open-CD's tools build a runner from it without our workflow."""
+    cfg = Config.fromfile(CONFIGS / stage / 'fc_ef.py')
+    cfg.update(work_dir=str(tmp_path), experiment_name=f'{tmp_path}', log_level='ERROR')
+    cfg.model.pop('checkpoints', None)
+    runner = Runner.from_cfg(cfg)
+    assert {type(hook).__name__ for hook in runner.hooks} >= {'BestWeightsHook', 'CheckpointHook', 'StopwatchHook'}
