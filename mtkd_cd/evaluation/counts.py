@@ -1,0 +1,52 @@
+"""Confusion counts of change masks, taken once per image; every score in this package derives from the (images x 4) table of them."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtkd_cd.car import ArrayOrTensor
+from mtkd_cd.errors import UserError
+
+COUNT_NAMES = ('TP', 'FP', 'FN', 'TN')
+
+
+def confusion_counts(prediction: ArrayOrTensor, label: ArrayOrTensor, ignore_index: int = 255) -> ArrayOrTensor:
+    """Pixels of each outcome per image; positive is *changed*.
+
+    Args:
+        prediction: (..., H, W), array or tensor of any dtype: 0 unchanged, 1 changed.
+        label: Same shape and kind: 0, 1 or ``ignore_index``, whose pixels are not counted.
+
+    Returns:
+        (..., 4) int64 of the kind that came in and, for tensors, on its device: TP, FP, FN, TN.
+
+    Raises:
+        UserError: Unequal shapes, or other values than those above, for instance masks coded 0 / 255.
+    """
+    if prediction.shape != label.shape:
+        raise UserError(f'a prediction of shape {tuple(prediction.shape)} cannot be compared with a label of shape {tuple(label.shape)}')
+    predicted, changed, ignored = prediction == 1, label == 1, label == ignore_index
+    _refuse_other_values('prediction', prediction, predicted | (prediction == 0), '0 and 1')
+    _refuse_other_values('label', label, changed | ignored | (label == 0), f'0, 1 and {ignore_index} (ignored)')
+    masks = (predicted & changed, predicted & ~ignored, changed, ~ignored)
+    tp, positives, changes, valid = (mask.sum((-2, -1)) for mask in masks)
+    columns = [tp, positives - tp, changes - tp, valid - positives - changes + tp]
+    if isinstance(prediction, Tensor):
+        return torch.stack(columns, -1)
+    return np.stack(columns, -1)
+
+
+def at_size_of(prediction: Tensor, label: Tensor) -> Tensor:
+    """``prediction`` (H', W') as it is, or resized by nearest neighbour to the size of ``label`` (H, W)."""
+    if prediction.shape == label.shape:
+        return prediction
+    # nearest-exact: mode='nearest' would shift the mask by up to half a pixel.
+    resized = F.interpolate(prediction[None, None].float(), label.shape, mode='nearest-exact')
+    return resized[0, 0].to(prediction.dtype)
+
+
+def _refuse_other_values(what: str, mask: ArrayOrTensor, known: ArrayOrTensor, wanted: str) -> None:
+    if not known.all():
+        values = (torch.unique(mask) if isinstance(mask, Tensor) else np.unique(mask)).tolist()
+        raise UserError(f'a {what} mask holds {wanted}; found {", ".join(f"{value:g}" for value in values[:8])}')
