@@ -1,0 +1,135 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from mtkd_cd.car import CARPartition
+from mtkd_cd.errors import UserError
+from mtkd_cd.evaluation.scores import image_scores, mean_scores, pooled_scores
+from mtkd_cd.evaluation.tables import ImageTable, format_markdown_table, format_score_table, load_table
+
+COUNTS = np.array([[0, 0, 0, 100], [8, 2, 2, 88], [50, 10, 0, 40], [0, 3, 0, 97]])
+FILES = ['town, north/0.png', 'town/1.png', '2.png', 'улица "3".png']
+
+
+def _table(**kwargs):
+    defaults = dict(coarse_cars=[0.0, 0.3, None, 0.03], coarse_ranges=['small', 'large', None, 'small'])
+    return ImageTable(FILES, COUNTS, **{**defaults, **kwargs})
+
+
+def test_rows_hold_names_cars_counts_and_scores():
+    row = _table().rows()[1]
+    assert {key: row[key] for key in ('file', 'TP', 'FP', 'FN', 'TN')} == dict(file='town/1.png', TP=8, FP=2, FN=2, TN=88)
+    assert (row['car'], row['pred_car'], row['range']) == (0.1, 0.1, 'medium')
+    assert (row['coarse_car'], row['coarse_range']) == (0.3, 'large')
+    assert row['IoU_changed'] == pytest.approx(100 * 8 / 12)
+    assert {key: row[key] for key in image_scores(COUNTS)} == {key: values[1] for key, values in image_scores(COUNTS).items()}
+
+
+@pytest.mark.parametrize('suffix', ['.json', '.csv'])
+def test_a_table_survives_the_file(tmp_path, suffix):
+    table, path = _table(), tmp_path / 'new' / f'table{suffix}'
+    table.save(path)
+    loaded = load_table(path)
+    assert loaded.rows() == table.rows()
+    assert (loaded.counts == COUNTS).all()
+    assert loaded.means() == table.means() == mean_scores(COUNTS)
+
+
+def test_json_keeps_what_the_scores_depend_on(tmp_path):
+    table = _table(partition=CARPartition((0.3,), ('low', 'high')), zero_division=0.0)
+    table.save(tmp_path / 'table.json')
+    loaded = load_table(tmp_path / 'table.json')
+    assert (loaded.partition, loaded.zero_division) == (table.partition, 0.0)
+    stored = json.loads((tmp_path / 'table.json').read_text())
+    assert stored['means'] == mean_scores(COUNTS, 0.0)
+    assert stored['pooled'] == pooled_scores(COUNTS, 0.0)
+
+
+def test_csv_is_one_line_per_image(tmp_path):
+    _table().save(tmp_path / 'table.csv')
+    with open(tmp_path / 'table.csv', encoding='utf-8', newline='') as file:
+        rows = list(csv.reader(file))
+    assert rows[0][:8] == ['file', 'car', 'pred_car', 'range', 'TP', 'FP', 'FN', 'TN']
+    assert [row[0] for row in rows[1:]] == FILES
+
+
+def test_ranges_can_be_chosen_on_loading(tmp_path):
+    _table().save(tmp_path / 'table.json')
+    loaded = load_table(tmp_path / 'table.json', CARPartition((0.45,)))
+    assert [b.num_images for b in loaded.ranges()] == [3, 1]
+
+
+def test_a_csv_scored_otherwise_than_it_is_read_is_refused(tmp_path):
+    _table(zero_division=0.0).save(tmp_path / 'table.csv')
+    assert load_table(tmp_path / 'table.csv', zero_division=0.0).means() == mean_scores(COUNTS, 0.0)
+    with pytest.raises(UserError, match=r'town, north/0\.png: the stored mIoU 50\.00 is not the 100\.00'):
+        load_table(tmp_path / 'table.csv')
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'message'),
+    [
+        ('table.txt', '', r"suffix '\.txt'"),
+        ('absent.csv', None, 'cannot read .*absent.csv'),
+        ('table.csv', '', 'holds no image'),
+        ('table.csv', 'file,TP,FP,FN,TN\n', 'holds no image'),
+        ('table.csv', 'file,TP,FP,TN\na.png,1,2,3\n', 'lacks the column FN'),
+        ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,3\n', 'lacks the column TN'),
+        ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,few,3\n', "a.png: FN is a number, found 'few'"),
+        ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,-1,3\n', "a.png: FN is a number of pixels, found '-1'"),
+        ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,,3\n', "a.png: FN is a number of pixels, found ''"),
+        ('table.csv', 'file,TP,FP,FN,TN\na.png,1,0,0,3\na.png,1,0,0,3\n', 'holds a.png 2 times'),
+        ('table.json', '{"images": [', 'not valid JSON'),
+        ('table.json', '[]', "no list 'images'"),
+        ('table.json', '{"images": [1]}', "no list 'images' of rows"),
+        ('table.json', '{"images": [{"file": "a.png"}]}', 'lacks the column TP, FP, FN, TN'),
+    ],
+)
+def test_a_bad_table_is_refused_with_its_name_and_its_fault(tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_table(tmp_path / name)
+
+
+def test_a_binary_file_is_refused(tmp_path):
+    (tmp_path / 'table.csv').write_bytes(b'\x89PNG\xff\x00')
+    with pytest.raises(UserError, match='cannot read'):
+        load_table(tmp_path / 'table.csv')
+
+
+def test_another_suffix_is_not_written(tmp_path):
+    with pytest.raises(UserError, match=r"suffix '\.xlsx'"):
+        _table().save(tmp_path / 'table.xlsx')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_markdown_table_is_aligned():
+    assert format_markdown_table(['class', 'IoU'], [['changed', '5.00'], ['unchanged', '100.00']]) == (
+        '| class     |    IoU |\n| --------- | -----: |\n| changed   |   5.00 |\n| unchanged | 100.00 |'
+    )
+
+
+def test_a_score_table_shows_differences_to_the_first_run():
+    runs = {'origin': {'mIoU': 74.851, 'mRecall': 81.84}, 'O-P': {'mIoU': 75.349, 'mRecall': 81.838}, 'MTKD': {'mIoU': 74.0}}
+    assert format_score_table(runs, ['mIoU', 'mRecall'], 'strategy').splitlines() == [
+        '| strategy |          mIoU |       mRecall |',
+        '| -------- | ------------: | ------------: |',
+        '| origin   |         74.85 |         81.84 |',
+        '| O-P      | 75.35 (+0.50) | 81.84 (+0.00) |',
+        '| MTKD     | 74.00 (-0.85) |             - |',
+    ]
+
+
+def test_the_report_names_every_figure():
+    report = _table(partition=CARPartition((0.2, 0.6))).report(num_quantiles=2)
+    means, pooled = mean_scores(COUNTS), pooled_scores(COUNTS)
+    lines = [[cell.strip() for cell in line.strip('| ').split('|')] for line in report.splitlines()]
+    for scores in (means, pooled):
+        assert ['mean', *(f'{scores[f"m{name}"]:.2f}' for name in ('IoU', 'Precision', 'Recall', 'Fscore'))] in lines
+        assert ['changed', *(f'{scores[f"{name}_changed"]:.2f}' for name in ('IoU', 'Precision', 'Recall', 'Fscore'))] in lines
+    assert report.index('per-image') < report.index('pooled')
+    assert ['large', 'CAR > 0.6', '0', '-', '-', '-', '-'] in lines
+    assert ['q2', '0.1000 to 0.5000', '2', f'{image_scores(COUNTS)["mIoU"][1:3].mean():.2f}'] in [line[:4] for line in lines]
