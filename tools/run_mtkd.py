@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--seed', type=int)
     parser.add_argument('--loss-weight', '--lambda', type=float, help="weight of the distillation loss, the paper's lambda")
     parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--show-dir', type=Path, help='write pictures of each test image to origin/, op/ and mtkd/ here')
     add_run_arguments(parser)
     add_machine_arguments(parser)
     parser.set_defaults(work_dir='work_dirs')
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: getattr(args, name)
             for name in (
                 *('data_root', 'dataset_type', 'iters', 'student_iters', 'image_size', 'batch_size', 'num_workers', 'val_interval'),
-                *('thresholds', 'seed', 'loss_weight', 'amp', 'device', 'launcher', 'cfg_options'),
+                *('thresholds', 'seed', 'loss_weight', 'amp', 'device', 'launcher', 'show_dir', 'cfg_options'),
             )
         },
     )

@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import barrier
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -24,12 +26,13 @@ from mtkd_cd.workflow.record import check_settings, read_record, settings_of, wr
 BEST = 'best.pth'
 
 
-def run_training(cfg: Config, resume: bool = False) -> dict[str, Any]:
+def run_training(cfg: Config, *, resume: bool = False, terse: bool = False) -> dict[str, Any]:
     """Train a config in its work dir, or go on with the run that the work dir holds.
 
     Args:
         cfg: The config, fitted to the machine.
         resume: Go on from the newest readable checkpoint where there is one; a finished run is left as it is.
+        terse: Whether to keep everything longer than a line off the console.
 
     Returns:
         The record of the finished run: ``settings``, ``seconds`` (those before interruptions included) and, of the best weights, ``iter``,
@@ -55,7 +58,7 @@ def run_training(cfg: Config, resume: bool = False) -> dict[str, Any]:
     cfg.resume, cfg.load_from = checkpoint is not None, checkpoint or cfg.get('load_from')
     barrier()  # every process has looked before one writes
     write_record(work_dir, dict(settings=settings, finished=False))
-    with _runner(cfg) as runner:
+    with _runner(cfg, terse) as runner:
         for note in notes:
             runner.logger.info(note)
         runner.train()
@@ -124,6 +127,7 @@ def run_test(
     out: str | Path | None = None,
     show_dir: str | Path | None = None,
     trusted: bool = False,
+    terse: bool = False,
 ) -> dict[str, float]:
     """Test a config on its test data.
 
@@ -133,6 +137,7 @@ def run_test(
         out: Per-image table to write, ``.json`` or ``.csv``.
         show_dir: Folder for a picture of each image's dates, label, prediction and errors.
         trusted: Whether the file may hold pickled objects. Only for files of your own.
+        terse: Whether to keep everything longer than a line off the console.
 
     Returns:
         The metrics, in percent.
@@ -151,7 +156,7 @@ def run_test(
     if show_dir is not None:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ChangeVisualizationHook', out_dir=str(show_dir))]
     cfg.resume, cfg.load_from = False, None
-    with _runner(cfg) as runner:
+    with _runner(cfg, terse) as runner:
         if checkpoint is not None:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             load_weights(model, checkpoint, trusted=trusted)
@@ -160,12 +165,24 @@ def run_test(
     return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
 
 
+class TerseRunner(Runner):
+    """mmengine's runner, except that the console shows one line per event; configs, environment and tables go to the log file alone."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """The logger, its console handler filtered."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(lambda record: '\n' not in record.getMessage())
+        return logger
+
+
 @contextmanager
-def _runner(cfg: Config) -> Iterator[Runner]:
+def _runner(cfg: Config, terse: bool) -> Iterator[Runner]:
     """A runner of its own name; its log file and loader processes are closed at the end."""
     # mmengine keeps loggers, message hubs and visualisers by this name, per process.
     cfg.experiment_name = f'{stage_of(cfg)}_{model_of(cfg)}_{time.time_ns()}'
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else (TerseRunner if terse else Runner).from_cfg(cfg)
     try:
         yield runner
     finally:

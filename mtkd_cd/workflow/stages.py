@@ -73,6 +73,7 @@ class RecipeOptions:
         amp: Mixed precision.
         device: ``auto``, ``cpu`` or ``cuda``.
         launcher: As in mmengine.
+        show_dir: Where to write a picture of each test image, in ``origin/``, ``op/`` and ``mtkd/``.
         cfg_options: Changes to the origin's config, from which all stages derive.
     """
 
@@ -92,6 +93,7 @@ class RecipeOptions:
     amp: bool = False
     device: str = 'auto'
     launcher: str = 'none'
+    show_dir: Path | None = None
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,9 +124,10 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
     for number, (step, cfg) in enumerate(zip(steps, configs), 1):
         _announce(f'[{number}/{len(steps)}] {step}: {_summary(step, cfg)}')
         if step.action == 'train':
-            run_training(cfg, resume=True)
+            run_training(cfg, resume=True, terse=True)
         else:
-            _test_once(step, cfg, report_dir)
+            show_dir = options.show_dir / step.stage if options.show_dir else None
+            _test_once(cfg, report_dir / f'{step.stage}.csv', show_dir)
     report = collect_report(model, options.work_dir, partition)
     if is_main_process():
         report.write(report_dir)
@@ -186,21 +189,20 @@ def _summary(step: Step, cfg: Config) -> str:
     return f'{schedule}, in {cfg.work_dir}'
 
 
-def _test_once(step: Step, cfg: Config, report_dir: Path) -> None:
+def _test_once(cfg: Config, table: Path, show_dir: Path | None) -> None:
     """Test, unless these weights have been tested like this before."""
     record_path = Path(cfg.work_dir) / TEST_RECORD
     weights = [Path(cfg.work_dir) / BEST] if not adjust.is_cascade(cfg) else [Path(path) for path in cfg.model.checkpoints.values()]
     for path in weights:
         adjust.check_exists(path, str(path))
-    table = report_dir / f'{step.stage}.csv'
     test = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
     stamp = dict(test=repr(test), weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in weights])
     done = read_json(record_path)
-    if done and done['stamp'] == stamp and table.is_file():
+    if done and done['stamp'] == stamp and table.is_file() and (show_dir is None or show_dir.is_dir()):
         return
     start = time.monotonic()
     cfg.work_dir = str(Path(cfg.work_dir) / 'test')
-    metrics = run_test(cfg, None if adjust.is_cascade(cfg) else weights[0], out=table)
+    metrics = run_test(cfg, None if adjust.is_cascade(cfg) else weights[0], out=table, show_dir=show_dir, terse=True)
     if is_main_process():
         write_json(record_path, dict(stamp=stamp, metrics=metrics, seconds=time.monotonic() - start))
     barrier()
