@@ -73,6 +73,6 @@ class BestWeightsHook(Hook):
     @master_only
     def _save(self, runner: Runner, score: float | None) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        config = Path(runner.cfg.filename).name if runner.cfg.filename else runner.experiment_name
+        config = '/'.join(Path(runner.cfg.filename or '').parts[-2:])
         meta: dict[str, Any] = dict(iter=runner.iter, metric=self.metric, score=score, config=config)
         save_checkpoint(dict(state_dict=weights_to_cpu(model.state_dict()), meta=meta), self._path(runner))
