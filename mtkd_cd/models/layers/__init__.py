@@ -8,6 +8,7 @@ from mtkd_cd.models.layers.interaction import (
     TwoIdentity,
     build_interactions,
 )
+from mtkd_cd.models.layers.size import check_divisible
 
 __all__ = [
     'Aggregation_distribution',
@@ -15,6 +16,7 @@ __all__ = [
     'SpatialExchange',
     'TwoIdentity',
     'build_interactions',
+    'check_divisible',
     'on_both_dates',
     'split_dates',
     'stack_dates',
