@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.dist import barrier, get_rank
+from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
 from torch import nn
 
@@ -16,6 +17,45 @@ from mtkd_cd.checkpoint import read_weights
 from mtkd_cd.errors import UserError
 
 _TIMEOUT_S = 30
+
+
+class PretrainedBackbone(BaseModule):
+    """A backbone that starts from published weights which name their tensors in another way.
+
+    Args:
+        pretrained: A path or URL; True: ``weights_url``; False or None: random weights. ``init_weights`` loads them.
+    """
+
+    weights_url: str
+
+    def __init__(self, pretrained: bool | str | None):
+        checkpoint = self.weights_url if pretrained is True else pretrained
+        super().__init__(dict(type='Pretrained', checkpoint=checkpoint) if checkpoint else None)
+
+    def published_keys(self) -> dict[str, str]:
+        """The published name of each tensor of the state dict that is loaded."""
+        raise NotImplementedError
+
+    def init_weights(self) -> None:
+        """Load the published weights, if any.
+
+        Raises:
+            UserError: A file that cannot be read, or that lacks a tensor.
+        """
+        if not self.init_cfg:
+            return super().init_weights()
+        checkpoint = self.init_cfg['checkpoint']
+        weights, own = read_weights(checkpoint), self.state_dict()
+        # Files from before torch 0.4.1 lack batch norm's counters.
+        keys = {key: name for key, name in self.published_keys().items() if name in weights or not key.endswith('num_batches_tracked')}
+        unfit = [name for key, name in keys.items() if name not in weights or weights[name].shape != own[key].shape]
+        if unfit:
+            raise UserError(
+                f'pretrained weights {checkpoint} are not those of {type(self).__name__}: {len(unfit)} of {len(keys)} tensors are missing '
+                f'or of another shape, the first is {unfit[0]}. The usual file is {self.weights_url}'
+            )
+        for key, name in keys.items():
+            own[key].copy_(weights[name])
 
 
 def check_pretrained(model: nn.Module, switch: str | None = None) -> None:
@@ -28,9 +68,9 @@ def check_pretrained(model: nn.Module, switch: str | None = None) -> None:
     Raises:
         UserError: A file that can neither be found nor downloaded (says where to put it, and how to start without it), or is no checkpoint.
     """
-    for name, entry in _pretrained_entries(model):
+    for name, option, entry in _pretrained_entries(model):
         checkpoint = entry['checkpoint']
-        way_out = f'Or start from random weights: --cfg-options {switch or f"model.{name}.init_cfg=None"}'
+        way_out = f'Or start from random weights: --cfg-options {switch or f"model.{name}.{option}"}'
         if checkpoint.startswith(('http://', 'https://')):
             entry['checkpoint'] = str(_fetch(checkpoint, way_out))
         elif '://' in checkpoint:
@@ -40,12 +80,13 @@ def check_pretrained(model: nn.Module, switch: str | None = None) -> None:
         read_weights(entry['checkpoint'])
 
 
-def _pretrained_entries(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
+def _pretrained_entries(model: nn.Module) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, module in model.named_modules():
+        option = 'pretrained=False' if isinstance(module, PretrainedBackbone) else 'init_cfg=None'
         init_cfg = getattr(module, 'init_cfg', None) or []
         for entry in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
             if entry.get('type') in ('Pretrained', PretrainedInit):
-                yield name, entry
+                yield name, option, entry
 
 
 def _fetch(url: str, way_out: str) -> Path:

@@ -76,7 +76,7 @@ class BitemporalEncoderDecoder(EncoderDecoder):
             super()._init_auxiliary_head(auxiliary_head)
 
     def _pretrain_backbone(self, config: dict[str, Any], pretrained: str) -> None:
-        own = {key: config[key] for key in ('pretrained', 'init_cfg') if config.get(key) is not None}
+        own = {key: config[key] for key in ('pretrained', 'init_cfg') if config.get(key)}
         if own:
             raise UserError(f'model.pretrained is {pretrained!r} and model.backbone has {own}: give the pretrained weights in one place')
         if not isinstance(self.backbone, BaseModule):
