@@ -6,6 +6,7 @@ with the whole of it and prints the largest differences.
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -16,6 +17,9 @@ import torch
 _GOLDEN = Path(__file__).parents[1] / 'data' / 'golden'
 _FULL = os.environ.get('MTKD_CD_REFERENCE')
 _TOLERANCE = 1e-4
+# Rounding errors grow on the way through this network: float32 is up to 3e-3 of the largest value away from float64, depending on the
+# memory layout, and the reference, float32 too, is 1e-3 away. So it is compared in float64, and no closer than that.
+_ILL_CONDITIONED = {'changer_s50': 2e-3}
 
 
 @pytest.fixture(scope='module')
@@ -37,6 +41,11 @@ def _digest(model: torch.nn.Module) -> str:
     return hashlib.sha256('\n'.join(keys).encode()).hexdigest()
 
 
+def _margin(logits: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    """How far the logits (C, H, W) of each pixel are from the other decision."""
+    return logits[1] - logits[0] if len(logits) == 2 else logits[0] - math.log(threshold / (1 - threshold))
+
+
 @pytest.mark.parametrize('name', sorted(path.stem for path in _GOLDEN.glob('*.json')))
 def test_model_computes_what_open_cd_computes(name, golden, build_model, seed_weights, make_pairs):
     facts, arrays = golden(name)
@@ -47,6 +56,9 @@ def test_model_computes_what_open_cd_computes(name, golden, build_model, seed_we
 
     seed_weights(model, facts['salt'])
     inputs, samples = make_pairs(**facts['input'])
+    tolerance = _ILL_CONDITIONED.get(name, _TOLERANCE)
+    if name in _ILL_CONDITIONED:
+        model, inputs = model.double(), inputs.double()
     with torch.no_grad():
         change_maps = model(inputs, mode='tensor')
         losses = model(inputs, samples, mode='loss')
@@ -61,9 +73,13 @@ def test_model_computes_what_open_cd_computes(name, golden, build_model, seed_we
         step = facts['steps'][key]
         difference = np.abs(outputs[key][:, :, ::step, ::step].numpy() - reference).max()
         report.append(f'{key} {difference:.1e} (of {facts["largest"][key]:.1f})')
-        assert difference <= _TOLERANCE * max(1, facts['largest'][key]), key
+        assert difference <= tolerance * max(1, facts['largest'][key]), key
     for key, reference in facts['losses'].items():
         report.append(f'{key} {abs(float(losses[key]) - reference) / abs(reference):.1e} relative')
-        assert float(losses[key]) == pytest.approx(reference, rel=_TOLERANCE), key
-    assert [int(sample.pred_sem_seg.data.sum()) for sample in predictions] == facts['changed_pixels']
+        assert float(losses[key]) == pytest.approx(reference, rel=tolerance), key
+    for sample, image_logits, reference in zip(predictions, logits, facts['changed_pixels']):
+        changed = int(sample.pred_sem_seg.data.sum())
+        undecided = _margin(image_logits, model.decode_head.threshold).abs() <= 2 * tolerance * max(1, facts['largest']['logits_s4'])
+        report.append(f'changed {changed} for {reference}')
+        assert abs(changed - reference) <= int(undecided.sum())
     print(' | '.join(report))
