@@ -1,0 +1,4 @@
+# FC-Siam-conc (arXiv:1810.08462); trained from random weights.
+_base_ = './fc_ef.py'
+
+model = dict(backbone=dict(type='FC_Siam_conc', in_channels=3))
