@@ -1,0 +1,128 @@
+"""Pictures of every tested image: what went in, what came out, what was wrong."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.dist import get_dist_info
+from mmengine.fileio import get as read_bytes
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+
+from mtkd_cd.errors import UserError
+from mtkd_cd.evaluation.counts import at_size_of, confusion_counts
+from mtkd_cd.evaluation.names import Paths, image_name, image_names, image_paths
+from mtkd_cd.evaluation.scores import image_scores, label_cars, predicted_cars
+from mtkd_cd.files import atomic_write
+from mtkd_cd.registry import HOOKS
+from mtkd_cd.visualization.error_map import error_map, mask_image
+from mtkd_cd.visualization.panel import compose_panel, png_bytes
+
+
+@HOOKS.register_module()
+class ChangeVisualizationHook(Hook):
+    """While testing, writes for each image pair ``A``, ``B``, ``label``, ``prediction`` and ``error_map``, and all of them in one panel.
+
+    The files are ``OUT_DIR/<one of those, or panels>/<name>.png`` where ``<name>`` keeps the folders below the data set's date folders,
+    so that images of equal base names don't overwrite each other. ``prediction`` and ``label`` are one-channel 0 / 255 (127 where the
+    label is ignored). Everything is at the label's size; without a label there is no ``label`` and no ``error_map``.
+    Error map: red = missed, blue = false alarm, white = hit, black = correct rejection, gray = ignored.
+
+    Args:
+        out_dir: Folder to write to.
+        interval: Draw every ``interval``-th image of the data set.
+        max_images: Draw so many at most; ``None`` for no limit.
+        ignore_index: Label value of pixels that don't count.
+        backend_args: mmengine's file backend of the images; local files by default.
+
+    Raises:
+        UserError: ``interval`` below 1 or ``max_images`` negative; while testing, an image that cannot be read again.
+    """
+
+    def __init__(
+        self,
+        out_dir: str | os.PathLike,
+        interval: int = 1,
+        max_images: int | None = None,
+        ignore_index: int = 255,
+        backend_args: dict | None = None,
+    ) -> None:
+        if interval < 1 or (max_images is not None and max_images < 0):
+            raise UserError(f'interval={interval}, max_images={max_images}: draw every n-th image (n >= 1), and 0 or more of them')
+        self.out_dir = Path(out_dir)
+        self.interval = interval
+        self.max_images = max_images
+        self.ignore_index = ignore_index
+        self.backend_args = backend_args
+        self._names: dict[Paths, str] = {}
+        self._num_seen = 0
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Name the images, which takes the whole list of them."""
+        dataset = runner.test_loop.dataloader.dataset
+        self._num_seen = 0
+        self._num_images = len(dataset)
+        paths = [image_paths(dataset.get_data_info(index)) for index in range(len(dataset))] if hasattr(dataset, 'get_data_info') else []
+        self._names = dict(zip(paths, image_names(paths)))
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[BaseDataElement] | None = None
+    ) -> None:
+        """Draw the images of a batch."""
+        rank, world_size = get_dist_info()
+        for sample in outputs or ():
+            index = self._num_seen * world_size + rank  # as mmengine's samplers deal the images; past the end they repeat some
+            self._num_seen += 1
+            wanted = self.max_images is None or index // self.interval < self.max_images
+            if wanted and index % self.interval == 0 and index < self._num_images:
+                self._draw(sample, index)
+
+    def _draw(self, sample: BaseDataElement, index: int) -> None:
+        prediction = sample.pred_sem_seg.data.cpu().squeeze(0)
+        label = None
+        if 'gt_sem_seg' in sample:
+            label = sample.gt_sem_seg.data.cpu().squeeze(0)
+            prediction = at_size_of(prediction, label)
+            label = label.numpy()
+        prediction = prediction.numpy()
+
+        paths = image_paths(sample.metainfo)
+        dates = image_paths({'img_path': sample.get('img_path')})
+        pictures = {date: self._read(path, prediction.shape) for date, path in zip('AB', dates)}
+        if label is not None:
+            pictures['label'] = mask_image(label, self.ignore_index)
+        pictures['prediction'] = mask_image(prediction, self.ignore_index)
+        if label is not None:
+            pictures['error_map'] = error_map(prediction, label, self.ignore_index)
+
+        name = self._names.get(paths) or (image_name(paths) if paths else f'image{index:05d}')
+        tiles = {title.replace('_', ' '): picture for title, picture in pictures.items()}
+        pictures['panels'] = compose_panel(tiles, f'{name}\n{self._caption(sample, prediction, label)}')
+        for folder, picture in pictures.items():
+            with atomic_write(self.out_dir / folder / Path(name).with_suffix('.png'), 'wb') as file:
+                file.write(png_bytes(picture))
+
+    def _read(self, path: str, shape: tuple[int, int]) -> np.ndarray:
+        image = mmcv.imfrombytes(read_bytes(path, self.backend_args))  # BGR
+        if image is None:
+            raise UserError(f'{path}: cannot be read as an image to draw it')
+        image = image[..., ::-1]
+        if image.shape[:2] == shape:
+            return image
+        return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA if image.shape[0] > shape[0] else cv2.INTER_LINEAR)
+
+    def _caption(self, sample: BaseDataElement, prediction: np.ndarray, label: np.ndarray | None) -> str:
+        truth = np.zeros_like(prediction) if label is None else label
+        counts = confusion_counts(prediction, truth, self.ignore_index)[None]
+        parts = [f'predicted CAR {predicted_cars(counts)[0]:.2%}']
+        if label is not None:
+            scores = {name: values[0] for name, values in image_scores(counts).items()}
+            parts = [f'CAR {label_cars(counts)[0]:.2%}', *parts, f'IoU of change {scores["IoU_changed"]:.1f}', f'mIoU {scores["mIoU"]:.1f}']
+        if 'coarse_car' in sample:
+            parts.append(f'range {sample.range} (coarse CAR {sample.coarse_car:.2%})')
+        return '    '.join(parts)
