@@ -48,7 +48,7 @@ def log(caplog):
 
 
 def test_it_is_built_by_name_without_a_warning(log):
-    metric = METRICS.build(dict(type='PerImageChangeMetric', thresholds=(0.1,)))
+    metric = METRICS.build(dict(type='mtkd_cd.PerImageChangeMetric', thresholds=(0.1,)))
     assert metric.partition.names == ('small', 'large')
     assert [record.message for record in log.records if record.levelno >= logging.WARNING] == []
 
