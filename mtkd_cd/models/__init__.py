@@ -2,11 +2,13 @@
 
 from mtkd_cd.models import backbones, decode_heads, detectors, layers, necks
 from mtkd_cd.models.cascade import OriginPartitionCascade
+from mtkd_cd.models.data_preprocessor import DualInputSegDataPreProcessor
 from mtkd_cd.models.distiller import MultiTeacherDistiller
 from mtkd_cd.models.losses import ChangeMapMSELoss
 
 __all__ = [
     'ChangeMapMSELoss',
+    'DualInputSegDataPreProcessor',
     'MultiTeacherDistiller',
     'OriginPartitionCascade',
     'backbones',
