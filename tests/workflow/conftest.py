@@ -1,0 +1,88 @@
+"""Tiny scenes, and the tools as their users call them."""
+
+import runpy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtkd_cd.datasets.synthetic import make_dataset
+from mtkd_cd.workflow.cli import run_tool
+
+REPO = Path(__file__).parents[2]
+# fc_ef on crops of 32 x 32: the smallest thing that is trained, on the CPU, in this process.
+TINY = ('model.backbone.base_channel=4', 'model.decode_head.in_channels=4', 'model.decode_head.channels=4')
+TINY_LOADERS = tuple(
+    f'{name}_dataloader.{key}' for name in ('train', 'val', 'test') for key in ('num_workers=0', 'persistent_workers=False')
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Processes are forked here: a pool of threads does not survive that."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='session')
+def scenes(tmp_path_factory) -> Path:
+    """A data set that tests read only."""
+    root = tmp_path_factory.mktemp('scenes') / 'data'
+    make_dataset(root, num_train=24, num_test=7, size=64, seed=0)
+    return root
+
+
+@pytest.fixture
+def own_scenes(scenes, tmp_path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(scenes, tmp_path / 'own'))
+
+
+@pytest.fixture
+def tool(capfd) -> Callable[..., tuple[int, str]]:
+    """``tool('train', *argv)`` runs a tool as the command line does; gives the exit code and what it said on stderr."""
+
+    def run(name: str, *argv: object) -> tuple[int, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            run_tool(runpy.run_path(str(REPO / 'tools' / f'{name}.py'))['main'], [str(arg) for arg in argv])
+        return int(exit_info.value.code or 0), capfd.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def train_argv(scenes, tmp_path) -> Callable[..., list[str]]:
+    """Arguments of tools/train.py for a tiny run of four iterations in ``<tmp_path>/work``; ``options`` override config entries."""
+
+    def argv(stage: str = 'origin', *flags: object, data: Path = scenes, options: tuple[str, ...] = ()) -> list[str]:
+        schedule = (
+            'train_cfg.max_iters=4',
+            'train_cfg.val_interval=2',
+            'default_hooks.checkpoint.interval=2',
+            'train_dataloader.batch_size=2',
+        )
+        inner = 'dataset.dataset' if stage == 'partition' else 'dataset'
+        train, val, test = f'train_dataloader.{inner}', f'val_dataloader.{inner}', 'test_dataloader.dataset'
+        roots = [f'{dataset}.data_root={data}' for dataset in (train, val, test)]
+        sizes = [f'{train}.pipeline.3.crop_size=32,32', f'{val}.pipeline.1.scale=32,32', f'{test}.pipeline.1.scale=32,32']
+        config = REPO / 'configs' / stage / 'fc_ef.py'
+        all_options = [*TINY, *TINY_LOADERS, *schedule, *roots, *sizes, 'log_level=ERROR', *options]
+        return [str(config), '--work-dir', str(tmp_path / 'work'), *map(str, flags), '--cfg-options', *all_options]
+
+    return argv
+
+
+@pytest.fixture
+def recipe_argv(scenes, tmp_path) -> Callable[..., list[str]]:
+    """Arguments of tools/run_mtkd.py for a tiny recipe in ``<tmp_path>/<place>``."""
+
+    def argv(*flags: object, place: str = 'recipe', data: Path = scenes) -> list[str]:
+        size = ('--iters', 4, '--image-size', 32, '--batch-size', 2, '--num-workers', 0, '--val-interval', 2)
+        return ['fc_ef', '--data-root', str(data), '--work-dir', str(tmp_path / place), *map(str, (*size, *flags)), '--cfg-options', *TINY]
+
+    return argv

@@ -1,0 +1,101 @@
+"""How tools end: one line and exit code 2 for a user's mistake, a traceback for a bug."""
+
+import argparse
+import errno
+import os
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mtkd_cd.errors import UserError
+from mtkd_cd.registry import DATASETS
+from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, run_tool
+
+
+class BadImages(torch.utils.data.Dataset):
+    """Its items are unreadable."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise UserError('a.png is truncated\nsecond line')
+
+
+def outcome(main, capsys, argv=()):
+    with pytest.raises(SystemExit) as exit_info:
+        run_tool(main, list(argv))
+    return exit_info.value.code, capsys.readouterr().err
+
+
+def failing(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+def test_success_and_own_exit_codes(capsys):
+    assert outcome(lambda argv: None, capsys) == (0, '')
+    assert outcome(lambda argv: 1, capsys) == (1, '')
+
+
+def test_user_error_is_its_message_alone(capsys):
+    assert outcome(failing(UserError('no such folder: x')), capsys) == (2, 'error: no such folder: x\n')
+
+
+def test_user_error_in_a_loader_worker_is_its_message_alone(capsys):
+    assert outcome(lambda argv: list(DataLoader(BadImages(), num_workers=1)), capsys) == (2, 'error: a.png is truncated\nsecond line\n')
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'said'),
+    [
+        (dict(type='LEVIR_CD_Datset'), 'LEVIR_CD_Datset is not in the'),
+        (dict(type='ConcatDataset', nope=1), "unexpected keyword argument 'nope'"),
+    ],
+)
+def test_config_that_names_what_does_not_exist(cfg, said, capsys):
+    code, err = outcome(lambda argv: DATASETS.build(cfg), capsys)
+    assert code == 2
+    assert err.startswith('error: the config cannot be built: ')
+    assert said in err
+
+
+def test_full_disk(capsys):
+    code, err = outcome(failing(OSError(errno.ENOSPC, 'No space left on device', 'w/best.pth')), capsys)
+    assert code == 2
+    assert 'w/best.pth' in err
+    assert 'No space left on device' in err
+
+
+def test_interrupt(capsys):
+    assert outcome(failing(KeyboardInterrupt()), capsys) == (130, 'interrupted\n')
+
+
+@pytest.mark.parametrize(
+    'bug', [TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'), FileNotFoundError(2, 'No such file')]
+)
+def test_bug_keeps_its_traceback(bug):
+    with pytest.raises(type(bug)):
+        run_tool(failing(bug), [])
+
+
+@pytest.mark.parametrize(('argv', 'strict'), [([], True), (['--trust-checkpoint'], False)])
+def test_pickled_code_loads_only_when_trusted(argv, strict, capsys, monkeypatch):
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
+    seen = []
+    outcome(lambda argv: seen.append(os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD') == '1'), capsys, argv)
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
+    assert seen == [strict]
+
+
+def test_options_that_are_no_pairs_are_a_usage_error(capsys):
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    add_machine_arguments(parser)
+    assert parser.parse_args(['--cfg-options', 'a.b=1', 'c=[1,2]', '--local-rank', '3']).cfg_options == {'a.b': 1, 'c': [1, 2]}
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', 'a.b'])
+    assert 'KEY=VALUE' in capsys.readouterr().err
