@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mtkd_cd.errors import UserError
-from mtkd_cd.models.layers import check_divisible, on_both_dates
+from mtkd_cd.models.layers import check_divisible, interleave_channels, on_both_dates
 from mtkd_cd.models.pretrained import PretrainedBackbone
 from mtkd_cd.registry import MODELS
 
@@ -93,7 +92,7 @@ class MixingBlock(nn.Module):
         )
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
-        return self._convmix(torch.stack((x1, x2), dim=2).flatten(1, 2))
+        return self._convmix(interleave_channels(x1, x2))
 
 
 class PixelwiseMLP(nn.Module):

@@ -1,7 +1,14 @@
 """Decode heads under Open-CD's names; mmseg's are found without a prefix too."""
 
 from mtkd_cd.models.decode_heads.changer import Changer
+from mtkd_cd.models.decode_heads.ds_fpn_head import DS_FPNHead
 from mtkd_cd.models.decode_heads.identity_head import DSIdentityHead, IdentityHead
 from mtkd_cd.models.decode_heads.ohem import OHEMPixelSampler
 
-__all__ = ['Changer', 'DSIdentityHead', 'IdentityHead', 'OHEMPixelSampler']
+__all__ = [
+    'Changer',
+    'DSIdentityHead',
+    'DS_FPNHead',
+    'IdentityHead',
+    'OHEMPixelSampler',
+]

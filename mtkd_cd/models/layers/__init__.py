@@ -8,6 +8,7 @@ from mtkd_cd.models.layers.interaction import (
     TwoIdentity,
     build_interactions,
 )
+from mtkd_cd.models.layers.shuffle import interleave_channels
 from mtkd_cd.models.layers.size import check_divisible
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     'TwoIdentity',
     'build_interactions',
     'check_divisible',
+    'interleave_channels',
     'on_both_dates',
     'split_dates',
     'stack_dates',

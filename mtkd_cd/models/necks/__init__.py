@@ -1,5 +1,9 @@
 """Necks: what happens to the features of both dates between backbone and head."""
 
 from mtkd_cd.models.necks.feature_fusion import FeatureFusionNeck
+from mtkd_cd.models.necks.tiny_fpn import TinyFPN
 
-__all__ = ['FeatureFusionNeck']
+__all__ = [
+    'FeatureFusionNeck',
+    'TinyFPN',
+]
