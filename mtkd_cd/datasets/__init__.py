@@ -1,5 +1,6 @@
-"""Data sets, the CAR index and partition, labels; importing it registers the data sets."""
+"""Data sets, the CAR index and partition, labels, transforms; importing it registers the data sets and transforms."""
 
+from mtkd_cd.datasets import transforms
 from mtkd_cd.datasets.base import SPLITS
 from mtkd_cd.datasets.benchmarks import (
     CDDataset,
@@ -33,4 +34,5 @@ __all__ = [
     'car_of_file',
     'label_cars',
     'read_label',
+    'transforms',
 ]
