@@ -54,7 +54,7 @@ def target_cars(count: int, rng: np.random.Generator) -> np.ndarray:
 
     The order is that of a golden-ratio sequence, so that any run of neighbours spreads over the range as well.
     """
-    unchanged = max(round(count / 12), count >= 4)
+    unchanged = max(round(count / 12), int(count >= 4))
     changed = count - unchanged
     # The middle half of each stratum: no gap is wider than one and a half strata.
     share = (np.arange(changed) + rng.uniform(0.25, 0.75, changed)) / max(changed, 1)
