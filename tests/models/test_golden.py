@@ -62,8 +62,8 @@ def test_model_computes_what_open_cd_computes(name, golden, build_model, seed_we
     with torch.no_grad():
         change_maps = model(inputs, mode='tensor')
         losses = model(inputs, samples, mode='loss')
-        predictions = model(inputs, samples, mode='predict')
         logits = model.inference(inputs, [sample.metainfo for sample in samples])
+        predictions = model.postprocess_result(logits, samples)
     outputs = {f'change_map_{i}': maps for i, maps in enumerate([change_maps] if torch.is_tensor(change_maps) else change_maps)}
     outputs['logits_s4'] = logits
     assert set(outputs) == set(arrays)

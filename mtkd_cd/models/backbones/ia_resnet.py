@@ -23,6 +23,10 @@ class _InteractingStages(ResNet):
         super().__init__(**kwargs)
         self.ccs = build_interactions(interaction_cfg, self.num_stages)  # `ccs` is the name in published checkpoints
 
+    def train(self, mode: bool = True) -> '_InteractingStages':
+        super().train(mode)
+        return self  # as modules do; mmseg's ResNet returns None
+
     def _run_stem(self, x: Tensor) -> Tensor:
         x = self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x)))
         return self.maxpool(x)
