@@ -48,7 +48,7 @@ def run_training(cfg: Config, *, resume: bool = False, terse: bool = False) -> d
     check_checkpoints(cfg)
     settings = settings_of(cfg)
     check_settings(work_dir, settings)
-    data, notes = _open_data(cfg)
+    data, notes = open_training_data(cfg)
     settings |= data
     check_settings(work_dir, settings)
     record = read_record(work_dir)
@@ -87,30 +87,43 @@ def _checkpoint_to_resume(work_dir: Path, recorded: bool, resume: bool) -> str |
     return None
 
 
-def _open_data(cfg: Config) -> tuple[dict[str, Any], list[str]]:
-    """What the training folder holds, and what there is to log. Mistakes in the data show here, before anything starts.
+def open_training_data(cfg: Config) -> tuple[dict[str, Any], list[str]]:
+    """Open what a config trains and validates on. A specialist whose range validation lacks is made to validate on all of them.
 
-    A specialist whose range is empty in the validation data is validated on all of them.
+    Returns:
+        What identifies the training data, for the record, and what there is to log.
+
+    Raises:
+        UserError: What is wrong with the data as far as can be told without reading every image; a CAR range without training images.
     """
     notes = []
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
-        train_set = _build_dataset(cfg.train_dataloader.dataset)
-        if cfg.get('val_dataloader'):
-            dataset = cfg.val_dataloader.dataset
-            try:
-                _build_dataset(dataset)
-            except UserError:
-                if 'partition' not in dataset or 'dataset' not in dataset:
-                    raise
-                _build_dataset(dataset.dataset)
-                cfg.val_dataloader.dataset = dataset.dataset
-                notes.append(f'No validation image has a CAR in the range {dataset.partition!r}: validating on all of them')
+    train_set = _open_dataset(cfg, cfg.train_dataloader.dataset)
+    if cfg.get('val_dataloader'):
+        dataset = cfg.val_dataloader.dataset
+        try:
+            _open_dataset(cfg, dataset)
+        except UserError:
+            if 'partition' not in dataset or 'dataset' not in dataset:
+                raise
+            _open_dataset(cfg, dataset.dataset)
+            cfg.val_dataloader.dataset = dataset.dataset
+            notes.append(f'No validation image has a CAR in the range {dataset.partition!r}: validating on all of them')
     names = '\n'.join(_image_name(train_set.get_data_info(index)) for index in range(len(train_set)))
     return {'data.images': len(train_set), 'data.names': hashlib.sha256(names.encode()).hexdigest()[:16]}, notes
 
 
-def _build_dataset(dataset_cfg: Mapping[str, Any]) -> Any:
-    dataset = DATASETS.build(dataset_cfg)
+def open_test_data(cfg: Config) -> None:
+    """Open what a config tests on.
+
+    Raises:
+        UserError: What is wrong with the data as far as can be told without reading every image.
+    """
+    _open_dataset(cfg, cfg.test_dataloader.dataset)
+
+
+def _open_dataset(cfg: Config, dataset_cfg: Mapping[str, Any]) -> Any:
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
+        dataset = DATASETS.build(dataset_cfg)
     dataset.full_init()
     return dataset
 

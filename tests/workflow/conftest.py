@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from mtkd_cd.datasets.synthetic import make_dataset
 from mtkd_cd.workflow.cli import run_tool
@@ -47,6 +48,7 @@ def tool(capfd) -> Callable[..., tuple[int, str]]:
     """``tool('train', *argv)`` runs a tool as the command line does; gives the exit code and what it said on stderr."""
 
     def run(name: str, *argv: object) -> tuple[int, str]:
+        MMLogger._instance_dict.clear()  # one process, one command line: loggers of earlier ones write to streams that pytest has closed
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_info:
             run_tool(runpy.run_path(str(REPO / 'tools' / f'{name}.py'))['main'], [str(arg) for arg in argv])

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +14,17 @@ from mtkd_cd.registry import MODELS
 from mtkd_cd.workflow.config import load_config
 
 
+_FINISHED: list[Path] = []
+
+
 @pytest.fixture
 def trained(tool, train_argv, tmp_path):
-    """A finished run."""
-    assert tool('train', *train_argv())[0] == 0
-    return tmp_path / 'work'
+    """A finished run; trained once, a copy for each test."""
+    if not _FINISHED:
+        assert tool('train', *train_argv()) == (0, '')
+        _FINISHED.append(Path(shutil.copytree(tmp_path / 'work', tmp_path.parent / 'finished')))
+        return tmp_path / 'work'
+    return Path(shutil.copytree(_FINISHED[0], tmp_path / 'work'))
 
 
 def content(folder):

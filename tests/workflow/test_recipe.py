@@ -1,0 +1,127 @@
+"""The whole recipe: every stage once, in order, across interruptions, with one table at the end."""
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mtkd_cd.car import CARPartition
+from mtkd_cd.workflow.stages import recipe
+
+
+def run_and_kill(tool, argv: list[str], moment: Path) -> None:
+    """Run the recipe in a process of its own and kill it as soon as the file ``moment`` is there."""
+    process = multiprocessing.get_context('fork').Process(target=tool, args=('run_mtkd', *argv))
+    process.start()
+    deadline = time.monotonic() + 120
+    while not moment.exists():
+        assert process.is_alive(), f'ended before {moment} was there'
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def figures(folder: Path) -> dict:
+    """What the report says, and the per-image tables, byte for byte."""
+    report = json.loads((folder / 'report' / 'fc_ef' / 'report.json').read_text())
+    tables = {path.name: path.read_bytes() for path in (folder / 'report' / 'fc_ef').glob('*.csv')}
+    return dict(metrics=report['metrics'], differences=report['differences'], steps=list(report['seconds'])) | tables
+
+
+@pytest.fixture
+def whole(tool, recipe_argv, tmp_path):
+    """The folder of an uninterrupted recipe."""
+    assert tool('run_mtkd', *recipe_argv()) == (0, '')
+    return tmp_path / 'recipe'
+
+
+def test_recipe_is_the_papers():
+    assert [str(step) for step in recipe(CARPartition())] == [
+        'train origin',
+        'test origin',
+        'train partition/small',
+        'train partition/medium',
+        'train partition/large',
+        'test op',
+        'train mtkd',
+        'test mtkd',
+    ]
+    assert [str(step) for step in recipe(CARPartition((0.1,)))][2:4] == ['train partition/small', 'train partition/large']
+
+
+def test_recipe_leaves_weights_tables_and_report(whole, tool, recipe_argv, capfd):
+    for place in ('origin/fc_ef', 'partition/fc_ef/small', 'partition/fc_ef/medium', 'partition/fc_ef/large', 'mtkd/fc_ef'):
+        assert (whole / place / 'best.pth').is_file()
+    report = json.loads((whole / 'report' / 'fc_ef' / 'report.json').read_text())
+    for stage, scores in report['metrics'].items():
+        with (whole / 'report' / 'fc_ef' / f'{stage}.csv').open(newline='') as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 7
+        assert scores['mIoU'] == pytest.approx(sum(float(row['mIoU']) for row in rows) / 7, abs=0.01)
+    assert report['differences']['mtkd']['mIoU'] == pytest.approx(report['metrics']['mtkd']['mIoU'] - report['metrics']['origin']['mIoU'])
+    assert list(report['seconds']) == [str(step) for step in recipe(CARPartition())]
+    markdown = (whole / 'report' / 'fc_ef' / 'report.md').read_text()
+    assert f'| O-P    | {report["metrics"]["op"]["mIoU"]:.2f} ({report["differences"]["op"]["mIoU"]:+.2f})' in markdown
+
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob('*') if path.suffix in ('.pth', '.csv')}
+    assert tool('run_mtkd', *recipe_argv()) == (0, '')
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob('*') if path.suffix in ('.pth', '.csv')}
+
+    for flags, said in (
+        (('--batch-size', 3), 'origin/fc_ef holds another run: train_dataloader.batch_size is 2 there, 3 now'),
+        (('--seed', 5), 'randomness.seed is 0 there, 5 now'),
+        (('--loss-weight', 2), 'mtkd/fc_ef holds another run: model.distill_loss.loss_weight is 0.0001 there, 2.0 now'),
+        (('--thresholds', 0.1), 'thresholds'),
+    ):
+        code, err = tool('run_mtkd', *recipe_argv(*flags))
+        assert code == 2
+        assert said in err
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob('*') if path.suffix in ('.pth', '.csv')}
+
+
+def test_killed_specialist_and_student_do_not_change_the_table(whole, tool, recipe_argv, tmp_path):
+    cut, argv = tmp_path / 'cut', recipe_argv(place='cut')
+    for moment in ('partition/fc_ef/medium/iter_2.pth', 'mtkd/fc_ef/best.pth'):
+        run_and_kill(tool, argv, cut / moment)
+    assert tool('run_mtkd', *argv) == (0, '')
+    assert figures(cut) == figures(whole)
+
+
+@pytest.mark.slow
+def test_recipe_killed_in_every_stage_ends_with_the_same_table(whole, tool, recipe_argv, tmp_path):
+    cut, argv = tmp_path / 'cut', recipe_argv(place='cut')
+    moments = (
+        'origin/fc_ef/run.json',
+        'origin/fc_ef/best.pth',
+        'origin/fc_ef/last_checkpoint',
+        'origin/fc_ef/iter_4.pth',
+        'origin/fc_ef/test',
+        'partition/fc_ef/small/iter_2.pth',
+        'partition/fc_ef/medium/best.pth',
+        'partition/fc_ef/large/iter_4.pth',
+        'op/fc_ef/test',
+        'report/fc_ef/op.csv',
+        'mtkd/fc_ef/run.json',
+        'mtkd/fc_ef/iter_2.pth',
+        'mtkd/fc_ef/test',
+        'report/fc_ef/mtkd.csv',
+    )
+    for moment in moments:
+        run_and_kill(tool, argv, cut / moment)
+    assert tool('run_mtkd', *argv) == (0, '')
+    assert figures(cut) == figures(whole)
+
+
+def test_two_teachers(tool, recipe_argv, tmp_path):
+    assert tool('run_mtkd', *recipe_argv('--thresholds', 0.1, '--stages', 'origin', 'partition', 'op')) == (0, '')
+    assert sorted(path.name for path in (tmp_path / 'recipe' / 'partition' / 'fc_ef').iterdir()) == ['large', 'small']
+    report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
+    assert set(report['metrics']) == {'origin', 'op'}
+    assert report['partition'] == 'small: CAR <= 0.1, large: CAR > 0.1'
