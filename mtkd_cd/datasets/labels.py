@@ -63,6 +63,23 @@ def read_label(
     return cv2.LUT(stored, table)
 
 
+def label_coding(path: str | os.PathLike) -> str:
+    """Which coding the values of a label file follow, for comparing the files of a data set.
+
+    Returns:
+        ``'all 0'`` (fits each coding), ``'0/1'``, ``'0/255'``, ``'0/1/255'``, or ``'gray'`` for anything else.
+
+    Raises:
+        UserError: The file is missing or cannot be decoded.
+    """
+    stored, palette, lossy = _decode(path, None, 'pillow')
+    if palette is not None and not np.ptp(palette[np.unique(stored)], axis=1).any():
+        stored = cv2.LUT(stored, palette[:, 0])
+    values = set(np.flatnonzero(_histogram(stored)).tolist())
+    codings = {'all 0': {0}, '0/1': {0, 1}, '0/255': {0, 255}, '0/1/255': {0, 1, 255}}
+    return next((name for name, known in codings.items() if values <= known and not (lossy and 1 in values)), 'gray')
+
+
 def _decode(path: str | os.PathLike, backend_args: dict | None, imdecode_backend: str) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """((H, W) uint8 as stored, (256, 3) palette or None, whether the format compresses with loss)."""
     try:

@@ -12,8 +12,6 @@ from PIL import Image, UnidentifiedImageError
 from mtkd_cd.errors import UserError
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
-# Pillow's names for pixels with another number of channels than the one or three that the pipelines take.
-_FOUR_CHANNELS = ('RGBA', 'RGBX', 'RGBa', 'CMYK')
 _SHOWN = 5
 
 
@@ -144,8 +142,8 @@ def _pair_header_problems(pair: Pair) -> list[Problem]:
         try:
             with Image.open(path) as image:
                 sizes[path] = image.size
-                if image.mode in _FOUR_CHANNELS and path != pair.label:
-                    problems.append(Problem(path, four_channels_text(image.mode)))
+                if path != pair.label:
+                    problems += channel_problems(path, image)
         except UnidentifiedImageError:
             # Pillow does not know every TIFF; what it does not know is left to the decoder of the pipeline.
             if not path.lower().endswith(('.tif', '.tiff')) or not os.path.getsize(path):
@@ -155,9 +153,14 @@ def _pair_header_problems(pair: Pair) -> list[Problem]:
     return problems + size_problems(sizes, pair)
 
 
-def four_channels_text(mode: str) -> str:
-    """What to say about an image with four channels."""
-    return f'has 4 channels ({mode}); pairs need RGB or gray images: remove the alpha or infrared channel'
+def channel_problems(path: str, image: Image.Image) -> list[Problem]:
+    """A problem if the image has neither one channel nor three."""
+    bands = image.getbands()
+    if len(bands) in (1, 3):
+        return []
+    return [
+        Problem(path, f'has {len(bands)} channels ({image.mode}); a pair needs RGB or gray images: remove the alpha or infrared channel')
+    ]
 
 
 def size_problems(sizes: dict[str, tuple[int, int]], pair: Pair) -> list[Problem]:
