@@ -1,14 +1,18 @@
 """Decode heads under Open-CD's names; mmseg's are found without a prefix too."""
 
 from mtkd_cd.models.decode_heads.changer import Changer
+from mtkd_cd.models.decode_heads.changestar import ChangeStarHead
 from mtkd_cd.models.decode_heads.ds_fpn_head import DS_FPNHead
+from mtkd_cd.models.decode_heads.farseg_head import FarSegHead
 from mtkd_cd.models.decode_heads.identity_head import DSIdentityHead, IdentityHead
 from mtkd_cd.models.decode_heads.ohem import OHEMPixelSampler
 
 __all__ = [
+    'ChangeStarHead',
     'Changer',
     'DSIdentityHead',
     'DS_FPNHead',
+    'FarSegHead',
     'IdentityHead',
     'OHEMPixelSampler',
 ]

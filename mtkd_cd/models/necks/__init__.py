@@ -1,9 +1,11 @@
 """Necks: what happens to the features of both dates between backbone and head."""
 
+from mtkd_cd.models.necks.farseg_fpn import FarSegFPN
 from mtkd_cd.models.necks.feature_fusion import FeatureFusionNeck
 from mtkd_cd.models.necks.tiny_fpn import TinyFPN
 
 __all__ = [
+    'FarSegFPN',
     'FeatureFusionNeck',
     'TinyFPN',
 ]
