@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mtkd_cd.errors import UserError
 from mtkd_cd.models.backbones import LightCDNet
@@ -42,10 +43,14 @@ def test_pixel_attends_to_its_row_and_column_and_once_to_itself():
     torch.testing.assert_close(layer(x)[0], expected)
 
 
-def test_channel_norm_is_per_pixel():
+def test_channel_norm_is_layer_norm_of_every_pixel():
+    torch.manual_seed(0)
+    norm = ChannelNorm(24)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
     x = torch.randn(2, 24, 3, 5)
-    normed = ChannelNorm(24, eps=1e-6)(x)
-    torch.testing.assert_close(normed, (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt())
+    expected = F.layer_norm(x.permute(0, 2, 3, 1), (24,), norm.weight, norm.bias, eps=1e-6).permute(0, 3, 1, 2)
+    torch.testing.assert_close(norm(x), expected)
 
 
 def test_layers_behind_the_last_tap_change_nothing_and_do_not_train():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import Scale
 from torch import Tensor, nn
 
@@ -24,11 +25,18 @@ def _conv_bn_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
     return [*_conv_bn(in_channels, out_channels), nn.ReLU(inplace=True)]
 
 
-class ChannelNorm(nn.LayerNorm):
+class ChannelNorm(nn.Module):
     """Layer norm over the channels of (N, C, H, W) maps."""
 
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
+        return (x - mean) / (variance + self.eps).sqrt() * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 def _shuffle_branch(in_channels: int, channels: int, stride: int) -> nn.Sequential:
@@ -104,7 +112,7 @@ class TimeAttention(nn.Module):
         self.mlp = nn.Sequential(*_conv_bn_relu(2 * channels, width), nn.Conv2d(width, 2 * channels, 1, bias=False))
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = torch.cat((x1, x2), dim=1).mean((2, 3), keepdim=True)  # (N, 2C, 1, 1)
+        pooled = F.adaptive_avg_pool2d(torch.cat((x1, x2), dim=1), 1)  # (N, 2C, 1, 1)
         gate1, gate2 = self.mlp(pooled).sigmoid().chunk(2, dim=1)
         return x1 * gate1 + x1, x2 * gate2 + x2
 
@@ -148,9 +156,7 @@ class LightCDNet(nn.Module):
         if net_type not in _SIZES:
             raise UserError(f'LightCDNet: net_type must be one of {", ".join(_SIZES)}, found {net_type!r}')
         channels, fusion_units = _SIZES[net_type]
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False), ChannelNorm(channels[0], eps=1e-6), nn.GELU()
-        )
+        self.conv1 = nn.Sequential(nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False), ChannelNorm(channels[0]), nn.GELU())
         self.fusion_conv = DeepSupervisedFusion(channels[0], fusion_units)
         layers: list[nn.Module] = []
         for before, width, units in zip(channels, channels[1:], stage_repeat_num):

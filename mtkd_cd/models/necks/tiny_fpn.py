@@ -51,7 +51,8 @@ class TinyFPN(FPN):
         self.exist_early_x = exist_early_x
         self.early_x_for_fpn = early_x_for_fpn
         if custom_block == 'tinyblock':
-            self.fpn_convs = nn.ModuleList(TinyBlock(conv.in_channels, out_channels, conv.stride[0]) for conv in self.fpn_convs)
+            convs: list[Any] = list(self.fpn_convs)
+            self.fpn_convs = nn.ModuleList(TinyBlock(conv.in_channels, out_channels, conv.stride[0]) for conv in convs)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         early = tuple(inputs[:1]) if self.exist_early_x else ()
