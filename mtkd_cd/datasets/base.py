@@ -47,8 +47,8 @@ class _BaseCDDataset(BaseSegDataset):
         ignore_index, filter_cfg, indices, serialize_data, pipeline, test_mode, lazy_init, max_refetch, backend_args: As in mmengine.
 
     Raises:
-        UserError: Files or folders are missing, have no partner, other sizes or four channels; the first ones are named. Raised when the
-            data set is initialised, which ``lazy_init`` postpones.
+        UserError: Files or folders are missing; files have no partner, another size or four channels; labels have another coding. Names
+            the first ones. Raised when the data set is initialised, which ``lazy_init`` postpones.
     """
 
     folder_names = PairFolders('A', 'B', 'label')
@@ -113,20 +113,22 @@ class _BaseCDDataset(BaseSegDataset):
         return None
 
     def load_data_list(self) -> list[dict]:
-        """Find the pairs and check their headers.
+        """Find the pairs and check the headers of the images and the coding of the labels.
 
         Returns:
             One info per sample, sorted by the path of date A, or in the order of the list.
         """
-        if self.split is None:
-            pairs = self._load_pairs(self._prefixed_folders(), self.ann_file)
-            return [self._data_info(pair) for pair in pairs]
-        held_out = self.split != 'test' and self.layout(self.data_root, 'val') is None
-        pairs = self._load_pairs(*self._layout_on_disk('train' if held_out else self.split))
+        held_out = self.split in ('train', 'val') and self.layout(self.data_root, 'val') is None
+        folders, ann_file = self._place('train' if held_out else self.split)
+        pairs = self._load_pairs(folders, ann_file)
         data_list = [self._data_info(pair) for pair in pairs]
+        if not held_out and (folders.label is None or self.backend_args is not None):
+            return data_list
+        # The first time this reads all labels, so that a broken or oddly coded one ends the run at its start; then it is a look-up.
+        cars = cars_of_data_infos(data_list)
         if not held_out:
             return data_list
-        chosen = _held_out_tenth([pair.name for pair in pairs], cars_of_data_infos(data_list), self.data_root)
+        chosen = _held_out_tenth([pair.name for pair in pairs], cars, self.data_root)
         return [info for info, is_val in zip(data_list, chosen) if is_val == (self.split == 'val')]
 
     def get_cat_ids(self, idx: int) -> list[int]:
@@ -135,6 +137,10 @@ class _BaseCDDataset(BaseSegDataset):
         coding = {key: info[key] for key in ('format_seg_map', 'reduce_zero_label', 'label_map')}
         label = read_label(info['seg_map_path'], **coding, backend_args=self.backend_args)
         return [value for value in np.unique(label).tolist() if value != self.ignore_index]
+
+    def _place(self, split: str | None) -> tuple[PairFolders, str]:
+        """Folders and list file of the data."""
+        return (self._prefixed_folders(), self.ann_file) if split is None else self._layout_on_disk(split)
 
     def _prefixed_folders(self) -> PairFolders:
         missing = [key for key in ('img_path_from', 'img_path_to') if not self.data_prefix.get(key)]

@@ -116,8 +116,11 @@ class CARPartitionDataset:
             sample = owner.pipeline(info)
         else:
             sample = owner[inner_idx]
-        if isinstance(sample, dict) and 'data_samples' in sample:
-            sample['data_samples'].set_metainfo({'car': info['car']})
+        data_samples = sample.get('data_samples') if isinstance(sample, dict) else None
+        # Test-time augmentation packs a list of them.
+        for data_sample in data_samples if isinstance(data_samples, list) else [data_samples]:
+            if data_sample is not None:
+                data_sample.set_metainfo({'car': info['car']})
         return sample
 
     def _owner(self, idx: int) -> tuple[Any, int]:

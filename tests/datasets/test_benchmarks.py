@@ -79,9 +79,11 @@ def test_open_cd_arguments(tmp_path, write_pairs):
     assert names_of(DATASETS.build({**arguments, 'ann_file': 'some.txt'})) == ['002', '000']
     assert names_of(DATASETS.build({**arguments, 'ann_file': 'some.txt', 'img_suffix': '', 'seg_map_suffix': ''})) == ['002', '000']
     assert names_of(DATASETS.build({**arguments, 'indices': 2})) == ['000', '001']
+    assert names_of(DATASETS.build({**arguments, 'backend_args': {'backend': 'local'}})) == ['000', '001', '002']
     unlabelled = DATASETS.build({**arguments, 'data_prefix': {key: prefix[key] for key in ('img_path_from', 'img_path_to')}})
     assert 'seg_map_path' not in unlabelled.get_data_info(0)
-    base_class = DATASETS.build({**arguments, 'type': '_BaseCDDataset', 'img_suffix': '.png', 'metainfo': {'classes': ('old', 'new')}})
+    own_classes = {'img_suffix': '.png', 'format_seg_map': 'to_binary', 'metainfo': {'classes': ('old', 'new')}}
+    base_class = DATASETS.build({**arguments, 'type': '_BaseCDDataset', **own_classes})
     assert base_class.metainfo['classes'] == ('old', 'new')
     assert np.shape(base_class.metainfo['palette']) == (2, 3)
 
@@ -198,6 +200,15 @@ def test_bad_files_stop_initialisation(tmp_path, write_pairs):
     (tmp_path / 'train/B/001.png').unlink()
     with pytest.raises(UserError, match=r'A/001\.png: has no partner'):
         JL1_CD_Dataset(data_root=str(tmp_path), split='train')
+
+
+@pytest.mark.parametrize('split', ['train', 'val', None])
+def test_oddly_coded_label_stops_initialisation(tmp_path, write_pairs, split):
+    write_pairs(tmp_path / 'train', [7] * 3)
+    Image.fromarray(np.eye(20, dtype=np.uint8) * 7).save(tmp_path / 'train/label/002.png')
+    prefix = {'img_path_from': 'train/A', 'img_path_to': 'train/B', 'seg_map_path': 'train/label'}
+    with pytest.raises(UserError, match=r'train/label/002\.png holds the values \{0, 7\}'):
+        JL1_CD_Dataset(data_root=str(tmp_path), split=split, data_prefix=None if split else prefix)
 
 
 def test_works_pickled_in_workers_and_under_class_balance(tmp_path, write_pairs):

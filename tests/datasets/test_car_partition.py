@@ -71,6 +71,13 @@ def test_sample_carries_its_car(config):
     assert len(list(dataset)) == 2  # iteration ends
 
 
+def test_each_sample_of_test_time_augmentation_carries_the_car(config):
+    dataset = CARPartitionDataset(
+        {**config, 'pipeline': [lambda results: {'data_samples': [BaseDataElement(), BaseDataElement()]}]}, 'large'
+    )
+    assert [sample.car for sample in dataset[1]['data_samples']] == [1.0, 1.0]
+
+
 def test_metainfo_and_category_ids(config):
     dataset = CARPartitionDataset(config, list(RANGES))
     assert dataset.metainfo == JL1_CD_Dataset(**{key: value for key, value in config.items() if key != 'type'}).metainfo
