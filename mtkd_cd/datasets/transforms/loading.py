@@ -20,6 +20,9 @@ from mtkd_cd.registry import TRANSFORMS
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 # Images of 11 to 14 bit sensors in 16-bit files: their high byte would be a nearly black image of a few gray levels.
 _MIN_MAX_16_BIT = 2**14
+# OpenCV 4 and OpenCV 5; returns the level that was set before.
+_set_opencv_log_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
+_SILENT = 0
 
 
 @TRANSFORMS.register_module()
@@ -96,11 +99,11 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         if flag == 'color' and self.imdecode_backend == 'cv2' and not content.startswith(_JPEG_START):
             flag = 'unchanged'
         # OpenCV reports every GeoTIFF tag it does not know, and broken files, which get an error of ours.
-        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        level = _set_opencv_log_level(_SILENT)
         try:
             return mmcv.imfrombytes(content, flag=flag, backend=self.imdecode_backend)
         finally:
-            cv2.utils.logging.setLogLevel(level)
+            _set_opencv_log_level(level)
 
 
 @TRANSFORMS.register_module()
