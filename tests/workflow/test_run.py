@@ -13,7 +13,6 @@ from mtkd_cd.checkpoint import load_weights
 from mtkd_cd.registry import MODELS
 from mtkd_cd.workflow.config import load_config
 
-
 _FINISHED: list[Path] = []
 
 
