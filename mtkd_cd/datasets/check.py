@@ -105,7 +105,7 @@ def _splits_on_disk(data_root: str, dataset_type: str | None) -> list[tuple[str,
     best = max(found, key=lambda splits: (any(os.path.isdir(folders.label or '') for _, _, folders, _ in splits), len(splits)))
     if best:
         return best
-    folders = ', '.join(f'<split>/{layout.folder_names.date_a}' for layout in layouts)
+    folders = ', '.join(f'<split>/{{{",".join(filter(None, layout.folder_names))}}}' for layout in layouts)
     present = ', '.join(sorted(os.listdir(data_root))[:10]) or 'nothing'
     raise UserError(f'{data_root} holds no split {", ".join(SPLITS)}: looked for {folders} and list/<split>.txt, found {present}')
 
