@@ -1,5 +1,6 @@
 """Decode heads under Open-CD's names; mmseg's are found without a prefix too."""
 
+from mtkd_cd.models.decode_heads.bit import BITHead
 from mtkd_cd.models.decode_heads.changer import Changer
 from mtkd_cd.models.decode_heads.changestar import ChangeStarHead
 from mtkd_cd.models.decode_heads.ds_fpn_head import DS_FPNHead
@@ -8,6 +9,7 @@ from mtkd_cd.models.decode_heads.identity_head import DSIdentityHead, IdentityHe
 from mtkd_cd.models.decode_heads.ohem import OHEMPixelSampler
 
 __all__ = [
+    'BITHead',
     'ChangeStarHead',
     'Changer',
     'DSIdentityHead',
