@@ -20,7 +20,8 @@ _CONFIGS = Path(__file__).parents[2] / 'configs' / '_base_' / 'models'
 
 
 @pytest.fixture(autouse=True)
-def _default_scope():
+def _our_scope_and_seed():
+    torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mtkd_cd'):
         yield
 

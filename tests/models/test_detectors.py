@@ -135,7 +135,6 @@ def test_total_loss_is_the_sum_of_the_loss_entries_of_all_heads(build_model, mak
 
 @pytest.mark.parametrize('name', _MODELS)
 def test_training_on_one_batch_lowers_its_loss_and_moves_every_parameter(name, build_model, make_pairs):
-    torch.manual_seed(0)
     model = build_model(name)
     model.init_weights()
     inputs, samples = make_pairs(2, 32)
@@ -148,7 +147,6 @@ def test_training_on_one_batch_lowers_its_loss_and_moves_every_parameter(name, b
 
 
 def test_dates_keep_their_own_batch_statistics_in_training_and_share_a_batch_otherwise():
-    torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     date1, date2 = torch.randn(2, 3, 8, 8), 5 + torch.randn(2, 3, 8, 8)
     calls = []

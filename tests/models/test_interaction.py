@@ -43,7 +43,6 @@ def test_gradients_follow_the_exchange():
 
 
 def test_aggregation_distribution_gates_either_date_by_the_mean_of_both():
-    torch.manual_seed(0)
     layer = Aggregation_distribution(16).eval()
     assert {key: tuple(value.shape) for key, value in layer.named_parameters()} == {
         'fc_reduce.weight': (8, 16, 1, 1),

@@ -18,16 +18,17 @@ _TINY_MIT = dict(embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 2, 4])
 
 
 def test_fused_attention_gives_mmsegs_features():
-    torch.manual_seed(0)
     ours, theirs = MixVisionTransformer(**_TINY_MIT).eval(), MMSegMixVisionTransformer(**_TINY_MIT).eval()
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, 60, 92)
+    weights = []
+    ours.layers[0][1][0].attn.attn.register_forward_hook(lambda module, args, out: weights.append(out[1]))
     for level, reference in zip(ours(images), theirs(images)):
         torch.testing.assert_close(level, reference, atol=1e-5, rtol=1e-4)
+    assert weights == [None]
 
 
 def test_interacting_transformer_without_interaction_is_the_plain_one_on_either_date():
-    torch.manual_seed(0)
     pair, plain = IA_MixVisionTransformer(**_TINY_MIT).eval(), MixVisionTransformer(**_TINY_MIT).eval()
     plain.load_state_dict(pair.state_dict())
     date1, date2 = torch.randn(2, 2, 3, 64, 96)
@@ -36,7 +37,6 @@ def test_interacting_transformer_without_interaction_is_the_plain_one_on_either_
 
 
 def test_interaction_of_a_stage_feeds_the_next_one():
-    torch.manual_seed(0)
     exchange_all = dict(type='ChannelExchange', p=1)
     model = IA_MixVisionTransformer(interaction_cfg=(exchange_all, None, None, None), **_TINY_MIT).eval()
     plain = MixVisionTransformer(**_TINY_MIT).eval()
@@ -51,6 +51,17 @@ def test_fc_networks_keep_odd_sizes(backbone):
     date1, date2 = torch.randn(2, 2, 3, 77, 53)
     (features,) = backbone(date1, date2)
     assert features.shape == (2, 4, 77, 53)
+
+
+def test_fc_networks_repeat_the_edge_where_pooling_dropped_it():
+    backbone = FC_EF(6, 4).eval()
+    seen = {}
+    backbone.upconv1.register_forward_hook(lambda module, args, out: seen.update(small=out))
+    backbone.conv12d.register_forward_hook(lambda module, args, out: seen.update(joined=args[0]))
+    backbone(*torch.randn(2, 1, 3, 33, 49))
+    assert (seen['small'].shape[2:], seen['joined'].shape[2:]) == ((32, 48), (33, 49))
+    assert torch.equal(seen['joined'][:, :4, -1, :-1], seen['small'][:, :, -1])
+    assert torch.equal(seen['joined'][:, :4, :-1, -1], seen['small'][..., -1])
 
 
 def test_fc_siam_diff_sees_no_skip_of_equal_dates():
@@ -99,12 +110,11 @@ def test_fdaf_with_zero_flow_subtracts_the_dates():
 
 def test_fdaf_keeps_pixel_positions_exact_in_half_precision():
     x = torch.randn(1, 1, 4, 512, dtype=torch.float16)
-    torch.testing.assert_close(_warp(x, torch.zeros(1, 2, 4, 512, dtype=torch.float16)), x)
+    torch.testing.assert_close(_warp(x, torch.zeros(1, 2, 4, 512, dtype=torch.float16)), x, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(('thresh', 'min_kept'), [(0.7, 2), (0.7, 100), (0.7, 300), (0.7, 100000), (0.3, 100), (None, 100)])
 def test_hard_pixels_are_mmsegs(thresh, min_kept):
-    torch.manual_seed(0)
     logits = 3 * torch.randn(2, 2, 20, 24)
     labels = torch.randint(0, 2, (2, 1, 20, 24))
     labels[:, :, -3:] = 255

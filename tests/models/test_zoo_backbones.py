@@ -12,7 +12,6 @@ from mtkd_cd.models.backbones.hanet import _ChannelAttention, _ColumnAttention, 
 
 @pytest.mark.parametrize(('pair', 'plain'), [(IA_ResNetV1c, ResNetV1c), (IA_ResNeSt, ResNeSt)])
 def test_two_date_resnet_without_interaction_is_mmsegs_on_either_date(pair, plain):
-    torch.manual_seed(0)
     settings = dict(depth=18 if plain is ResNetV1c else 50, stem_channels=8, base_channels=8)
     pair, plain = pair(**settings).eval(), plain(**settings)
     plain.eval()
@@ -23,7 +22,6 @@ def test_two_date_resnet_without_interaction_is_mmsegs_on_either_date(pair, plai
 
 
 def test_exchanged_channels_are_what_the_next_stage_sees():
-    torch.manual_seed(0)
     settings = dict(depth=18, stem_channels=8, base_channels=8)
     model = IA_ResNetV1c(interaction_cfg=(None, dict(type='ChannelExchange', p=1), None, None), **settings).eval()
     plain = ResNetV1c(**settings)
@@ -51,7 +49,6 @@ def test_sizes_that_do_not_divide_are_refused_with_one_that_does(backbone, divis
 
 @pytest.mark.parametrize(('layer', 'dim'), [(_RowAttention, 3), (_ColumnAttention, 2)])
 def test_axial_attention_is_the_unscaled_softmax_of_dot_products_along_one_axis(layer, dim):
-    torch.manual_seed(0)
     layer = layer(6)
     nn.init.constant_(layer.gamma, 0.7)
     x = torch.randn(2, 6, 4, 5)
