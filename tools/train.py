@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, run_tool
 from mtkd_cd.workflow.config import load_config, set_amp, set_machine, set_partition
-from mtkd_cd.workflow.run import run_training
+from mtkd_cd.workflow.run import prepare_training, run_training
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_machine(cfg, args.device, args.launcher)
     if args.amp:
         set_amp(cfg)
-    record = run_training(cfg, resume=args.resume)
+    record = run_training(prepare_training(cfg), resume=args.resume)
     print(f'best {record["metric"]}: {record["score"]} at iteration {record["iter"]}, in {cfg.work_dir}/best.pth')
 
 

@@ -33,7 +33,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         hint = closest(path.stem, siblings) if siblings else f'folder {path.parent} holds no config'
         raise UserError(f'config {path} does not exist: {hint}')
     try:
-        cfg = Config.fromfile(path)
+        # yapf takes half a second for the text of a config, and mmengine asks for it five times a run and with every checkpoint.
+        cfg = Config.fromfile(path, format_python_code=False)
     except UserError:
         raise
     except Exception as error:

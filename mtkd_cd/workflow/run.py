@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,86 @@ from mtkd_cd.workflow.record import check_settings, read_record, settings_of, wr
 BEST = 'best.pth'
 
 
-def run_training(cfg: Config, *, resume: bool = False, terse: bool = False) -> dict[str, Any]:
-    """Train a config in its work dir, or go on with the run that the work dir holds.
+@dataclass
+class Prepared:
+    """A training run whose settings and data have been checked.
+
+    Attributes:
+        cfg: The config to run.
+        settings: For the record.
+        notes: What there is to log.
+    """
+
+    cfg: Config
+    settings: dict[str, Any]
+    notes: list[str]
+
+
+def prepare_training(cfg: Config) -> Prepared:
+    """Check a training run against its work dir and open its data, before anything is written.
+
+    A specialist whose CAR range has no validation image is made to validate on all of them.
 
     Args:
         cfg: The config, fitted to the machine.
+
+    Raises:
+        UserError: The work dir holds a run with other settings or on other data; what is wrong with the data as far as can be told
+            without reading every image; a CAR range without training images.
+    """
+    cfg.work_dir = str(work_dir_of(cfg))
+    if is_cascade(cfg):
+        raise UserError(f'{cfg.filename}: a cascade is tested, not trained; train configs/origin and configs/partition')
+    settings = settings_of(cfg)
+    check_settings(cfg.work_dir, settings)
+    train_set = _open_dataset(cfg, cfg.train_dataloader.dataset)
+    names = '\n'.join(_image_name(train_set.get_data_info(index)) for index in range(len(train_set)))
+    settings |= {'data.images': len(train_set), 'data.names': hashlib.sha256(names.encode()).hexdigest()[:16]}
+    check_settings(cfg.work_dir, settings)
+    return Prepared(cfg, settings, _open_validation_data(cfg))
+
+
+def _open_validation_data(cfg: Config) -> list[str]:
+    if not cfg.get('val_dataloader'):
+        return []
+    dataset = cfg.val_dataloader.dataset
+    try:
+        _open_dataset(cfg, dataset)
+    except UserError:
+        if 'partition' not in dataset or 'dataset' not in dataset:
+            raise
+        _open_dataset(cfg, dataset.dataset)
+        cfg.val_dataloader.dataset = dataset.dataset
+        return [f'No validation image has a CAR in the range {dataset.partition!r}: validating on all of them']
+    return []
+
+
+def open_test_data(cfg: Config) -> None:
+    """Open what a config tests on.
+
+    Raises:
+        UserError: What is wrong with the data as far as can be told without reading every image.
+    """
+    _open_dataset(cfg, cfg.test_dataloader.dataset)
+
+
+def _open_dataset(cfg: Config, dataset_cfg: Mapping[str, Any]) -> Any:
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
+        dataset = DATASETS.build(dataset_cfg)
+    dataset.full_init()
+    return dataset
+
+
+def _image_name(info: Mapping[str, Any]) -> str:
+    path = info['img_path']
+    return Path(path if isinstance(path, str) else path[0]).name
+
+
+def run_training(prepared: Prepared, *, resume: bool = False, terse: bool = False) -> dict[str, Any]:
+    """Train in the config's work dir, or go on with the run that the work dir holds.
+
+    Args:
+        prepared: See :func:`prepare_training`.
         resume: Go on from the newest readable checkpoint where there is one; a finished run is left as it is.
         terse: Whether to keep everything longer than a line off the console.
 
@@ -39,27 +115,22 @@ def run_training(cfg: Config, *, resume: bool = False, terse: bool = False) -> d
         ``metric`` and ``score``.
 
     Raises:
-        UserError: The work dir holds a run with other settings, or any run without ``resume``; the data or a checkpoint is no good.
+        UserError: The work dir holds a run and there is no ``resume``; a checkpoint is missing or no good; an image cannot be read.
     """
-    work_dir = work_dir_of(cfg)
-    cfg.work_dir = str(work_dir)
-    if is_cascade(cfg):
-        raise UserError(f'{cfg.filename}: a cascade is tested, not trained; train configs/origin and configs/partition')
+    cfg, settings = prepared.cfg, prepared.settings
+    work_dir = Path(cfg.work_dir)
     check_checkpoints(cfg)
-    settings = settings_of(cfg)
-    check_settings(work_dir, settings)
-    data, notes = open_training_data(cfg)
-    settings |= data
-    check_settings(work_dir, settings)
     record = read_record(work_dir)
-    if resume and record.get('finished') and (work_dir / BEST).is_file():
+    if resume and record.get('finished'):
+        if not (work_dir / BEST).is_file():
+            raise UserError(f'{work_dir} held a finished run, but its {BEST} is gone: put it back, or delete the folder to train again')
         return record
     checkpoint = _checkpoint_to_resume(work_dir, bool(record), resume)
     cfg.resume, cfg.load_from = checkpoint is not None, checkpoint or cfg.get('load_from')
     barrier()  # every process has looked before one writes
     write_record(work_dir, dict(settings=settings, finished=False))
     with _runner(cfg, terse) as runner:
-        for note in notes:
+        for note in prepared.notes:
             runner.logger.info(note)
         runner.train()
         seconds = next((hook.seconds for hook in runner.hooks if isinstance(hook, StopwatchHook)), None)
@@ -85,52 +156,6 @@ def _checkpoint_to_resume(work_dir: Path, recorded: bool, resume: bool) -> str |
     if best.is_file() and not recorded:
         raise UserError(f'{best} is there without a record of its training: choose another --work-dir, or delete it')
     return None
-
-
-def open_training_data(cfg: Config) -> tuple[dict[str, Any], list[str]]:
-    """Open what a config trains and validates on. A specialist whose range validation lacks is made to validate on all of them.
-
-    Returns:
-        What identifies the training data, for the record, and what there is to log.
-
-    Raises:
-        UserError: What is wrong with the data as far as can be told without reading every image; a CAR range without training images.
-    """
-    notes = []
-    train_set = _open_dataset(cfg, cfg.train_dataloader.dataset)
-    if cfg.get('val_dataloader'):
-        dataset = cfg.val_dataloader.dataset
-        try:
-            _open_dataset(cfg, dataset)
-        except UserError:
-            if 'partition' not in dataset or 'dataset' not in dataset:
-                raise
-            _open_dataset(cfg, dataset.dataset)
-            cfg.val_dataloader.dataset = dataset.dataset
-            notes.append(f'No validation image has a CAR in the range {dataset.partition!r}: validating on all of them')
-    names = '\n'.join(_image_name(train_set.get_data_info(index)) for index in range(len(train_set)))
-    return {'data.images': len(train_set), 'data.names': hashlib.sha256(names.encode()).hexdigest()[:16]}, notes
-
-
-def open_test_data(cfg: Config) -> None:
-    """Open what a config tests on.
-
-    Raises:
-        UserError: What is wrong with the data as far as can be told without reading every image.
-    """
-    _open_dataset(cfg, cfg.test_dataloader.dataset)
-
-
-def _open_dataset(cfg: Config, dataset_cfg: Mapping[str, Any]) -> Any:
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
-        dataset = DATASETS.build(dataset_cfg)
-    dataset.full_init()
-    return dataset
-
-
-def _image_name(info: Mapping[str, Any]) -> str:
-    path = info['img_path']
-    return Path(path if isinstance(path, str) else path[0]).name
 
 
 def run_test(

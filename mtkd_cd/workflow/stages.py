@@ -1,6 +1,5 @@
 """The paper's recipe (arXiv:2502.13407, sections 4.1 and 4.2) as data, and the machine that works through it."""
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from mmengine.dist import barrier, is_main_process
 from mtkd_cd.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.errors import UserError
 from mtkd_cd.workflow import config as adjust
-from mtkd_cd.workflow.record import check_settings, read_json, settings_of, write_json
+from mtkd_cd.workflow.record import read_json, write_json
 from mtkd_cd.workflow.report import Report
-from mtkd_cd.workflow.run import BEST, open_test_data, open_training_data, run_test, run_training
+from mtkd_cd.workflow.run import BEST, open_test_data, prepare_training, run_test, run_training
 
 STAGES = ('origin', 'partition', 'op', 'mtkd')
 TEST_RECORD = 'test.json'
@@ -118,18 +117,15 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
     partition = CARPartition(options.thresholds or DEFAULT_THRESHOLDS)
     steps = [step for step in recipe(partition) if step.stage in stages]
     configs = [step_config(step, model, options) for step in steps]
-    for step, cfg in zip(steps, configs):
-        # Before the first hours are spent: settings and data of the last step too.
-        if step.action == 'train':
-            check_settings(cfg.work_dir, settings_of(cfg))
-            open_training_data(copy.deepcopy(cfg))
-        else:
-            open_test_data(cfg)
+    # All settings and all data, before the first hours are spent.
+    prepared = {step: prepare_training(cfg) for step, cfg in zip(steps, configs) if step.action == 'train'}
+    for cfg in [cfg for step, cfg in zip(steps, configs) if step.action == 'test'][:1]:
+        open_test_data(cfg)
     report_dir = options.work_dir / 'report' / model
     for number, (step, cfg) in enumerate(zip(steps, configs), 1):
         _announce(f'[{number}/{len(steps)}] {step}: {_summary(step, cfg)}')
-        if step.action == 'train':
-            run_training(cfg, resume=True, terse=True)
+        if step in prepared:
+            run_training(prepared[step], resume=True, terse=True)
         else:
             show_dir = options.show_dir / step.stage if options.show_dir else None
             _test_once(cfg, report_dir / f'{step.stage}.csv', show_dir)
