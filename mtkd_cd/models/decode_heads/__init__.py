@@ -7,6 +7,7 @@ from mtkd_cd.models.decode_heads.ds_fpn_head import DS_FPNHead
 from mtkd_cd.models.decode_heads.farseg_head import FarSegHead
 from mtkd_cd.models.decode_heads.identity_head import DSIdentityHead, IdentityHead
 from mtkd_cd.models.decode_heads.ohem import OHEMPixelSampler
+from mtkd_cd.models.decode_heads.stanet import STAHead
 
 __all__ = [
     'BITHead',
@@ -17,4 +18,5 @@ __all__ = [
     'FarSegHead',
     'IdentityHead',
     'OHEMPixelSampler',
+    'STAHead',
 ]
