@@ -11,20 +11,10 @@ from mmseg.models.utils import resize
 from torch import Tensor, nn
 
 from mtkd_cd.errors import UserError
-from mtkd_cd.models.layers import on_both_dates
+from mtkd_cd.models.layers import attend_everywhere, on_both_dates
 from mtkd_cd.registry import MODELS
 
 _CERTAIN = 100.0  # the logit of a pixel whose distance is above the threshold, and minus that of one whose is not
-
-
-def _sequence(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)  # (N, positions, C)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention over all positions of (N, C, h, w) maps."""
-    attended = F.scaled_dot_product_attention(_sequence(query), _sequence(key), _sequence(value))
-    return attended.transpose(1, 2).unflatten(-1, value.shape[2:])
 
 
 class BAM(nn.Module):
@@ -46,7 +36,7 @@ class BAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, 2w), date A's columns first, to the same shape."""
         pooled = F.avg_pool2d(x, self.ds)
-        attended = _attend(self.query_conv(pooled), self.key_conv(pooled), self.value_conv(pooled))
+        attended = attend_everywhere(self.query_conv(pooled), self.key_conv(pooled), self.value_conv(pooled))
         return F.interpolate(attended, scale_factor=self.ds) + x
 
 
@@ -84,8 +74,8 @@ class PAMStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, 2w), date A's columns first, to the same shape."""
         pooled = F.avg_pool2d(x, self.ds)
-        attended = _attend(*(self._cut(projection(pooled)) for projection in (self.f_query, self.f_key, self.f_value)))
-        return F.interpolate(self._join(attended), scale_factor=self.ds)
+        query, key, value = (self._cut(projection(pooled)) for projection in (self.f_query, self.f_key, self.f_value))
+        return F.interpolate(self._join(attend_everywhere(query, key, value)), scale_factor=self.ds)
 
 
 class PAM(nn.Module):

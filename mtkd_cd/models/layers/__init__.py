@@ -8,6 +8,7 @@ from mtkd_cd.models.layers.interaction import (
     TwoIdentity,
     build_interactions,
 )
+from mtkd_cd.models.layers.map_attention import attend_everywhere
 from mtkd_cd.models.layers.shuffle import interleave_channels
 from mtkd_cd.models.layers.size import check_divisible
 
@@ -16,6 +17,7 @@ __all__ = [
     'ChannelExchange',
     'SpatialExchange',
     'TwoIdentity',
+    'attend_everywhere',
     'build_interactions',
     'check_divisible',
     'interleave_channels',
