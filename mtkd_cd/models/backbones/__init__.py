@@ -3,6 +3,7 @@
 from mtkd_cd.models.backbones.fcn import FC_EF, FC_Siam_conc, FC_Siam_diff
 from mtkd_cd.models.backbones.hanet import HAN
 from mtkd_cd.models.backbones.ia_resnet import IA_ResNeSt, IA_ResNet, IA_ResNetV1c, IA_ResNetV1d
+from mtkd_cd.models.backbones.ifn import IFN
 from mtkd_cd.models.backbones.lightcdnet import LightCDNet
 from mtkd_cd.models.backbones.mit import IA_MixVisionTransformer, MixVisionTransformer
 from mtkd_cd.models.backbones.snunet import SNUNet_ECAM
@@ -11,6 +12,7 @@ from mtkd_cd.models.backbones.tinycd import TinyCD
 __all__ = [
     'FC_EF',
     'HAN',
+    'IFN',
     'FC_Siam_conc',
     'FC_Siam_diff',
     'IA_MixVisionTransformer',
