@@ -1,5 +1,6 @@
 """Backbones under Open-CD's names; mmseg's are found without a prefix too."""
 
+from mtkd_cd.models.backbones.cgnet import CGNet
 from mtkd_cd.models.backbones.fcn import FC_EF, FC_Siam_conc, FC_Siam_diff
 from mtkd_cd.models.backbones.hanet import HAN
 from mtkd_cd.models.backbones.ia_resnet import IA_ResNeSt, IA_ResNet, IA_ResNetV1c, IA_ResNetV1d
@@ -13,6 +14,7 @@ __all__ = [
     'FC_EF',
     'HAN',
     'IFN',
+    'CGNet',
     'FC_Siam_conc',
     'FC_Siam_diff',
     'IA_MixVisionTransformer',
