@@ -9,7 +9,7 @@ import mmcv
 import numpy as np
 from mmengine.fileio import FileClient
 from mmengine.fileio import get as read_bytes
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from mtkd_cd.car import change_area_ratio
 from mtkd_cd.datasets.labels import read_label
@@ -18,6 +18,8 @@ from mtkd_cd.errors import UserError
 from mtkd_cd.registry import TRANSFORMS
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
+# Photometric interpretations RGB and YCbCr.
+_TIFF_COLOURS = (2, 6)
 # Images of 11 to 14 bit sensors in 16-bit files: their high byte would be a nearly black image of a few gray levels.
 _MIN_MAX_16_BIT = 2**14
 # OpenCV 4 and OpenCV 5; returns the level that was set before.
@@ -81,7 +83,10 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
             raise _unreadable(path, f': {error}') from error
         if image is None:
             raise _unreadable(path)
-        return _to_bgr(path, image) if self.color_type == 'color' else image
+        if self.color_type != 'color':
+            return image
+        _check_tiff_bands(path, content)
+        return _to_bgr(path, image)
 
     def _content(self, path: str) -> bytes:
         try:
@@ -208,6 +213,25 @@ def _check_end(content: bytes) -> None:
     # OpenCV 4 fills what a truncated JPEG lacks with gray, Pillow raises. Bytes after the end, which some cameras write, are no fault.
     if content.startswith(_JPEG_START) and not content.endswith(_JPEG_END):
         Image.open(io.BytesIO(content)).load()
+
+
+def _check_tiff_bands(path: str, content: bytes) -> None:
+    """Refuse the TIFFs of which OpenCV silently yields the first band, or noise: what GDAL writes unless it is told that bands are RGB."""
+    if content[:4] not in TiffImagePlugin.PREFIXES:
+        return
+    stream = io.BytesIO(content)
+    is_big = content[2] == 43 or content[3] == 43
+    tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(16 if is_big else 8))
+    stream.seek(tags.next)
+    tags.load(stream)
+    bands = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    is_rgb = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) in _TIFF_COLOURS
+    is_wide_plane = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    if bands > 1 and (not is_rgb or is_wide_plane):
+        raise UserError(
+            f'image {path} is a TIFF of {bands} bands that are {"in separate planes" if is_rgb else "not marked as red, green and blue"}: '
+            'convert it, for instance with gdal_translate -b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB -co INTERLEAVE=PIXEL'
+        )
 
 
 def _to_bgr(path: str, image: np.ndarray) -> np.ndarray:

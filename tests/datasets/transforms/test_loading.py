@@ -1,6 +1,7 @@
 """Reading pairs and labels, and what happens to files that are not what they should be."""
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -92,6 +93,41 @@ def test_12_bit_sensor_values_are_refused_instead_of_turned_black(suffix, dates,
     path = write(f'a.{suffix}', dates[0].astype(np.uint16) * 16)
     with pytest.raises(UserError, match=rf'a\.{suffix} holds uint16 values up to \d+.*8 bit'):
         load(path, path)
+
+
+def tiff(bands, separate, photometric):
+    """A plain little-endian TIFF of (H, W, C) ``bands``, in one strip, or one per band."""
+    height, width, count = bands.shape
+    strips = [band.tobytes() for band in np.moveaxis(bands, -1, 0)] if separate else [bands.tobytes()]
+    sizes = [len(strip) for strip in strips]
+    offsets = [8 + sum(sizes[:index]) for index in range(len(sizes))]
+    body = b''.join(strips)
+    entries = b''
+    lists = {258: [bands.itemsize * 8] * count, 273: offsets, 279: sizes, 338: [0] * (count - (3 if photometric == 2 else 1))}
+    single = {256: width, 257: height, 259: 1, 262: photometric, 277: count, 278: height, 284: 2 if separate else 1}
+    for tag in sorted({**lists, **single}):
+        values = lists.get(tag, [single.get(tag)])
+        packed = struct.pack(f'<{len(values)}I', *values)
+        if len(values) == 0:
+            continue
+        if len(values) > 1:
+            packed, body = struct.pack('<I', 8 + len(body)), body + packed
+        entries += struct.pack('<HHI', tag, 4, len(values)) + packed
+    return b'II*\0' + struct.pack('<I', 8 + len(body)) + body + struct.pack('<H', len(entries) // 12) + entries + bytes(4)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('separate', [False, True])
+@pytest.mark.parametrize('photometric', [1, 2])
+def test_tiffs_are_read_rightly_or_refused(photometric, separate, dtype, dates, write):
+    wide = 256 if dtype == np.uint16 else 1
+    path = write('a.tif', tiff(dates[0][..., ::-1].astype(dtype) * wide, separate, photometric))
+    if photometric == 2 and (dtype == np.uint8 or not separate):
+        np.testing.assert_array_equal(load(path, path)['img'][0], dates[0])
+    else:
+        reason = 'not marked as red, green and blue' if photometric == 1 else 'in separate planes'
+        with pytest.raises(UserError, match=rf'a\.tif is a TIFF of 3 bands that are {reason}: .*gdal_translate'):
+            load(path, path)
 
 
 @pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a16.png'])
