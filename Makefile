@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 # The whole recipe on synthetic scenes: data, origin, specialists, O-P, student, table, pictures.
 demo: setup
 	$(BIN)/python tools/make_synthetic.py demo/data --num-train 96 --num-test 24 --size 128 --seed 0 --overwrite
-	$(BIN)/python tools/check_dataset.py demo/data --out demo/check
+	$(BIN)/python tools/check_dataset.py demo/data --figure demo/car.png
 	$(BIN)/python tools/run_mtkd.py fc_ef --data-root demo/data --work-dir demo/work_dirs --iters 240 --image-size 128 \
 	  --batch-size 8 --num-workers 0 --show-dir demo/pictures
 	@echo
