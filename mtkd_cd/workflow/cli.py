@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     """
     if '--trust-checkpoint' not in (sys.argv[1:] if argv is None else argv):
         load_only_tensors()
+    logging.raiseExceptions = False  # a log file that cannot be written, on a full disk, must not bury the message
     try:
         code = main(argv) or 0
     except KeyboardInterrupt:

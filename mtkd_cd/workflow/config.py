@@ -40,15 +40,24 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     except Exception as error:
         # A config is code: whatever it raises is a mistake in the file.
         raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
-    for key in options or {}:
+    merge_options(cfg, options or {})
+    return cfg
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Apply ``--cfg-options``.
+
+    Raises:
+        UserError: An option that the config has no place for.
+    """
+    for key in options:
         first = key.split('.')[0]
         if first not in cfg and first not in _RUNNER_KEYS:
             raise UserError(f'--cfg-options {key}=...: the config has no {first!r}; {closest(first, cfg)}')
     try:
-        cfg.merge_from_dict(dict(options or {}))
+        cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'--cfg-options {" ".join(options or {})}: {error.args[0]}') from error
-    return cfg
+        raise UserError(f'--cfg-options {" ".join(options)}: {error.args[0]}') from error
 
 
 def closest(word: str, known: Any) -> str:

@@ -139,7 +139,7 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
 def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
     """The shipped config of a step, adjusted."""
     cfg = adjust.load_config(options.configs / step.stage / f'{model}.py')
-    cfg.merge_from_dict({_place_of_option(cfg, key): value for key, value in options.cfg_options.items()})
+    adjust.merge_options(cfg, {_place_of_option(cfg, key): value for key, value in options.cfg_options.items()})
     adjust.set_machine(cfg, options.device, options.launcher)
     if options.data_root is not None or options.dataset_type is not None:
         adjust.set_data(cfg, options.data_root, options.dataset_type)

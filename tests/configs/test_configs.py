@@ -78,7 +78,7 @@ def test_models_build_and_the_student_has_the_origins_keys(name):
 def test_multipliers_of_the_transformers(name, head, norm):
     cfg = load_config(CONFIGS / 'origin' / f'{name}.py')
     wrapper = build_optim_wrapper(build_model(cfg), cfg.optim_wrapper)
-    groups = [(round(group['lr'] / cfg.optim_wrapper.optimizer.lr), group['weight_decay']) for group in wrapper.param_groups]
+    groups = [(round(group['lr'] / cfg.optim_wrapper.optimizer.lr), group['weight_decay']) for group in wrapper.optimizer.param_groups]
     # All parameters of the head learn ten times faster, and keep their decay, norms included; other norms have none. Counted with Open-CD.
     assert groups.count((10, 0.01)) == head
     assert groups.count((1, 0.0)) == norm
@@ -93,6 +93,7 @@ def learning_rates(cfg: Config, steps: int) -> list[float]:
     rates = []
     for _ in range(steps):
         rates.append(wrapper.param_groups[0]['lr'])
+        wrapper.step()
         for scheduler in schedulers:
             scheduler.step()
     return rates

@@ -1,11 +1,11 @@
 """Hooks: the best weights of a run in one file, and the time that a run took."""
 
 import errno
+import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from torch import nn
 
 from mtkd_cd.checkpoint import load_weights
@@ -13,11 +13,10 @@ from mtkd_cd.engine import BestWeightsHook, StopwatchHook
 from mtkd_cd.errors import UserError
 
 
-@pytest.fixture()
+@pytest.fixture
 def runner(tmp_path):
     cfg = SimpleNamespace(filename='configs/origin/toy.py', get=lambda key: False)
-    logger = MMLogger.get_instance('test_hooks', log_level='ERROR')
-    return SimpleNamespace(model=nn.Linear(2, 1), work_dir=str(tmp_path), iter=0, cfg=cfg, logger=logger)
+    return SimpleNamespace(model=nn.Linear(2, 1), work_dir=str(tmp_path), iter=0, cfg=cfg, logger=logging.getLogger('test_hooks'))
 
 
 def validate(hook, runner, iteration, score):

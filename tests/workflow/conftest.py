@@ -15,9 +15,10 @@ from mtkd_cd.workflow.cli import run_tool
 REPO = Path(__file__).parents[2]
 # fc_ef on crops of 32 x 32: the smallest thing that is trained, on the CPU, in this process.
 TINY = ('model.backbone.base_channel=4', 'model.decode_head.in_channels=4', 'model.decode_head.channels=4')
-TINY_LOADERS = tuple(
-    f'{name}_dataloader.{key}' for name in ('train', 'val', 'test') for key in ('num_workers=0', 'persistent_workers=False')
-)
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+TINY_LOADERS = tuple(f'{loader}.{key}' for loader in LOADERS for key in ('num_workers=0', 'persistent_workers=False'))
+# mmengine collects garbage in the whole process whenever it serialises a data set.
+UNSERIALIZED = tuple(f'{loader}.dataset.serialize_data=False' for loader in LOADERS)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def train_argv(scenes, tmp_path) -> Callable[..., list[str]]:
         )
         inner = 'dataset.dataset' if stage == 'partition' else 'dataset'
         train, val, test = f'train_dataloader.{inner}', f'val_dataloader.{inner}', 'test_dataloader.dataset'
-        roots = [f'{dataset}.data_root={data}' for dataset in (train, val, test)]
+        roots = [f'{dataset}.{key}' for dataset in (train, val, test) for key in (f'data_root={data}', 'serialize_data=False')]
         sizes = [f'{train}.pipeline.3.crop_size=32,32', f'{val}.pipeline.1.scale=32,32', f'{test}.pipeline.1.scale=32,32']
         config = REPO / 'configs' / stage / 'fc_ef.py'
         all_options = [*TINY, *TINY_LOADERS, *schedule, *roots, *sizes, 'log_level=ERROR', *options]
@@ -85,6 +86,7 @@ def recipe_argv(scenes, tmp_path) -> Callable[..., list[str]]:
 
     def argv(*flags: object, place: str = 'recipe', data: Path = scenes) -> list[str]:
         size = ('--iters', 4, '--image-size', 32, '--batch-size', 2, '--num-workers', 0, '--val-interval', 2)
-        return ['fc_ef', '--data-root', str(data), '--work-dir', str(tmp_path / place), *map(str, (*size, *flags)), '--cfg-options', *TINY]
+        places = ('--data-root', data, '--work-dir', tmp_path / place)
+        return ['fc_ef', *map(str, (*places, *size, *flags)), '--cfg-options', *TINY, *UNSERIALIZED]
 
     return argv
