@@ -2,8 +2,8 @@
 
     python benchmarks/distiller_step.py [--model changer_mitb0] [--batch 8] [--size 128] [--rounds 15]
 
-The three are timed in turn, round after round, so that whatever else the machine does hits them alike; medians of the process's CPU time are
-compared (of the wall clock with --wall, for a GPU or an idle machine).
+The three are timed in turn, round after round, so that whatever else the machine does hits them alike; the medians of the
+process's CPU time are compared (of the wall clock with --wall, for a GPU or an idle machine).
 """
 
 import argparse
