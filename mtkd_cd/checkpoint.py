@@ -82,6 +82,12 @@ def read_checkpoint(path: str | os.PathLike, *, trusted: bool = False) -> dict[s
     if not path.is_file():
         command = training_command(path)
         raise UserError(f'checkpoint {path} does not exist. ' + (f'Make it with: {command}' if command else 'Check the path'))
+    if _is_torchscript(path):
+        weights = path.with_suffix('.weights.pth')
+        raise UserError(
+            f'checkpoint {path} is a TorchScript archive: a program beside its weights. If you trust where it comes from, take the weights '
+            f"out: python -c \"import torch; torch.save(torch.jit.load('{path}', 'cpu').state_dict(), '{weights}')\" and use {weights}"
+        )
     try:
         with torch.serialization.safe_globals(_benign_globals()):
             content = _torch_load(path, trusted)
@@ -118,6 +124,13 @@ def _corrupt(path: Path, error: Exception) -> UserError:
         f'checkpoint {path} cannot be read ({path.stat().st_size} bytes; {reason}): it is truncated or not a torch file. '
         'Get or train it again'
     )
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
 
 
 def read_weights(path: str | os.PathLike, *, trusted: bool = False) -> dict[str, Tensor]:

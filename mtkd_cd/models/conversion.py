@@ -1,0 +1,94 @@
+"""Weights published in other layouts, rewritten in the names of the models here: CLIP, segment-anything, the authors' own TinyCD."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mtkd_cd.checkpoint import read_weights, save_checkpoint
+from mtkd_cd.errors import UserError
+from mtkd_cd.models.backbones.vit import clip_weights
+from mtkd_cd.models.backbones.vit_sam import sam_weights
+
+Weights = dict[str, Tensor]
+
+
+def _from_tinycd(weights: Weights) -> dict[str, Any]:
+    # The WHU-CD file has the block that mixes the coarsest maps one level deeper than the LEVIR-CD file.
+    renamed = {f'backbone.{key}'.replace('_mixing_mask.2._mixing.', '_mixing_mask.2.'): value for key, value in weights.items()}
+    return dict(state_dict=renamed)
+
+
+def _from_clip(weights: Weights) -> dict[str, Any]:
+    encoder = {key: value.float() for key, value in clip_weights(weights).items() if key != 'proj' and not key.startswith('ln_post.')}
+    return {f'image_encoder.{key}': value for key, value in encoder.items()}  # flat, as Open-CD's BAN wants it
+
+
+def _from_sam(weights: Weights) -> dict[str, Any]:
+    return dict(state_dict={f'backbone.{key}': value for key, value in sam_weights(weights).items()})
+
+
+class Layout(NamedTuple):
+    """A foreign layout.
+
+    Attributes:
+        title: What the files are.
+        signature: Keys that tell them from others.
+        convert: Their tensors to what our file holds.
+        use: How to use our file, with ``{path}`` for it.
+    """
+
+    title: str
+    signature: tuple[str, ...]
+    convert: Callable[[Weights], dict[str, Any]]
+    use: str
+
+
+LAYOUTS = {
+    'tinycd': Layout(
+        "the TinyCD authors' checkpoint",
+        ('_classify._linears.2.0.weight', '_first_mix._mixing._convmix.0.weight'),
+        _from_tinycd,
+        'python tools/test.py configs/origin/tinycd.py {path} '
+        '--cfg-options model.backbone.classifier_channels=[16,8] model.backbone.classifier_act=False',
+    ),
+    'clip': Layout(
+        "OpenAI's CLIP with a vision transformer",
+        ('visual.conv1.weight', 'visual.transformer.resblocks.0.ln_1.weight'),
+        _from_clip,
+        'python tools/train.py configs/origin/ban_vitl14_mitb2.py --cfg-options model.pretrained={path}',
+    ),
+    'sam': Layout(
+        'segment-anything',
+        ('image_encoder.patch_embed.proj.weight', 'image_encoder.blocks.0.norm1.weight'),
+        _from_sam,
+        'python tools/train.py configs/origin/ttp_vitsam_l.py --cfg-options model.pretrained={path}',
+    ),
+}
+
+
+def convert_weights(source: str | os.PathLike, destination: str | os.PathLike, layout: str | None = None) -> str:
+    """Rewrite a published file in the names of the models here. Nothing in it is run, and ``destination`` is written whole or not at all.
+
+    Args:
+        source: A file in one of the :data:`LAYOUTS`.
+        destination: The file to write.
+        layout: Which of them; None: found by the names of the tensors.
+
+    Returns:
+        The layout of ``source``.
+
+    Raises:
+        UserError: A file that cannot be read or is in none of the layouts (or not in ``layout``), or an unknown ``layout``.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise UserError(f'unknown layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
+    weights = read_weights(source)
+    candidates = {layout: LAYOUTS[layout]} if layout else LAYOUTS
+    for name, candidate in candidates.items():
+        if all(key in weights for key in candidate.signature):
+            save_checkpoint(candidate.convert(weights), destination)
+            return name
+    known = '; '.join(f'{name}: {candidate.title}, with {" and ".join(candidate.signature)}' for name, candidate in candidates.items())
+    raise UserError(f'{source} cannot be converted: its tensors are {", ".join(list(weights)[:4])}, ... ({len(weights)}). Known: {known}')
