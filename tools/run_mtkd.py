@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 
-from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, positive_int, run_tool
+from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, at_least, run_tool
 from mtkd_cd.workflow.stages import STAGES, RecipeOptions, run_recipe
 
 
@@ -17,12 +17,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--data-root', help='folder with train/ and test/ (and val/, else a tenth of train is held out)')
     parser.add_argument('--dataset-type', help='registered data set class, default JL1_CD_Dataset')
     parser.add_argument('--stages', nargs='+', choices=STAGES, default=STAGES)
-    parser.add_argument('--iters', type=positive_int, help='iterations of the origin and of each specialist')
-    parser.add_argument('--student-iters', type=positive_int, help='iterations of the student, default: half of --iters')
-    parser.add_argument('--image-size', type=positive_int, help='side of training crops and test images')
-    parser.add_argument('--batch-size', type=positive_int, help='pairs per step and process')
-    parser.add_argument('--num-workers', type=int, help='loader processes')
-    parser.add_argument('--val-interval', type=positive_int, help='iterations between validations')
+    parser.add_argument('--iters', type=at_least(1), help='iterations of the origin and of each specialist')
+    parser.add_argument('--student-iters', type=at_least(1), help='iterations of the student, default: half of --iters')
+    parser.add_argument('--image-size', type=at_least(1), help='side of training crops and test images')
+    parser.add_argument('--batch-size', type=at_least(1), help='pairs per step and process')
+    parser.add_argument('--num-workers', type=at_least(0), help='loader processes')
+    parser.add_argument('--val-interval', type=at_least(1), help='iterations between validations')
     parser.add_argument('--thresholds', nargs='+', type=float, help='CAR thresholds; 0.1 alone makes two teachers')
     parser.add_argument('--seed', type=int)
     parser.add_argument('--loss-weight', '--lambda', type=float, help="weight of the distillation loss, the paper's lambda")

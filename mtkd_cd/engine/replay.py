@@ -65,27 +65,35 @@ class ReplayableIterLoop(IterBasedTrainLoop):
 
 @DATA_SAMPLERS.register_module()
 class NumberedSampler(Sampler):
-    """Yields (position in the stream, index) for every index of another sampler.
+    """Yields (position in the stream, index) for every index of another sampler; iterated again, the positions go on.
 
     Args:
         dataset: Given by the runner.
-        sampler: Config of the sampler, ``InfiniteSampler`` for instance.
+        sampler: Config of the sampler: ``InfiniteSampler``, for a resumed run to find its place.
         seed: Given by the runner.
     """
 
     def __init__(self, dataset: Sized, sampler: Mapping[str, Any], seed: int | None = None) -> None:
         self.sampler = DATA_SAMPLERS.build(dict(sampler), default_args=dict(dataset=dataset, seed=seed))
-        self._start = 0
+        self._position = 0
+        self._skipped = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return itertools.islice(enumerate(self.sampler), self._start, None)
+        skipped, self._skipped = self._skipped, 0
+        for index in itertools.islice(self.sampler, skipped, None):
+            yield self._position, index
+            self._position += 1
 
     def __len__(self) -> int:
         return len(self.sampler)
 
+    def set_epoch(self, epoch: int) -> None:
+        """As the other sampler does."""
+        self.sampler.set_epoch(epoch)
+
     def skip(self, num_samples: int) -> None:
         """Start at this position of the stream; mmengine's loop calls it on resume."""
-        self._start = num_samples
+        self._position = self._skipped = num_samples
 
 
 @DATASETS.register_module()

@@ -64,12 +64,15 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 
-def positive_int(text: str) -> int:
-    """An argument that counts something."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not a positive number')
-    return value
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The type of an argument that counts something."""
+
+    def count(text: str) -> int:
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f'{text} is below {minimum}')
+        return int(text)
+
+    return count
 
 
 class ConfigOptions(DictAction):

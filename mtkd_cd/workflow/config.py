@@ -8,6 +8,8 @@ from typing import Any
 import mmengine.device.utils
 import torch
 from mmengine.config import Config
+from mmengine.dist import init_dist, is_distributed
+from mmengine.utils.dl_utils import set_multi_processing
 
 from mtkd_cd.car import CARPartition
 from mtkd_cd.checkpoint import training_command
@@ -169,7 +171,8 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     warmup = min(cfg.param_scheduler[0].end, iters // 10)
     schedulers = []
     for scheduler in cfg.param_scheduler:
-        begin, end = (warmup if scheduler.begin else 0), (iters if scheduler.end == before else warmup)
+        begin = warmup if scheduler.get('begin') else 0
+        end = iters if scheduler.get('end', before) == before else warmup
         if end - begin > 1:  # mmengine's schedulers divide by end - begin - 1
             schedulers.append(dict(scheduler, begin=begin, end=end))
     cfg.param_scheduler = schedulers
@@ -254,13 +257,17 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
         raise UserError(
             '--launcher pytorch: this process was not started by torchrun. Use: torchrun --nproc_per_node N tools/... --launcher pytorch'
         )
-    if mmengine.device.utils.get_device() == 'cuda':
+    on_gpu = mmengine.device.utils.get_device() != 'cpu'
+    if on_gpu:
         cfg.sync_bn = 'torch'
-        return
-    # mmengine's launcher and wrapper assume a GPU per process.
-    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')
+    else:  # mmengine's wrapper assumes a GPU per process
+        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    if not is_distributed():  # before the runner does: settings and data are checked by all processes together
+        set_multi_processing(**cfg.env_cfg.get('mp_cfg', {}), distributed=True)
+        if on_gpu:
+            init_dist(launcher, **cfg.env_cfg.get('dist_cfg', {}))
+        else:
+            torch.distributed.init_process_group('gloo')
 
 
 def _nodes(node: Any) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """``run.json``: what a work dir holds, so that a run resumes only with the settings it started with."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +17,23 @@ _SHOWN_DIFFERENCES = 8
 # What makes a training run what it is, and what of that may differ between two sittings of one run: machine and places.
 _SETTINGS = ('train_cfg', 'randomness', 'train_dataloader', 'model', 'optim_wrapper', 'param_scheduler', 'val_dataloader')
 _FREE = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root', 'checkpoints', 'out_file', 'backend_args')
+# Added to the settings once the data and the weights that a run starts from are there.
+_KNOWN_LATER = ('data.', 'weights.')
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
     """The settings that determine a training run's result, flat: ``{'train_cfg.max_iters': 200000, ...}``."""
     chosen = {key: cfg.get(key) for key in _SETTINGS} | {'processes': get_world_size()}
     return json.loads(json.dumps(dict(_flat(chosen)), default=str))
+
+
+def file_digest(path: str | Path) -> str:
+    """What tells one file from another."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def _flat(node: Any, prefix: str = '') -> list[tuple[str, Any]]:
@@ -72,7 +84,7 @@ def check_settings(work_dir: str | Path, settings: Mapping[str, Any]) -> None:
 
     Args:
         work_dir: Where the run is going to be.
-        settings: Its settings. Without those of the data (``data.*``), the data are not compared.
+        settings: Its settings. Those of the data and of the weights it starts from are compared once they are known.
 
     Raises:
         UserError: Names each setting with its value there and its value now.
@@ -80,8 +92,7 @@ def check_settings(work_dir: str | Path, settings: Mapping[str, Any]) -> None:
     there = read_record(work_dir).get('settings')
     if there is None:
         return
-    compares_data = any(key.startswith('data.') for key in settings)
-    keys = [key for key in {**there, **settings} if compares_data or not key.startswith('data.')]
+    keys = [key for key in {**there, **settings} if not key.startswith(_KNOWN_LATER) or (key in there and key in settings)]
     differences = [f'{key} is {_text(there, key)} there, {_text(settings, key)} now' for key in keys if there.get(key) != settings.get(key)]
     if differences:
         more = len(differences) - _SHOWN_DIFFERENCES

@@ -22,7 +22,7 @@ from mtkd_cd.engine import StopwatchHook
 from mtkd_cd.errors import UserError
 from mtkd_cd.registry import DATASETS, RUNNERS
 from mtkd_cd.workflow.config import check_checkpoints, check_exists, is_cascade, model_of, stage_of, work_dir_of
-from mtkd_cd.workflow.record import check_settings, read_record, settings_of, write_record
+from mtkd_cd.workflow.record import check_settings, file_digest, read_record, settings_of, write_record
 
 BEST = 'best.pth'
 
@@ -115,11 +115,14 @@ def run_training(prepared: Prepared, *, resume: bool = False, terse: bool = Fals
         ``metric`` and ``score``.
 
     Raises:
-        UserError: The work dir holds a run and there is no ``resume``; a checkpoint is missing or no good; an image cannot be read.
+        UserError: The work dir holds a run and there is no ``resume``, or one that started from other weights; a checkpoint is missing or
+            no good; an image cannot be read.
     """
     cfg, settings = prepared.cfg, prepared.settings
     work_dir = Path(cfg.work_dir)
     check_checkpoints(cfg)
+    settings |= {f'weights.{name}': file_digest(path) for name, path in (cfg.model.get('checkpoints') or {}).items()}
+    check_settings(work_dir, settings)
     record = read_record(work_dir)
     if resume and record.get('finished'):
         if not (work_dir / BEST).is_file():

@@ -153,6 +153,11 @@ def test_numbered_sampler_skips_to_a_position_of_the_stream():
     assert [position for position, _ in expected] == [9, 10, 11]
 
 
+def test_positions_go_on_when_a_finite_sampler_starts_again():
+    sampler = NumberedSampler(list(range(3)), dict(type='DefaultSampler', shuffle=False), seed=7)
+    assert list(sampler) + list(sampler) == [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1), (5, 2)]
+
+
 def test_same_image_at_another_position_is_augmented_differently():
     dataset = SeededDataset(dict(type='mmengine.NoisyNumbers'), seed=0)
     first, again, later = (dataset[position, 4]['inputs'] for position in (3, 3, 8))

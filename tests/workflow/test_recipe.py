@@ -4,14 +4,20 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mtkd_cd.car import CARPartition
 from mtkd_cd.workflow.stages import recipe
+
+REPO = Path(__file__).parents[2]
 
 
 def run_and_kill(tool, argv: list[str], moment: Path) -> None:
@@ -103,6 +109,16 @@ def test_settings_are_not_mixed(flags, said, whole, tool, recipe_argv):
     assert weights_and_tables(whole) == before
 
 
+def test_student_of_another_origin_is_not_taken_for_this_ones(whole, tool, recipe_argv, tmp_path):
+    changed = Path(shutil.copytree(whole, tmp_path / 'changed'))
+    best = torch.load(changed / 'origin/fc_ef/best.pth', weights_only=True)
+    next(iter(best['state_dict'].values())).add_(1)
+    torch.save(best, changed / 'origin/fc_ef/best.pth')
+    code, err = tool('run_mtkd', *recipe_argv('--work-dir', changed, '--stages', 'mtkd'))
+    assert code == 2
+    assert 'mtkd/fc_ef holds another run: weights.student is' in err
+
+
 def test_killed_stage_does_not_change_the_table(whole, tool, recipe_argv, tmp_path):
     cut, argv = tmp_path / 'cut', recipe_argv('--stages', 'origin', place='cut')
     run_and_kill(tool, argv, cut / 'origin/fc_ef/iter_2.pth')
@@ -143,3 +159,18 @@ def test_two_teachers(tool, recipe_argv, tmp_path):
     report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
     assert set(report['metrics']) == {'origin', 'op'}
     assert report['partition'] == 'small: CAR <= 0.1, large: CAR > 0.1'
+
+
+@pytest.mark.slow
+def test_two_processes(recipe_argv, tmp_path):
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    argv = recipe_argv('--launcher', 'pytorch', '--device', 'cpu')
+    done = subprocess.run([*torchrun, 'tools/run_mtkd.py', *argv], cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
+    assert list(report['seconds']) == [str(step) for step in recipe(CARPartition())]
+    for stage in ('origin', 'op', 'mtkd'):
+        # Seven images do not divide by two: each counts once.
+        assert len((tmp_path / 'recipe' / 'report' / 'fc_ef' / f'{stage}.csv').read_text().splitlines()) == 1 + 7
+    settings = json.loads((tmp_path / 'recipe' / 'mtkd' / 'fc_ef' / 'run.json').read_text())['settings']
+    assert settings['processes'] == 2
