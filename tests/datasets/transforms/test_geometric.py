@@ -149,16 +149,15 @@ def test_crop_uses_the_eleventh_box_untested(results):
 
 def test_crop_accepts_by_the_share_of_valid_pixels(results):
     transform = MultiImgRandomCrop(10, cat_max_ratio=0.75)
-    accepted = np.zeros((10, 10), np.uint8)
-    accepted[:2] = 1
-    accepted[2:5] = 255
-    assert transform._is_mixed(accepted)  # 20 of 70 valid pixels: 71 %
-    accepted[2:5] = 0
-    assert not transform._is_mixed(accepted)  # 80 %
-    accepted[:2] = 255
-    assert not transform._is_mixed(accepted)  # one class
-    quarter = np.repeat(np.uint8([0, 0, 0, 1]), 25).reshape(10, 10)
-    assert not transform._is_mixed(quarter)  # exactly 75 %
+
+    def is_mixed(unchanged, changed, ignored):
+        return transform._is_mixed(np.repeat(np.uint8([0, 1, 255]), [unchanged, changed, ignored]).reshape(10, 10))
+
+    assert is_mixed(50, 20, 30)  # 71 %
+    assert not is_mixed(50, 10, 40)  # 83 %
+    assert not is_mixed(75, 25, 0)  # exactly 75 %
+    assert not is_mixed(50, 0, 50)  # one class
+    assert not is_mixed(0, 0, 100)
 
 
 @pytest.mark.parametrize(('direction', 'axes'), [('horizontal', 1), ('vertical', 0), ('diagonal', (0, 1))])
