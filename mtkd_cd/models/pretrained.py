@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
-from torch import nn
+from torch import Tensor, nn
 
 from mtkd_cd.checkpoint import read_weights
 from mtkd_cd.errors import UserError
@@ -58,19 +58,41 @@ class PretrainedBackbone(BaseModule):
             own[key].copy_(weights[name])
 
 
-def check_pretrained(model: nn.Module, switch: str | None = None) -> None:
+def load_published(module: nn.Module, weights: Mapping[str, Tensor], checkpoint: str, optional: Sequence[str] = ()) -> None:
+    """Load ``weights``, in the module's own names, of a published file; what the file holds beside them does not matter.
+
+    Args:
+        module: The network.
+        weights: Its tensors.
+        checkpoint: The file, for the error.
+        optional: Parts of the names of tensors that the file may lack.
+
+    Raises:
+        UserError: A tensor is missing or of another shape.
+    """
+    try:
+        missing = module.load_state_dict(dict(weights), strict=False).missing_keys
+    except RuntimeError as error:  # shapes that differ
+        problem: str | None = str(error).splitlines()[1].strip()
+    else:
+        problem = next((f'{key} is missing' for key in missing if not any(part in key for part in optional)), None)
+    if problem:
+        raise UserError(f'pretrained weights {checkpoint} are not those of this {type(module).__name__}: {problem}')
+
+
+def check_pretrained(model: nn.Module) -> None:
     """Make sure that every file ``model.init_weights()`` will load is here, downloading what is not, and holds weights only.
 
     Args:
-        model: Its modules name their files in mmengine's way, ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
-        switch: The config option that starts without the file, for the error; default: the ``init_cfg`` of the module that names it.
+        model: Its modules name their files in mmengine's way, ``init_cfg=dict(type='Pretrained', checkpoint=...)``. A module whose place
+            in the config is not its name in the model has ``pretrained_switch``, the option that starts without the file.
 
     Raises:
         UserError: A file that can neither be found nor downloaded (says where to put it, and how to start without it), or is no checkpoint.
     """
-    for name, option, entry in _pretrained_entries(model):
+    for name, switch, entry in _pretrained_entries(model):
         checkpoint = entry['checkpoint']
-        way_out = f'Or start from random weights: --cfg-options {switch or f"model.{name}.{option}"}'
+        way_out = f'Or start from random weights: --cfg-options {switch}'
         if checkpoint.startswith(('http://', 'https://')):
             entry['checkpoint'] = str(_fetch(checkpoint, way_out))
         elif '://' in checkpoint:
@@ -83,10 +105,11 @@ def check_pretrained(model: nn.Module, switch: str | None = None) -> None:
 def _pretrained_entries(model: nn.Module) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, module in model.named_modules():
         option = 'pretrained=False' if isinstance(module, PretrainedBackbone) else 'init_cfg=None'
+        switch = getattr(module, 'pretrained_switch', f'model.{name}.{option}')
         init_cfg = getattr(module, 'init_cfg', None) or []
         for entry in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
-            if entry.get('type') in ('Pretrained', PretrainedInit):
-                yield name, option, entry
+            if entry.get('type') in ('Pretrained', 'Pretrained_Part', PretrainedInit):
+                yield name, switch, entry
 
 
 def _fetch(url: str, way_out: str) -> Path:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from mmseg.models.backbones import MixVisionTransformer as MMSegMixVisionTransformer
 from mmseg.models.utils import nlc_to_nchw
-from torch import Tensor, nn
+from torch import Tensor
 
-from mtkd_cd.models.layers import build_interactions, stack_dates
+from mtkd_cd.models.layers import build_interactions, discard_attention_weights, stack_dates
 from mtkd_cd.registry import MODELS
 
 
@@ -18,13 +18,7 @@ class MixVisionTransformer(MMSegMixVisionTransformer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        for module in self.modules():
-            if isinstance(module, nn.MultiheadAttention):
-                module.register_forward_pre_hook(_discard_attention_weights, with_kwargs=True)
-
-
-def _discard_attention_weights(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, 'need_weights': False}
+        discard_attention_weights(self)
 
 
 @MODELS.register_module()

@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
-from mmseg.models.backbones.mit import MixFFN
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
-from mtkd_cd.models.layers import on_both_dates
+from mtkd_cd.models.layers import MapMixFFN, on_both_dates
 from mtkd_cd.registry import MODELS
 
 
@@ -50,13 +49,6 @@ def _warp(x: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(x.to(dtype), grid, mode='bilinear', padding_mode='zeros', align_corners=True).to(x.dtype)
 
 
-class _MixFFN(MixFFN):
-    """SegFormer's feed-forward block on (N, C, H, W) maps instead of tokens."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.dropout_layer(self.layers(x))
-
-
 @MODELS.register_module()
 class Changer(BaseDecodeHead):
     """Changer's head.
@@ -75,7 +67,7 @@ class Changer(BaseDecodeHead):
         )
         self.fusion_conv = ConvModule(self.channels * len(self.in_channels), self.channels // 2, 1, norm_cfg=self.norm_cfg)
         self.neck_layer = FDAF(self.channels // 2)
-        self.discriminator = _MixFFN(self.channels, self.channels, act_cfg=dict(type='GELU'))
+        self.discriminator = MapMixFFN(self.channels, self.channels, act_cfg=dict(type='GELU'))
 
     def _decode_date(self, levels: Sequence[Tensor]) -> Tensor:
         size = levels[0].shape[2:]

@@ -84,6 +84,7 @@ class BitemporalEncoderDecoder(EncoderDecoder):
                 f'model.pretrained is {pretrained!r}, but backbone {config["type"]} loads no pretrained weights: set it to None'
             )
         self.backbone.init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        self.backbone.pretrained_switch = 'model.pretrained=None'
 
     def init_weights(self) -> None:
         """Initialise all parts, loading pretrained weights where the config names them.
@@ -91,7 +92,7 @@ class BitemporalEncoderDecoder(EncoderDecoder):
         Raises:
             UserError: A pretrained file that cannot be found, downloaded or read.
         """
-        check_pretrained(self, switch='model.pretrained=None' if self.pretrained else None)
+        check_pretrained(self)
         super().init_weights()
 
     def split_dates(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

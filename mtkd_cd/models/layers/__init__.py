@@ -1,5 +1,6 @@
 """Layers that several architectures share."""
 
+from mtkd_cd.models.layers.attention import discard_attention_weights
 from mtkd_cd.models.layers.dates import on_both_dates, split_dates, stack_dates
 from mtkd_cd.models.layers.interaction import (
     Aggregation_distribution,
@@ -8,18 +9,23 @@ from mtkd_cd.models.layers.interaction import (
     TwoIdentity,
     build_interactions,
 )
+from mtkd_cd.models.layers.layer_norm import LN2d
 from mtkd_cd.models.layers.map_attention import attend_everywhere
+from mtkd_cd.models.layers.mix_ffn import MapMixFFN
 from mtkd_cd.models.layers.shuffle import interleave_channels
 from mtkd_cd.models.layers.size import check_divisible
 
 __all__ = [
     'Aggregation_distribution',
     'ChannelExchange',
+    'LN2d',
+    'MapMixFFN',
     'SpatialExchange',
     'TwoIdentity',
     'attend_everywhere',
     'build_interactions',
     'check_divisible',
+    'discard_attention_weights',
     'interleave_channels',
     'on_both_dates',
     'split_dates',
