@@ -10,6 +10,9 @@ from typing import Any
 from mmengine.registry import Registry
 from mmseg import registry as mmseg
 
+# Open-CD's configs take LN2d from mmpretrain, which need not be installed here.
+_FOREIGN_SCOPE = 'mmpretrain.'
+
 
 class _ChildRegistry(Registry):
     def __init__(self, behind: Registry, location: str | None = None) -> None:
@@ -18,6 +21,7 @@ class _ChildRegistry(Registry):
 
     def get(self, key: str) -> Any:
         self.import_from_location()
+        key = key.removeprefix(_FOREIGN_SCOPE) if key.removeprefix(_FOREIGN_SCOPE) in self._module_dict else key
         if '.' in key or key in self._module_dict:
             return super().get(key)
         return self._behind.get(key)
