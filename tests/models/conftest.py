@@ -1,5 +1,6 @@
 """What the model tests share: building from our configs, and weights and inputs that any implementation can rebuild."""
 
+import copy
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,27 @@ from torch import nn
 import mtkd_cd  # noqa: F401
 from mtkd_cd.registry import MODELS
 
+# What makes the largest models small enough to train for a step; the parts and their connections stay.
+_SHALLOW = dict(
+    ban_vitl14_mitb2=dict(
+        encoder_resolution=dict(size=(42, 56)),
+        image_encoder=dict(img_size=(42, 56), embed_dims=32, num_layers=4, num_heads=4, out_indices=(1, 2, 3)),
+        decode_head=dict(
+            ban_cfg=dict(clip_channels=32, side_enc_cfg=dict(init_cfg=None, embed_dims=8, num_layers=[1, 1, 1, 1])),
+            ban_dec_cfg=dict(in_channels=[8, 16, 40, 64]),
+        ),
+    ),
+    ttp_vitsam_l=dict(
+        backbone=dict(
+            encoder_cfg=dict(
+                arch=dict(_delete_=True, embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64, global_attn_indexes=(2,)),
+                img_size=(64, 96),
+                window_size=3,
+            )
+        ),
+        decode_head=dict(out_size=(16, 16)),
+    ),
+)
 _CONFIGS = Path(__file__).parents[2] / 'configs' / '_base_' / 'models'
 
 
@@ -28,10 +50,15 @@ def _our_scope_and_seed():
 
 @pytest.fixture
 def build_model() -> Callable[..., nn.Module]:
-    """Build ``configs/_base_/models/NAME.py`` without preprocessor and pretrained weights, with changes of the model's entries."""
+    """Build ``configs/_base_/models/NAME.py`` without preprocessor and pretrained weights, with changes of the model's entries.
 
-    def build(name: str, **changes) -> nn.Module:
+    ``shallow``: with few and narrow layers, if the model has hundreds of millions of parameters.
+    """
+
+    def build(name: str, shallow: bool = False, **changes) -> nn.Module:
         config = Config.fromfile(_CONFIGS / f'{name}.py')
+        if shallow:
+            config.merge_from_dict(dict(model=copy.deepcopy(_SHALLOW.get(name, {}))))
         config.merge_from_dict(dict(model={'data_preprocessor': None, 'pretrained': None, **changes}))
         return MODELS.build(config.model)
 

@@ -20,6 +20,11 @@ _TOLERANCE = 1e-4
 # Rounding errors grow on the way through this network: float32 is up to 3e-3 of the largest value away from float64, depending on the
 # memory layout, and the reference, float32 too, is 1e-3 away. So it is compared in float64, and no closer than that.
 _ILL_CONDITIONED = {'changer_s50': 2e-3}
+# With the reference's weights the scores of this network's attention are so large that its 24 layers turn rounding into differences of
+# the size of the values: our float32 and our float64 are as far apart (0.055 in the mean, 1.5 at most, of 3.2; correlation 0.985) as
+# either is from the reference. What is left of a comparison is the correlation, and losses and counts to 2 percent.
+_CHAOTIC = {'ttp_vitsam_l': 2e-2}
+_CHAOTIC_CORRELATION = 0.97
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +51,13 @@ def _margin(logits: torch.Tensor, threshold: float | None) -> torch.Tensor:
     return logits[1] - logits[0] if len(logits) == 2 else logits[0] - math.log(threshold / (1 - threshold))
 
 
-@pytest.mark.parametrize('name', sorted(path.stem for path in _GOLDEN.glob('*.json')))
+def _models():
+    for path in sorted(_GOLDEN.glob('*.json')):
+        large = json.loads(path.read_text())['parameters'] > 1e8
+        yield pytest.param(path.stem, marks=pytest.mark.slow if large else ())
+
+
+@pytest.mark.parametrize('name', _models())
 def test_model_computes_what_open_cd_computes(name, golden, build_model, seed_weights, make_pairs):
     facts, arrays = golden(name)
     model = build_model(name).eval()
@@ -56,7 +67,7 @@ def test_model_computes_what_open_cd_computes(name, golden, build_model, seed_we
 
     seed_weights(model, facts['salt'])
     inputs, samples = make_pairs(**facts['input'])
-    tolerance = _ILL_CONDITIONED.get(name, _TOLERANCE)
+    tolerance = {**_ILL_CONDITIONED, **_CHAOTIC}.get(name, _TOLERANCE)
     if name in _ILL_CONDITIONED:
         model, inputs = model.double(), inputs.double()
     with torch.no_grad():
@@ -71,9 +82,14 @@ def test_model_computes_what_open_cd_computes(name, golden, build_model, seed_we
     report = [name]
     for key, reference in arrays.items():
         step = facts['steps'][key]
-        difference = np.abs(outputs[key][:, :, ::step, ::step].numpy() - reference).max()
-        report.append(f'{key} {difference:.1e} (of {facts["largest"][key]:.1f})')
-        assert difference <= tolerance * max(1, facts['largest'][key]), key
+        output = outputs[key][:, :, ::step, ::step].numpy()
+        difference = np.abs(output - reference).max()
+        correlation = np.corrcoef(output.ravel(), reference.ravel())[0, 1]
+        report.append(f'{key} {difference:.1e} (of {facts["largest"][key]:.1f}), correlation {correlation:.6f}')
+        if name in _CHAOTIC:
+            assert correlation > _CHAOTIC_CORRELATION, key
+        else:
+            assert difference <= tolerance * max(1, facts['largest'][key]), key
     for key, reference in facts['losses'].items():
         report.append(f'{key} {abs(float(losses[key]) - reference) / abs(reference):.1e} relative')
         assert float(losses[key]) == pytest.approx(reference, rel=tolerance), key

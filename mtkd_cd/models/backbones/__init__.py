@@ -9,6 +9,9 @@ from mtkd_cd.models.backbones.lightcdnet import LightCDNet
 from mtkd_cd.models.backbones.mit import IA_MixVisionTransformer, MixVisionTransformer
 from mtkd_cd.models.backbones.snunet import SNUNet_ECAM
 from mtkd_cd.models.backbones.tinycd import TinyCD
+from mtkd_cd.models.backbones.vit import VisionTransformer
+from mtkd_cd.models.backbones.vit_sam import TimeFusionTransformerEncoderLayer, ViTSAM_Custom
+from mtkd_cd.models.backbones.vit_turner import VisionTransformerTurner
 
 __all__ = [
     'FC_EF',
@@ -25,5 +28,9 @@ __all__ = [
     'LightCDNet',
     'MixVisionTransformer',
     'SNUNet_ECAM',
+    'TimeFusionTransformerEncoderLayer',
     'TinyCD',
+    'ViTSAM_Custom',
+    'VisionTransformer',
+    'VisionTransformerTurner',
 ]

@@ -1,0 +1,36 @@
+"""TTP's head (arXiv:2312.16202): SegFormer's, at a size of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmseg.models.decode_heads import SegformerHead
+from mmseg.models.utils import resize
+from torch import Tensor
+
+from mtkd_cd.registry import MODELS
+
+
+@MODELS.register_module()
+class MLPSegHead(SegformerHead):
+    """SegFormer's head (arXiv:2105.15203), which brings all levels to one given size.
+
+    Args:
+        out_size: Height and width of the change map, whatever the size of the images. TTP's is made for 512 x 512: with
+            (128, 128) smaller images give a map that is too fine, larger ones one too coarse. None: the first level's size.
+        kwargs: Arguments of mmseg's ``SegformerHead``.
+    """
+
+    def __init__(self, out_size: Sequence[int] | None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.out_size = out_size
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Levels (N, C_i, ...) to the change map (N, out_channels, *out_size)."""
+        levels = self._transform_inputs(inputs)
+        size = tuple(self.out_size or levels[0].shape[2:])
+        maps = [
+            resize(conv(level), size, mode=self.interpolate_mode, align_corners=self.align_corners)
+            for conv, level in zip(self.convs, levels)
+        ]
+        return self.cls_seg(self.fusion_conv(torch.cat(maps, dim=1)))
