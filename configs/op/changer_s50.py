@@ -1,0 +1,15 @@
+# The O-P cascade, for testing: tools/test.py configs/op/changer_s50.py
+_base_ = '../origin/changer_s50.py'
+
+data_preprocessor = None  # the detector's own, inside `model`
+model = dict(
+    _delete_=True,
+    type='OriginPartitionCascade',
+    origin={{_base_.model}},
+    checkpoints=dict(
+        origin='work_dirs/origin/{{fileBasenameNoExtension}}/best.pth',
+        small='work_dirs/partition/{{fileBasenameNoExtension}}/small/best.pth',
+        medium='work_dirs/partition/{{fileBasenameNoExtension}}/medium/best.pth',
+        large='work_dirs/partition/{{fileBasenameNoExtension}}/large/best.pth',
+    ),
+)

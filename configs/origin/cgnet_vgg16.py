@@ -1,0 +1,10 @@
+_base_ = [
+    '../_base_/models/cgnet_vgg16.py',
+    '../_base_/datasets/jl1cd.py',
+    '../_base_/schedules/adamw_200k.py',
+    '../_base_/default_runtime.py',
+]
+
+optim_wrapper = dict(optimizer=dict(lr=5e-4, weight_decay=0.0025))
+# A window of 512 with a stride of 256, as the paper's own repository has it; Open-CD's models have half of either.
+model = dict(test_cfg=dict(crop_size=(512, 512), stride=(256, 256)))

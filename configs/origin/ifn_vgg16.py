@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/ifn_vgg16.py',
+    '../_base_/datasets/jl1cd.py',
+    '../_base_/schedules/adamw_200k.py',
+    '../_base_/default_runtime.py',
+]

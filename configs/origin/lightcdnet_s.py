@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/models/lightcdnet_s.py',
+    '../_base_/datasets/jl1cd.py',
+    '../_base_/schedules/adamw_200k.py',
+    '../_base_/default_runtime.py',
+]
+
+optim_wrapper = dict(optimizer=dict(lr=3e-3))

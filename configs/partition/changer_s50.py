@@ -1,0 +1,7 @@
+# A specialist of one CAR range: tools/train.py configs/partition/changer_s50.py --partition small|medium|large
+_base_ = '../origin/changer_s50.py'
+
+train_dataloader = dict(
+    dataset=dict(_delete_=True, type='CARPartitionDataset', partition='small', dataset={{_base_.train_dataloader.dataset}})
+)
+val_dataloader = dict(dataset=dict(_delete_=True, type='CARPartitionDataset', partition='small', dataset={{_base_.val_dataloader.dataset}}))
