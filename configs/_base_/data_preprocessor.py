@@ -1,5 +1,5 @@
 # ImageNet's mean and standard deviation for either date; every benchmark model takes its pairs like this.
-data_preprocessor = dict(
+pair_preprocessor = dict(
     type='DualInputSegDataPreProcessor',
     mean=[123.675, 116.28, 103.53] * 2,
     std=[58.395, 57.12, 57.375] * 2,

@@ -1,7 +1,6 @@
 # The student: starts from the origin, learns from labels and from the specialist of each image's CAR range.
 _base_ = '../origin/fc_ef.py'
 
-data_preprocessor = None  # the detector's own, inside `model`
 model = dict(
     _delete_=True,
     type='MultiTeacherDistiller',

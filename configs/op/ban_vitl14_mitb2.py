@@ -1,7 +1,6 @@
 # The O-P cascade, for testing: tools/test.py configs/op/ban_vitl14_mitb2.py
 _base_ = '../origin/ban_vitl14_mitb2.py'
 
-data_preprocessor = None  # the detector's own, inside `model`
 model = dict(
     _delete_=True,
     type='OriginPartitionCascade',

@@ -1,7 +1,6 @@
 # The O-P cascade, for testing: tools/test.py configs/op/changer_r18.py
 _base_ = '../origin/changer_r18.py'
 
-data_preprocessor = None  # the detector's own, inside `model`
 model = dict(
     _delete_=True,
     type='OriginPartitionCascade',

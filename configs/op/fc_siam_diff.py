@@ -1,7 +1,6 @@
 # The O-P cascade, for testing: tools/test.py configs/op/fc_siam_diff.py
 _base_ = '../origin/fc_siam_diff.py'
 
-data_preprocessor = None  # the detector's own, inside `model`
 model = dict(
     _delete_=True,
     type='OriginPartitionCascade',

@@ -3,7 +3,7 @@ _base_ = '../data_preprocessor.py'
 
 model = dict(
     type='SiamEncoderDecoder',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor={{_base_.pair_preprocessor}},
     pretrained='https://download.openmmlab.com/pretrain/third_party/resnet18_v1c-b5776b93.pth',
     backbone=dict(
         type='ResNetV1c',

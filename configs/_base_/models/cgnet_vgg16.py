@@ -12,7 +12,7 @@ _head = dict(
 
 model = dict(
     type='DIEncoderDecoder',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor={{_base_.pair_preprocessor}},
     pretrained='https://download.pytorch.org/models/vgg16_bn-6c64b313.pth',
     backbone=dict(type='CGNet', pretrained=False),
     decode_head=dict(in_index=-1, **_head),

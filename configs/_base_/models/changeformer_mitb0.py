@@ -3,7 +3,7 @@ _base_ = '../data_preprocessor.py'
 
 model = dict(
     type='SiamEncoderDecoder',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor={{_base_.pair_preprocessor}},
     pretrained='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer/mit_b0_20220624-7e0fe6dd.pth',
     backbone=dict(
         type='MixVisionTransformer',

@@ -3,7 +3,7 @@ _base_ = '../data_preprocessor.py'
 
 model = dict(
     type='DIEncoderDecoder',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor={{_base_.pair_preprocessor}},
     pretrained=None,
     backbone=dict(type='FC_EF', in_channels=6, base_channel=16),
     decode_head=dict(

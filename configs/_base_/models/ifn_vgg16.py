@@ -10,7 +10,7 @@ _head = dict(
 
 model = dict(
     type='DIEncoderDecoder',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor={{_base_.pair_preprocessor}},
     pretrained='https://download.pytorch.org/models/vgg16-397923af.pth',
     backbone=dict(type='IFN', pretrained=False),
     decode_head=dict(type='IdentityHead', in_channels=1, in_index=-1, **_head),

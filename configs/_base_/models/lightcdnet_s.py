@@ -6,7 +6,7 @@ _norm_cfg = dict(type='BN', requires_grad=True)
 
 model = dict(
     type='DIEncoderDecoder',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor={{_base_.pair_preprocessor}},
     pretrained=None,
     backbone=dict(type='LightCDNet', stage_repeat_num=[4, 8, 4], net_type='small'),
     neck=dict(

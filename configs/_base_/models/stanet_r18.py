@@ -6,7 +6,7 @@ _norm_cfg = dict(type='BN', requires_grad=True)
 
 model = dict(
     type='SiamEncoderDecoder',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor={{_base_.pair_preprocessor}},
     pretrained='https://download.openmmlab.com/pretrain/third_party/resnet18_v1c-b5776b93.pth',
     backbone=dict(
         type='ResNetV1c',

@@ -3,7 +3,7 @@ _base_ = '../data_preprocessor.py'
 
 model = dict(
     type='DIEncoderDecoder',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor={{_base_.pair_preprocessor}},
     pretrained='https://download.pytorch.org/models/efficientnet_b4_rwightman-23ab8bcd.pth',
     backbone=dict(type='TinyCD', in_channels=3, bkbn_name='efficientnet_b4', pretrained=False, output_layer_bkbn='3'),
     decode_head=dict(

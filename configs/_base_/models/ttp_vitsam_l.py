@@ -5,7 +5,7 @@ _crop_size = (512, 512)
 
 model = dict(
     type='TimeTravellingPixels',
-    data_preprocessor={{_base_.data_preprocessor}},
+    data_preprocessor={{_base_.pair_preprocessor}},
     pretrained='https://download.openmmlab.com/mmclassification/v1/vit_sam/vit-large-p16_sam-pre_3rdparty_sa1b-1024px_20230411-595feafd.pth',
     backbone=dict(
         type='VisionTransformerTurner',
