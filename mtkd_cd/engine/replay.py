@@ -1,17 +1,19 @@
 """Training that an interruption does not change: every random draw is a function of the seed and of the position in the run."""
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 
+from mtkd_cd.errors import UserError
 from mtkd_cd.registry import DATA_SAMPLERS, DATASETS, LOOPS
 
 _DATA, _STEP = 0, 1  # two streams of seeds
@@ -38,17 +40,35 @@ class ReplayableIterLoop(IterBasedTrainLoop):
         runner: The runner.
         dataloader: A dataloader, which is then used as it is, or the config of one.
         max_iters: Iterations.
-        kwargs: As in mmengine: ``val_begin``, ``val_interval``, ``dynamic_intervals``.
+        max_epochs: Instead of ``max_iters``: how many times as many images as there are. ``val_interval`` is then in epochs too.
+        val_interval: Iterations, or epochs, between validations.
+        kwargs: As in mmengine: ``val_begin``, ``dynamic_intervals``, both in iterations.
+
+    Raises:
+        UserError: Both or neither of ``max_iters`` and ``max_epochs``.
     """
 
-    def __init__(self, runner: Runner, dataloader: Any, max_iters: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Any,
+        max_iters: int | None = None,
+        max_epochs: int | None = None,
+        val_interval: int = 1000,
+        **kwargs: Any,
+    ) -> None:
+        if (max_iters is None) == (max_epochs is None):
+            raise UserError(f'train_cfg has max_iters={max_iters} and max_epochs={max_epochs}: set one of them')
         if isinstance(dataloader, Mapping):
             dataloader = dict(
                 dataloader,
                 dataset=dict(type='mtkd_cd.SeededDataset', dataset=dataloader['dataset'], seed=runner.seed),
                 sampler=dict(type='mtkd_cd.NumberedSampler', sampler=dataloader['sampler']),
             )
-        super().__init__(runner, dataloader, max_iters, **kwargs)
+            dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+        if max_epochs is not None:
+            max_iters, val_interval = max_epochs * len(dataloader), val_interval * len(dataloader)
+        super().__init__(runner, dataloader, max_iters, val_interval=val_interval, **kwargs)
 
     def run(self) -> nn.Module:
         """Launch training."""
@@ -75,6 +95,7 @@ class NumberedSampler(Sampler):
 
     def __init__(self, dataset: Sized, sampler: Mapping[str, Any], seed: int | None = None) -> None:
         self.sampler = DATA_SAMPLERS.build(dict(sampler), default_args=dict(dataset=dataset, seed=seed))
+        self._length = math.ceil(len(dataset) / get_world_size())
         self._position = 0
         self._skipped = 0
 
@@ -85,7 +106,8 @@ class NumberedSampler(Sampler):
             self._position += 1
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        """Samples of an epoch in this process; mmengine's infinite sampler gives those of all processes."""
+        return self._length
 
     def set_epoch(self, epoch: int) -> None:
         """As the other sampler does."""

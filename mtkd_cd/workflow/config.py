@@ -161,20 +161,20 @@ def check_exists(path: str | Path, what: str) -> None:
 def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     """Shorten or lengthen the schedule: warm-up over at most a tenth of it, at most ten validations unless said otherwise.
 
-    Raises:
-        UserError: The config does not train by iterations.
+    A schedule in epochs becomes one in iterations, its warm-up a tenth.
     """
-    before = cfg.train_cfg.get('max_iters')
-    if before is None:
-        raise UserError(f'{cfg.filename} does not train by iterations: set its schedule with --cfg-options')
+    before = cfg.train_cfg.get('max_iters') or cfg.train_cfg.pop('max_epochs')
+    longest_warmup = cfg.param_scheduler[0].end if 'max_iters' in cfg.train_cfg else iters
+    warmup = min(longest_warmup, iters // 10)
     cfg.train_cfg.max_iters = iters
-    warmup = min(cfg.param_scheduler[0].end, iters // 10)
     schedulers = []
     for scheduler in cfg.param_scheduler:
         begin = warmup if scheduler.get('begin') else 0
         end = iters if scheduler.get('end', before) == before else warmup
         if end - begin > 1:  # mmengine's schedulers divide by end - begin - 1
-            schedulers.append(dict(scheduler, begin=begin, end=end))
+            period = dict(T_max=iters) if 'T_max' in scheduler else {}
+            kept = {key: value for key, value in scheduler.items() if key != 'convert_to_iter_based'}
+            schedulers.append(dict(kept, begin=begin, end=end, by_epoch=False, **period))
     cfg.param_scheduler = schedulers
     set_val_interval(cfg, val_interval or max(1, -(-iters // 10)))
     cfg.default_hooks.logger.interval = max(1, min(cfg.default_hooks.logger.interval, iters // 20))

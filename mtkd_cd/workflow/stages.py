@@ -186,7 +186,9 @@ def _summary(step: Step, cfg: Config) -> str:
     if step.action == 'test':
         return cfg.work_dir
     warmup = next((scheduler.end for scheduler in cfg.param_scheduler if scheduler.type == 'LinearLR'), 0)
-    schedule = f'{cfg.train_cfg.get("max_iters")} iterations, warm-up {warmup}, validation every {cfg.train_cfg.val_interval}'
+    epochs = cfg.train_cfg.get('max_epochs')
+    length = f'{epochs} epochs' if epochs else f'{cfg.train_cfg.max_iters} iterations'
+    schedule = f'{length}, warm-up {warmup}, validation every {cfg.train_cfg.val_interval}'
     return f'{schedule}, in {cfg.work_dir}'
 
 

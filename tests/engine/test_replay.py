@@ -1,6 +1,7 @@
 """Resuming: the samples, augmentations and losses of an interrupted run equal those of an uninterrupted one."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
 import mtkd_cd  # noqa: F401
-from mtkd_cd.engine import NumberedSampler, SeededDataset
+from mtkd_cd.engine import NumberedSampler, ReplayableIterLoop, SeededDataset
+from mtkd_cd.errors import UserError
 
 
 @DATASETS.register_module()
@@ -140,6 +142,16 @@ def test_run_resumed_from_a_checkpoint_of_a_validation_iteration_validates_first
     (tmp_path / 'best.pth').unlink()  # as if killed between the last checkpoint and the last validation
     run(tmp_path, 0, resume_from=8)
     assert torch.load(tmp_path / 'best.pth', weights_only=True)['meta']['iter'] == 8
+
+
+def test_schedule_in_epochs_counts_the_images():
+    loader = dict(batch_size=4, num_workers=0, dataset=dict(type='NoisyNumbers'), sampler=dict(type='InfiniteSampler'))
+    runner = SimpleNamespace(seed=0, build_dataloader=Runner.build_dataloader, visualizer=SimpleNamespace())
+    with DefaultScope.overwrite_default_scope('mtkd_cd'):
+        loop = ReplayableIterLoop(runner, loader, max_epochs=5, val_interval=2)
+    assert (loop.max_iters, loop.val_interval) == (15, 6)  # ten images in batches of four: three steps
+    with pytest.raises(UserError, match='set one of them'):
+        ReplayableIterLoop(runner, loader, max_epochs=5, max_iters=15)
 
 
 def test_numbered_sampler_skips_to_a_position_of_the_stream():
