@@ -9,6 +9,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
 from mmseg.models import EncoderDecoder
+from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mtkd_cd.errors import UserError
@@ -111,6 +112,23 @@ class BitemporalEncoderDecoder(EncoderDecoder):
         size = inputs.shape[2:]
         metas = [{**meta, 'img_shape': size, 'pad_shape': size} for meta in batch_img_metas]
         return super().encode_decode(inputs, metas)
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
+        """Losses and accuracies of all heads.
+
+        Raises:
+            UserError: Too few pairs for a network that normalises 1 x 1 maps over the batch.
+        """
+        try:
+            return super().loss(inputs, data_samples)
+        except ValueError as error:
+            if 'more than 1 value per channel' not in str(error):  # torch's batch norm
+                raise
+            batch, _, height, width = inputs.shape
+            raise UserError(
+                'batch norm over 1 x 1 maps needs at least two pairs per process (or larger images, where it is the deepest level that is '
+                f'1 x 1), found {batch} of {height} x {width}: set train_dataloader.batch_size=2 or more'
+            ) from None
 
     def inference(self, inputs: Tensor, batch_img_metas: Sequence[dict[str, Any]]) -> Tensor:
         """Logits of whole images or, as ``test_cfg`` says, of sliding windows. The images of a batch may differ in ``ori_shape``."""
