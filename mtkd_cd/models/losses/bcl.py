@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mtkd_cd.registry import MODELS
@@ -41,7 +42,7 @@ class BCLLoss(nn.Module):
 
     def forward(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
         """The loss of distances (N, 1, H, W) under labels (N, H, W) of 0, 1 and ignored; what mmseg's heads pass beside is not used."""
-        distance = pred.squeeze(1)
+        distance = pred.squeeze(1).to(torch.promote_types(pred.dtype, torch.float32))  # autocast's half is too coarse for the sums
         valid = target != (self.ignore_index if self.exact_means else _LABELS_IGNORE)
         changed, unchanged = (target == 1) & valid, (target != 1) & valid
         num_changed, num_unchanged = changed.sum(), unchanged.sum()
