@@ -27,6 +27,8 @@ class OriginPartitionCascade(BaseModel):
         names: Names of the ranges; see :class:`~mtkd_cd.car.CARPartition`.
         specialists: Config of the specialist of a range, by range name, where it is not the origin's.
         checkpoints: A file for ``origin`` and for each range. ``None`` leaves the weights as built, for instance to load them by hand.
+        data_preprocessor: Config of the preprocessor of detectors whose configs have none; mmengine's runner hands on the one at the top
+            of a config file.
         init_cfg: As in mmengine.
 
     Raises:
@@ -40,14 +42,15 @@ class OriginPartitionCascade(BaseModel):
         names: Sequence[str] | None = None,
         specialists: Mapping[str, Any] | None = None,
         checkpoints: Mapping[str, str] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.partition = CARPartition(thresholds, names)
         if checkpoints is not None:
             check_checkpoint_names(checkpoints, ('origin', *self.partition.names))
-        self.origin: Detector = build_detector(origin)
-        self.specialists: Any = nn.ModuleDict(build_specialists(self.partition, origin, specialists, 'specialists'))
+        self.origin: Detector = build_detector(origin, data_preprocessor)
+        self.specialists: Any = nn.ModuleDict(build_specialists(self.partition, origin, specialists, data_preprocessor))
         self.data_preprocessor = self.origin.data_preprocessor
         for name, detector in (('origin', self.origin), *self.specialists.items()):
             if checkpoints is not None:

@@ -60,6 +60,8 @@ class MultiTeacherDistiller(BaseModel):
         compat: ``'opencd'`` chooses teachers as Open-CD 1.1.0 does, for comparison: CAR of the augmented label with ignored pixels counted
             as change, ``<`` at the thresholds, no mask.
         ignore_index: Label value of ignored pixels.
+        data_preprocessor: Config of the preprocessor of detectors whose configs have none; mmengine's runner hands on the one at the top
+            of a config file.
         init_cfg: As in mmengine.
 
     Raises:
@@ -80,6 +82,7 @@ class MultiTeacherDistiller(BaseModel):
         mask_ignored: bool = True,
         compat: Literal['opencd'] | None = None,
         ignore_index: int = 255,
+        data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -93,14 +96,14 @@ class MultiTeacherDistiller(BaseModel):
         if checkpoints is not None:
             check_checkpoint_names(checkpoints, ('student', *self.partition.names))
         self._checkpoints = checkpoints
-        self._teacher_configs = (student, teachers)
+        self._teacher_configs = (student, teachers, data_preprocessor)
         for name in teachers or {}:
             self.partition.index_of_name(name)
         # Plain objects, unknown to nn.Module: neither teachers nor the loss belong into checkpoints, optimisers or DDP.
         self._teachers: dict[str, Detector] | None = None
         self._convert: dict[str, Callable[[Tensor], Tensor]] = {}
         self._distill_loss = [MODELS.build(dict(distill_loss))]
-        detector = build_detector(student)
+        detector = build_detector(student, data_preprocessor)
         object.__setattr__(self, 'student', detector)
         # The distiller takes the student's place in the module tree: every walk over it (state_dict, mmengine's own checkpoint code, the
         # optimiser constructors, DDP, .to()) finds the student's parts under the student's names.
@@ -133,8 +136,7 @@ class MultiTeacherDistiller(BaseModel):
         self._teachers = self._load_teachers()
 
     def _load_teachers(self) -> dict[str, Detector]:
-        student_config, overrides = self._teacher_configs
-        teachers = build_specialists(self.partition, student_config, overrides, 'teachers')
+        teachers = build_specialists(self.partition, *self._teacher_configs)
         parameter = next(self.student.parameters())
         for name, teacher in teachers.items():
             if self._checkpoints is not None:

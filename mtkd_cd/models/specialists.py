@@ -15,15 +15,21 @@ from mtkd_cd.registry import MODELS
 Detector: TypeAlias = Any  # an mmseg-style detector of any scope; mmseg ships no types
 
 
-def build_detector(config: Mapping[str, Any] | Detector) -> Detector:
+def build_detector(config: Mapping[str, Any] | Detector, data_preprocessor: Mapping[str, Any] | None = None) -> Detector:
     """Build a detector of any scope; its parts are looked up in the scope that its type is written with.
 
     ``dict(type='opencd.BIT...', backbone=dict(type='mmseg.ResNetV1c'), decode_head=dict(type='BITHead'))`` builds whatever the default
     scope is. The config is copied, since mmseg's detectors write into theirs. A module is returned as it is.
+
+    Args:
+        config: Config of the detector, or the detector.
+        data_preprocessor: Config of a preprocessor for a detector whose config has none.
     """
     if isinstance(config, nn.Module):
         return config
     config = ConfigDict(copy.deepcopy(dict(config)))  # mmseg reads test_cfg by attribute
+    if data_preprocessor is not None:
+        config.setdefault('data_preprocessor', copy.deepcopy(data_preprocessor))
     scope, _, name = str(config.get('type', '')).rpartition('.')
     if scope and name and '_scope_' not in config and isinstance(config['type'], str):
         config['_scope_'] = scope
@@ -31,23 +37,20 @@ def build_detector(config: Mapping[str, Any] | Detector) -> Detector:
 
 
 def build_specialists(
-    partition: CARPartition, default: Mapping[str, Any] | None, overrides: Mapping[str, Any] | None, argument: str
+    partition: CARPartition,
+    default: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None,
+    data_preprocessor: Mapping[str, Any] | None = None,
 ) -> dict[str, Detector]:
     """A detector for each range: from its own config where ``overrides`` has one, else from ``default``.
 
     Raises:
-        UserError: ``overrides`` names a range that does not exist, or lacks one and there is no default.
+        UserError: ``overrides`` names a range that does not exist.
     """
     overrides = overrides or {}
     for name in overrides:
         partition.index_of_name(name)
-    built = {}
-    for name in partition.names:
-        config = overrides.get(name, default)
-        if config is None:
-            raise UserError(f'{argument} has no config for the range {name!r}, and there is no default one')
-        built[name] = build_detector(config)
-    return built
+    return {name: build_detector(overrides.get(name, default), data_preprocessor) for name in partition.names}
 
 
 def check_checkpoint_names(checkpoints: Mapping[str, str], names: tuple[str, ...]) -> None:

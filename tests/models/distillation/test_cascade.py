@@ -120,6 +120,20 @@ def test_specialist_with_another_normalisation_gets_its_own(toy):
     torch.testing.assert_close(batch, pixels / 255, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('model', [dict(type='OriginPartitionCascade'), dict(type='MultiTeacherDistiller')])
+def test_preprocessor_at_the_top_of_a_config_goes_to_the_detectors_without_one(toy, model):
+    """mmengine's runner puts it into the model's config."""
+    key = 'origin' if 'Cascade' in model['type'] else 'student'
+    preprocessor = dict(type='mtkd_cd.DualInputSegDataPreProcessor', mean=[1.0] * 6, std=[2.0] * 6)
+    built = MODELS.build(dict(model, **{key: toy.config()}, data_preprocessor=preprocessor))
+    detectors = built.specialists if key == 'origin' else built.teachers
+    for detector in (built, *detectors.values()):
+        assert detector.data_preprocessor.mean.flatten().tolist() == [1.0] * 6
+    own = toy.config(data_preprocessor=dict(preprocessor, mean=[3.0] * 6))
+    built = MODELS.build(dict(model, **{key: own}, data_preprocessor=preprocessor))
+    assert built.data_preprocessor.mean.flatten().tolist() == [3.0] * 6
+
+
 def test_works_under_a_foreign_default_scope(toy):
     with DefaultScope.overwrite_default_scope('toycd'):
         model = MODELS.build(dict(type='mtkd_cd.OriginPartitionCascade', origin=toy.config(scope=''), checkpoints=toy.checkpoints(*NAMES)))
