@@ -34,7 +34,8 @@ class _ChannelAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # sums over all pixels exceed half precision's range
+        # Sums over all pixels exceed half precision's range. The meta device has no autocast of its own.
+        with torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False):
             flat = x.flatten(2).float()  # (N, C, H * W)
             likeness = flat @ flat.transpose(1, 2)  # (N, C, C)
             gathered = (-likeness).softmax(dim=-1) @ flat

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mtkd_cd.errors import UserError
 from mtkd_cd.models.layers import interleave_channels, on_both_dates
+from mtkd_cd.models.layers.layer_norm import ChannelNorm
 from mtkd_cd.registry import MODELS
 
 # Channels of the fused map and of the three stages, and shuffle units in the fusion module.
@@ -23,20 +24,6 @@ def _conv_bn(in_channels: int, out_channels: int, kernel: int = 1, stride: int =
 
 def _conv_bn_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
     return [*_conv_bn(in_channels, out_channels), nn.ReLU(inplace=True)]
-
-
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of (N, C, H, W) maps."""
-
-    def __init__(self, channels: int, eps: float = 1e-6):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
-        return (x - mean) / (variance + self.eps).sqrt() * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 def _shuffle_branch(in_channels: int, channels: int, stride: int) -> nn.Sequential:

@@ -43,7 +43,7 @@ class _ChannelAttention(nn.Module):
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = (x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))
+        pooled = (F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1))
         mean_score, max_score = (self.fc2(F.relu(self.fc1(values))) for values in pooled)
         return torch.sigmoid(mean_score + max_score)
 

@@ -13,7 +13,7 @@ from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw, resize
 from torch import Tensor, nn
 
 from mtkd_cd.errors import UserError
-from mtkd_cd.models.layers import LN2d, MapMixFFN, discard_attention_weights, on_both_dates
+from mtkd_cd.models.layers import ChannelNorm, LN2d, MapMixFFN, discard_attention_weights, on_both_dates
 from mtkd_cd.registry import MODELS
 
 # In the published models this is the number of channels; it looks as if meant to multiply them.
@@ -70,7 +70,7 @@ class SideAdapterNetwork(BaseModule):
             clip_channels = [clip_channels] * len(widths)
         self.clip_attns = nn.ModuleList(Bridge(widths[i], heads[i]) for i in self.fusion_index)
         self.conv_clips = nn.ModuleList(
-            nn.Sequential(LN2d(clip_channels[i], eps=1e-6), ConvModule(clip_channels[i], widths[i], 1, act_cfg=None))
+            nn.Sequential(ChannelNorm(clip_channels[i]), ConvModule(clip_channels[i], widths[i], 1, act_cfg=None))
             for i in self.fusion_index
         )
 

@@ -9,7 +9,7 @@ from mtkd_cd.models.layers.interaction import (
     TwoIdentity,
     build_interactions,
 )
-from mtkd_cd.models.layers.layer_norm import LN2d
+from mtkd_cd.models.layers.layer_norm import ChannelNorm, LN2d
 from mtkd_cd.models.layers.map_attention import attend_everywhere
 from mtkd_cd.models.layers.mix_ffn import MapMixFFN
 from mtkd_cd.models.layers.shuffle import interleave_channels
@@ -18,6 +18,7 @@ from mtkd_cd.models.layers.size import check_divisible
 __all__ = [
     'Aggregation_distribution',
     'ChannelExchange',
+    'ChannelNorm',
     'LN2d',
     'MapMixFFN',
     'SpatialExchange',
