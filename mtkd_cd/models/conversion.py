@@ -51,7 +51,8 @@ LAYOUTS = {
         ('_classify._linears.2.0.weight', '_first_mix._mixing._convmix.0.weight'),
         _from_tinycd,
         'python tools/test.py configs/origin/tinycd.py {path} '
-        '--cfg-options model.backbone.classifier_channels=[16,8] model.backbone.classifier_act=False',
+        '--cfg-options model.backbone.classifier_channels=[16,8] model.backbone.classifier_act=False '
+        'test_dataloader.dataset.data_root=LEVIR-CD-256 test_dataloader.dataset.pipeline.1.scale=[256,256]',
     ),
     'clip': Layout(
         "OpenAI's CLIP with a vision transformer",
