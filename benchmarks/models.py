@@ -2,7 +2,7 @@
 
     python benchmarks/models.py [changer_mitb0 tinycd ...] [--size 512] [--rounds 3]
 
-One thread, float32, random weights, inference as the config has it (some slide 256 x 256 windows). Each model has a process of its own.
+One thread, float32, random weights, inference as configs/origin/ has it. Each model has a process of its own.
 Memory is what its resident set grows by after the libraries are loaded, so weights and activations. Time is that of the process, the
 median of the rounds after one to warm up: other work on the machine slows it by sharing caches, not by taking turns.
 """
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-_CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / '_base_' / 'models'
+_CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'origin'
 
 
 def _peak_mib() -> float:
@@ -51,7 +51,7 @@ def measure(name: str, size: int, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('models', nargs='*', help='files of configs/_base_/models; default: all')
+    parser.add_argument('models', nargs='*', help='files of configs/origin; default: all')
     parser.add_argument('--size', type=int, default=512, help='side of the images')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--here', action='store_true', help=argparse.SUPPRESS)
