@@ -233,7 +233,7 @@ def set_amp(cfg: Config) -> None:
 def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> None:
     """Fit a config to the machine: device, processes and what follows from them.
 
-    Batch norms become synchronised ones among GPU processes, and only there.
+    Batch norms become synchronised ones among GPU processes, and only there. A recipe in mixed precision is float32 on the CPU.
 
     Args:
         cfg: The config.
@@ -248,6 +248,11 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
     if device == 'cpu':
         mmengine.device.utils.DEVICE = 'cpu'
     cfg.launcher = launcher
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type') == 'AmpOptimWrapper' and mmengine.device.utils.get_device() == 'cpu':
+        wrapper.type = 'OptimWrapper'
+        wrapper.pop('loss_scale', None)
+        wrapper.pop('dtype', None)
     for node in _nodes(cfg):
         if _is_type(node, 'SyncBN'):
             node.type = 'BN'
