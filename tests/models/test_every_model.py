@@ -4,6 +4,7 @@ The two models of hundreds of millions of parameters are built with few and narr
 """
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ class TestEveryModel:
                 _predicted(model, torch.randn(1, 6, height, width))
             height, width = (math.ceil(side / divisor) * divisor for side in (height, width))
         assert _predicted(model, torch.randn(1, 6, height, width)).shape == (1, height, width)
+
+    @pytest.mark.parametrize('name', _models())
+    def test_smallest_images_are_taken_or_the_error_names_a_size_that_is(self, name, build_model):
+        model = build_model(name, shallow=True)
+        try:
+            assert _predicted(model, torch.randn(1, 6, 8, 8)).shape == (1, 8, 8)
+        except UserError as error:
+            side = int(re.search(r'pad (?:them |the images )?to (?:multiples of )?(\d+)', str(error))[1])
+            assert _predicted(model, torch.randn(1, 6, side, side)).shape == (1, side, side)
 
     @pytest.mark.parametrize('name', _models(*_LARGE))
     def test_sliding_inference_at_an_odd_size(self, name, build_model):

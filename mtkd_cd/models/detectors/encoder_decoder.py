@@ -19,6 +19,8 @@ from mtkd_cd.registry import MODELS
 
 # Sliding windows of one image pair that go through the network together: no more memory than a usual training batch.
 _WINDOWS_PER_PASS = 8
+# All our networks take images of this size.
+_SAFE_SIDE = 32
 
 
 class BitemporalEncoderDecoder(EncoderDecoder):
@@ -111,24 +113,17 @@ class BitemporalEncoderDecoder(EncoderDecoder):
         # mmseg's heads choose the output size by the metainfo and the type of its entries. Here it is always the input's.
         size = inputs.shape[2:]
         metas = [{**meta, 'img_shape': size, 'pad_shape': size} for meta in batch_img_metas]
-        return super().encode_decode(inputs, metas)
+        with _sizes_explained(inputs):
+            return super().encode_decode(inputs, metas)
 
     def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
         """Losses and accuracies of all heads.
 
         Raises:
-            UserError: Too few pairs for a network that normalises 1 x 1 maps over the batch.
+            UserError: Too few pairs for a network that normalises 1 x 1 maps over the batch, or images that are too small.
         """
-        try:
+        with _sizes_explained(inputs):
             return super().loss(inputs, data_samples)
-        except ValueError as error:
-            if 'more than 1 value per channel' not in str(error):  # torch's batch norm
-                raise
-            batch, _, height, width = inputs.shape
-            raise UserError(
-                'batch norm over 1 x 1 maps needs at least two pairs per process (or larger images, where it is the deepest level that is '
-                f'1 x 1), found {batch} of {height} x {width}: set train_dataloader.batch_size=2 or more'
-            ) from None
 
     def inference(self, inputs: Tensor, batch_img_metas: Sequence[dict[str, Any]]) -> Tensor:
         """Logits of whole images or, as ``test_cfg`` says, of sliding windows. The images of a batch may differ in ``ori_shape``."""
@@ -185,6 +180,26 @@ class DIEncoderDecoder(BitemporalEncoderDecoder):
         """Feature maps of (N, 2C, H, W) image pairs."""
         features = self.backbone(*self.split_dates(inputs))
         return self.neck(features) if self.with_neck else features
+
+
+@contextmanager
+def _sizes_explained(inputs: Tensor) -> Iterator[None]:
+    """What torch's layers say of inputs that they cannot take, in terms of the batch that the user gave."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        batch, _, height, width = inputs.shape
+        if 'more than 1 value per channel' in str(error):
+            raise UserError(
+                'batch norm over 1 x 1 maps needs at least two pairs per process (or larger images, where it is the deepest level that is '
+                f'1 x 1), found {batch} of {height} x {width}: set train_dataloader.batch_size=2 or more'
+            ) from None
+        if min(height, width) < _SAFE_SIDE:
+            works = ' x '.join(str(max(side, _SAFE_SIDE)) for side in (height, width))
+            raise UserError(f'images of {height} x {width} are too small for this network ({error}): pad them to {works}') from None
+        raise
 
 
 @contextmanager
