@@ -35,13 +35,15 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         hint = closest(path.stem, siblings) if siblings else f'folder {path.parent} holds no config'
         raise UserError(f'config {path} does not exist: {hint}')
     try:
-        # yapf takes half a second for the text of a config, and mmengine asks for it five times a run and with every checkpoint.
-        cfg = Config.fromfile(path, format_python_code=False)
+        cfg = Config.fromfile(path)
     except UserError:
         raise
     except Exception as error:
         # A config is code: whatever it raises is a mistake in the file.
         raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    # yapf takes half a second for the text of a config, and mmengine asks for it five times a run and with every checkpoint. Its fromfile
+    # drops the argument of this name.
+    object.__setattr__(cfg, '_format_python_code', False)
     merge_options(cfg, options or {})
     return cfg
 
