@@ -7,6 +7,7 @@ _base_ = [
 
 optim_wrapper = dict(
     type='AmpOptimWrapper',
+    constructor='TrainableOptimWrapperConstructor',
     loss_scale='dynamic',
     optimizer=dict(lr=1e-4, weight_decay=1e-4),
     clip_grad=dict(max_norm=0.01, norm_type=2),

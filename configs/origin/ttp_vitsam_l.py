@@ -5,4 +5,4 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-optim_wrapper = dict(optimizer=dict(lr=4e-4))
+optim_wrapper = dict(constructor='TrainableOptimWrapperConstructor', optimizer=dict(lr=4e-4))
