@@ -250,7 +250,7 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
     if device == 'cpu':
         mmengine.device.utils.DEVICE = 'cpu'
     cfg.launcher = launcher
-    wrapper = cfg.get('optim_wrapper') or {}
+    wrapper: Any = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper' and mmengine.device.utils.get_device() == 'cpu':
         wrapper.type = 'OptimWrapper'
         wrapper.pop('loss_scale', None)
