@@ -68,7 +68,7 @@ def count_complexity(model: Mapping[str, Any], shape: tuple[int, int] = (512, 51
     Raises:
         UserError: The network cannot take images of this size.
     """
-    detector = build_without_weights(model).eval().requires_grad_(False)
+    detector = build_without_weights(model.get('student') or model.get('origin') or model).eval().requires_grad_(False)
     detector.register_module('auxiliary_head', None)
     analyzer = FlopAnalyzer(detector, torch.empty(1, 6, *shape, device='meta'))
     analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_flops)
@@ -80,22 +80,18 @@ def count_complexity(model: Mapping[str, Any], shape: tuple[int, int] = (512, 51
 
 
 def build_without_weights(model: Mapping[str, Any]) -> nn.Module:
-    """Build a detector on torch's ``meta`` device: shapes without numbers.
-
-    Args:
-        model: Config of the detector. Of a distiller the student is built, of a cascade the origin.
-    """
-    detector = model.get('student') or model.get('origin') or model
+    """Build a model on torch's ``meta`` device: shapes without numbers, no pretrained weights, no checkpoints."""
     with DefaultScope.overwrite_default_scope('mtkd_cd'), _MetaDevice():
-        return MODELS.build(_without_pretrained(detector)).to('meta')
+        return MODELS.build(_without_files(model)).to('meta')
 
 
-def _without_pretrained(node: Any) -> Any:
+def _without_files(node: Any) -> Any:
     if isinstance(node, Mapping):
-        kept = {key: _without_pretrained(value) for key, value in node.items() if key not in ('init_cfg', 'pretrained')}
+        files = ('init_cfg', 'pretrained', 'checkpoints')
+        kept = {key: None if key in files else _without_files(value) for key, value in node.items()}
         return ConfigDict(kept)
     if isinstance(node, list | tuple):
-        return type(node)(_without_pretrained(value) for value in node)
+        return type(node)(_without_files(value) for value in node)
     return node
 
 
@@ -107,13 +103,13 @@ def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 class _MetaDevice(DeviceContext):
-    """New tensors are on the meta device, except for the drop-path rates that mmseg's transformers read back as numbers."""
+    """New tensors are on the meta device, except for those that models read back: drop-path rates, a preprocessor's mean."""
 
     def __init__(self) -> None:
         super().__init__('meta')
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.linspace:
+        if func in (torch.linspace, torch.tensor):
             return func(*args, **kwargs or {})
         return super().__torch_function__(func, types, args, kwargs)
 
