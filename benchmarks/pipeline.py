@@ -56,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     init_default_scope('mtkd_cd')
     config = Config.fromfile(BASE / 'datasets' / 'jl1cd.py')
-    preprocessor = MODELS.build(Config.fromfile(BASE / 'data_preprocessor.py').data_preprocessor)
+    preprocessor = MODELS.build(Config.fromfile(BASE / 'data_preprocessor.py').pair_preprocessor)
     with tempfile.TemporaryDirectory() as folder:
         if args.data_root is None:
             make_dataset(folder, num_train=args.pairs, num_val=1, num_test=1, size=512)
