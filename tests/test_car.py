@@ -112,8 +112,10 @@ def test_suggested_thresholds_cut_into_about_equal_parts(num_ranges):
 
 def test_suggestion_never_leaves_a_range_empty():
     assert suggest_thresholds(np.full(10, 0.3), 3) == ()
-    thresholds = suggest_thresholds(np.array([0.0, 0.0, 0.0, 0.7]), 2)
-    assert all(CARPartition(thresholds).counts(np.array([0.0, 0.0, 0.0, 0.7])).values()) if thresholds else True
+    cars = np.array([0.0, 0.1, 0.1, 0.7])
+    thresholds = suggest_thresholds(cars, 2)
+    assert thresholds
+    assert all(CARPartition(thresholds).counts(cars).values())
     assert suggest_thresholds(np.array([]), 3) == ()
 
 

@@ -2,6 +2,7 @@
 
 import re
 import socket
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ class PretrainedBackbone(BaseModule):
         checkpoint = self.weights_url if pretrained is True else pretrained
         super().__init__(dict(type='Pretrained', checkpoint=checkpoint) if checkpoint else None)
 
+    @abstractmethod
     def published_keys(self) -> dict[str, str]:
         """The published name of each tensor of the state dict that is loaded."""
-        raise NotImplementedError
 
     def init_weights(self) -> None:
         """Load the published weights, if any.
