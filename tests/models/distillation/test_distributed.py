@@ -6,7 +6,7 @@ import textwrap
 
 # Two processes, each with images of other ranges: every teacher is used by one process only.
 SCRIPT = """
-    import json, sys
+    import json, os, sys
     import torch, torch.distributed as dist
     import toycd
     from mmengine.model import MMDistributedDataParallel
@@ -39,10 +39,13 @@ SCRIPT = """
     dist.all_gather(gathered, weights)
     frozen = all(torch.equal(v, before[n][k]) for n, t in distiller.teachers.items() for k, v in t.state_dict().items())
     results = [None, None]
-    dist.all_gather_object(results, dict(frozen=frozen, distill=float(losses['loss_distill']), equal=bool(torch.equal(*gathered))))
+    dist.all_gather_object(results, dict(frozen=frozen, distill=losses['loss_distill'].item(), equal=bool(torch.equal(*gathered))))
     if rank == 0:
-        json.dump(results, open(output, 'w'))
+        with open(output, 'w') as file:
+            json.dump(results, file)
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # past the interpreter's teardown, where gloo's threads now and then abort the process
 """
 
 
