@@ -5,7 +5,7 @@ Paper: arXiv:2502.13407, section 4.1.
 
 import itertools
 from collections.abc import Sequence
-from typing import TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,12 @@ from mtkd_cd.errors import UserError
 ArrayOrTensor = TypeVar('ArrayOrTensor', np.ndarray, Tensor)
 
 DEFAULT_THRESHOLDS = (0.05, 0.2)
+ThresholdRule = Literal['images', 'pixels', 'log']
+THRESHOLD_RULES: dict[ThresholdRule, str] = {
+    'images': 'equally many images',
+    'pixels': 'equally many changed pixels',
+    'log': 'equal steps in log CAR',
+}
 _DEFAULT_NAMES: dict[int, tuple[str, ...]] = {2: ('small', 'large'), 3: ('small', 'medium', 'large')}
 
 
@@ -157,24 +163,90 @@ def _checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def suggest_thresholds(cars: np.ndarray, num_ranges: int) -> tuple[float, ...]:
-    """Thresholds that cut ``cars`` into ``num_ranges`` ranges of about equally many images.
+def suggest_thresholds(
+    cars: np.ndarray, num_ranges: int, rule: ThresholdRule = 'images', changed_pixels: np.ndarray | None = None
+) -> tuple[float, ...]:
+    """Thresholds that cut ``cars`` into ``num_ranges`` ranges, none of them empty.
 
     Args:
         cars: (N,) CAR of each image of a data set.
-        num_ranges: How many ranges are wanted; fewer result where the data set has too few different values.
+        num_ranges: How many ranges are wanted; fewer result where the data set has fewer different values.
+        rule: What the ranges have equally much of: ``'images'``, ``'pixels'`` (changed pixels), or ``'log'``: equal steps in log CAR
+            between the 5 % and the 95 % quantile of the changed images, since the extremes are single images.
+        changed_pixels: (N,) changed pixels of each image, for ``'pixels'``; without them all images count as equally large.
 
     Returns:
-        Strictly increasing thresholds inside (0, 1), rounded to two significant digits where the rounding leaves no range empty.
+        Strictly increasing thresholds inside (0, 1), rounded as far as that moves at most one image in a hundred.
+
+    Raises:
+        UserError: An unknown rule.
     """
-    cars = np.sort(np.asarray(cars, np.float64))
-    quantiles = np.quantile(cars, np.arange(1, num_ranges) / num_ranges) if len(cars) else np.array([])
-    for digits in (2, 4, 17):
-        rounded = (float(f'{quantile:.{digits}g}') for quantile in quantiles)
-        thresholds = tuple(sorted({value for value in rounded if cars[0] <= value < cars[-1] and 0 < value < 1}))
-        if thresholds and all(CARPartition(thresholds, None).counts(cars).values()):
-            return thresholds
-    return ()
+    cars = np.asarray(cars, np.float64)
+    values = np.unique(cars)
+    num_cuts = min(num_ranges, len(values)) - 1
+    if num_cuts < 1:
+        return ()
+    if rule == 'log':
+        changed = cars[cars > 0]
+        low, high = np.log(np.quantile(changed, (0.05, 0.95)))
+        wanted = np.exp(np.linspace(low, high, num_cuts + 2)[1:-1])
+    elif rule in THRESHOLD_RULES:
+        weights = np.ones_like(cars) if rule == 'images' else np.asarray(cars if changed_pixels is None else changed_pixels, np.float64)
+        wanted = _weighted_quantiles(cars, weights, np.arange(1, num_cuts + 1) / (num_cuts + 1))
+    else:
+        raise UserError(f'rule={rule!r}: thresholds are suggested by one of {", ".join(THRESHOLD_RULES)}')
+    return _rounded(cars, _cuts_between(values, wanted))
+
+
+def _weighted_quantiles(cars: np.ndarray, weights: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """The smallest CARs up to which the images hold these shares of the whole weight."""
+    order = np.argsort(cars)
+    held = np.cumsum(weights[order])
+    return cars[order][np.searchsorted(held, shares * held[-1] * (1 - 1e-12))]
+
+
+def _cuts_between(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The ``wanted`` cuts, moved as little as it takes to have a value in each range; ``values`` ascend and are more than the cuts."""
+    number = np.arange(len(wanted))
+    below = np.searchsorted(values, wanted, 'right') - 1  # position of the last value below each cut
+    kept = np.clip(np.maximum.accumulate(below - number), 0, len(values) - 1 - len(wanted)) + number
+    # Zero is no threshold: half of the next value keeps the images without change to themselves.
+    ends = np.where(values[kept] > 0, values[kept], values[kept + 1] / 2)
+    return np.where((kept == below) & (wanted > 0), wanted, ends)
+
+
+def _rounded(cars: np.ndarray, cuts: np.ndarray) -> tuple[float, ...]:
+    exact = np.searchsorted(np.sort(cars), cuts, 'right')
+    for digits in range(1, 7):
+        rounded = np.array([float(f'{cut:.{digits}g}') for cut in cuts])
+        moved = np.abs(np.searchsorted(np.sort(cars), rounded, 'right') - exact).sum()
+        increasing = (np.diff(rounded, prepend=0, append=1) > 0).all()
+        if increasing and moved <= len(cars) / 100 and all(CARPartition(rounded.tolist()).counts(cars).values()):
+            return tuple(rounded.tolist())
+    return tuple(cuts.tolist())
+
+
+def propose_thresholds(cars: np.ndarray, num_ranges: int, changed_pixels: np.ndarray | None = None) -> dict[str, tuple[float, ...]]:
+    """The thresholds that :func:`suggest_thresholds` finds by each rule of :data:`THRESHOLD_RULES`.
+
+    Args:
+        cars: (N,) CAR of each image of a data set.
+        num_ranges: How many ranges are wanted.
+        changed_pixels: (N,) changed pixels of each image; without them all images count as equally large.
+
+    Returns:
+        ``num_ranges - 1`` thresholds by the rule's name.
+
+    Raises:
+        UserError: Fewer than two ranges, or more of them than there are different CARs.
+    """
+    num_values = len(np.unique(cars))
+    if not 2 <= num_ranges <= num_values:
+        raise UserError(
+            f'{num_ranges} CAR ranges: the {len(cars)} labels have {num_values} different CARs, so that they can be cut into '
+            + (f'2 to {num_values} ranges' if num_values > 1 else 'no ranges')
+        )
+    return {rule: suggest_thresholds(cars, num_ranges, rule, changed_pixels) for rule in THRESHOLD_RULES}
 
 
 def car_histogram(cars: np.ndarray, partition: CARPartition | None = None, width: int = 40) -> str:

@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from mtkd_cd.car import CARPartition, car_histogram, change_area_ratio, suggest_thresholds
+from mtkd_cd.car import THRESHOLD_RULES, CARPartition, car_histogram, change_area_ratio, propose_thresholds, suggest_thresholds
 from mtkd_cd.errors import UserError
 
 
@@ -124,3 +126,56 @@ def test_histogram_counts_add_up():
     lines = car_histogram(cars, CARPartition()).splitlines()
     assert sum(int(line.split('%')[0].split()[-2]) for line in lines[:11]) == 6
     assert [line.split()[:2] for line in lines[11:]] == [['small', '4'], ['medium', '1'], ['large', '1']]
+
+
+def test_thresholds_of_equal_changed_pixels_weigh_images_by_their_pixels():
+    cars = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
+    # Of 100 changed pixels: 0, 10, 20, 30, 40 where all images are equally large; half of them lie up to 0.3.
+    assert suggest_thresholds(cars, 2, 'pixels') == (0.3,)
+    assert suggest_thresholds(cars, 2, 'pixels', np.array([0, 70, 10, 10, 10])) == (0.1,)
+    assert suggest_thresholds(cars, 2, 'images') == (0.2,)
+
+
+def test_log_thresholds_are_equal_steps_between_the_quantiles_of_the_changed_images():
+    cars = np.concatenate([np.zeros(50), np.logspace(-4, 0, 1001)])
+    low, middle, high = suggest_thresholds(cars, 4, 'log')
+    # 5 % and 95 % of the changed ones are 10^-3.8 and 10^-0.2: steps of 10^0.9.
+    assert (low, middle, high) == pytest.approx((10**-2.9, 10**-2, 10**-1.1), rel=0.05)
+
+
+@pytest.mark.parametrize('rule', THRESHOLD_RULES)
+@pytest.mark.parametrize('seed', range(20))
+def test_proposals_have_as_many_ranges_as_wanted_and_none_is_empty(rule, seed):
+    rng = np.random.default_rng(seed)
+    cars = rng.choice([0.0, 0.0, 1e-5, 0.003, 0.0031, 0.2, 0.9, 1.0], rng.integers(8, 30))
+    for num_ranges in range(2, len(set(cars)) + 1):
+        thresholds = propose_thresholds(cars, num_ranges)[rule]
+        edges = [-1, *thresholds, 1]
+        assert len(thresholds) == num_ranges - 1
+        assert all(any(low < car <= high for car in cars) for low, high in itertools.pairwise(edges))
+
+
+def test_rounding_moves_at_most_one_image_in_a_hundred():
+    cars = 0.5 + np.random.default_rng(0).uniform(size=1000) / 1000
+    (threshold,) = suggest_thresholds(cars, 2)
+    assert abs(np.mean(cars <= threshold) - 0.5) <= 0.01
+    assert len(str(threshold)) <= len('0.50053')
+
+
+@pytest.mark.parametrize(
+    ('cars', 'num_ranges', 'message'),
+    [
+        ([0.1, 0.1, 0.4], 3, '3 labels have 2 different CARs, so that they can be cut into 2 to 2 ranges'),
+        ([0.1, 0.4], 1, '1 CAR ranges'),
+        ([0.3, 0.3], 2, '1 different CARs.*no ranges'),
+        ([], 2, '0 different CARs'),
+    ],
+)
+def test_more_ranges_than_different_cars_are_refused(cars, num_ranges, message):
+    with pytest.raises(UserError, match=message):
+        propose_thresholds(np.array(cars), num_ranges)
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(UserError, match='images, pixels, log'):
+        suggest_thresholds(np.array([0.1, 0.2]), 2, 'median')
