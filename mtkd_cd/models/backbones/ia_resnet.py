@@ -1,6 +1,7 @@
 """Changer's two-date ResNets (arXiv:2209.08290): mmseg's networks with an interaction layer after each stage."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,12 @@ from torch import Tensor
 
 from mtkd_cd.models.layers import build_interactions, on_both_dates
 from mtkd_cd.registry import MODELS
+
+
+def run_stem(network: ResNet, x: Tensor) -> Tensor:
+    """An image (N, C, H, W) to what the first stage of a ResNet takes, a quarter as large."""
+    x = network.stem(x) if network.deep_stem else network.relu(network.norm1(network.conv1(x)))
+    return network.maxpool(x)
 
 
 class _InteractingStages(ResNet):
@@ -27,13 +34,9 @@ class _InteractingStages(ResNet):
         super().train(mode)
         return self  # as modules do; mmseg's ResNet returns None
 
-    def _run_stem(self, x: Tensor) -> Tensor:
-        x = self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x)))
-        return self.maxpool(x)
-
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, ...]:
         """Levels (N, 2C_i, H/s, W/s) of the stages in ``out_indices``: date A's channels, then date B's."""
-        x1, x2 = on_both_dates(self._run_stem, x1, x2, weights=self)
+        x1, x2 = on_both_dates(partial(run_stem, self), x1, x2, weights=self)
         levels = []
         for i, (name, interact) in enumerate(zip(self.res_layers, self.ccs)):
             stage = getattr(self, name)

@@ -12,6 +12,15 @@ from mtkd_cd.models.layers import build_interactions, discard_attention_weights,
 from mtkd_cd.registry import MODELS
 
 
+def run_stage(stage: Sequence[Any], x: Tensor) -> Tensor:
+    """The map after a stage, an entry of ``MixVisionTransformer.layers``, from the one before it (or the image)."""
+    embed, blocks, norm = stage
+    tokens, size = embed(x)
+    for block in blocks:
+        tokens = block(tokens, size)
+    return nlc_to_nchw(norm(tokens), size)
+
+
 @MODELS.register_module()
 class MixVisionTransformer(MMSegMixVisionTransformer):
     """mmseg's encoder without the attention matrices that it asks for and throws away: torch can then use its fused kernel."""
@@ -38,11 +47,8 @@ class IA_MixVisionTransformer(MixVisionTransformer):
         """Levels (N, 2C_i, H/s, W/s) of the stages in ``out_indices``: date A's channels, then date B's."""
         x = stack_dates(x1, x2)  # no layer here mixes samples, so the dates can share a batch in training too
         levels = []
-        for i, ((embed, blocks, norm), interact) in enumerate(zip(self.layers, self.ccs)):
-            tokens, size = embed(x)
-            for block in blocks:
-                tokens = block(tokens, size)
-            pair = interact(*nlc_to_nchw(norm(tokens), size).chunk(2))
+        for i, (stage, interact) in enumerate(zip(self.layers, self.ccs)):
+            pair = interact(*run_stage(stage, x).chunk(2))
             if i in self.out_indices:
                 levels.append(torch.cat(pair, dim=1))
             x = torch.cat(pair)

@@ -1,6 +1,6 @@
 """Decode heads under Open-CD's names; mmseg's are found without a prefix too."""
 
-from mtkd_cd.models.decode_heads.ban import BAN_MLPDecoder, BitemporalAdapterHead
+from mtkd_cd.models.decode_heads.ban import BAN_BITHead, BAN_MLPDecoder, BitemporalAdapterHead
 from mtkd_cd.models.decode_heads.bit import BITHead
 from mtkd_cd.models.decode_heads.changer import Changer
 from mtkd_cd.models.decode_heads.changestar import ChangeStarHead
@@ -12,6 +12,7 @@ from mtkd_cd.models.decode_heads.ohem import OHEMPixelSampler
 from mtkd_cd.models.decode_heads.stanet import STAHead
 
 __all__ = [
+    'BAN_BITHead',
     'BAN_MLPDecoder',
     'BITHead',
     'BitemporalAdapterHead',

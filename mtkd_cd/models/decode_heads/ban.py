@@ -1,18 +1,24 @@
 """BAN's head (arXiv:2312.01163): a small change detector into which bridges bring what a frozen foundation model sees."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmengine.model import BaseModule, caffe2_xavier_init
-from mmseg.models.backbones import MixVisionTransformer
+from mmseg.models.backbones import MixVisionTransformer, ResNet
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw, resize
 from torch import Tensor, nn
 
 from mtkd_cd.errors import UserError
+from mtkd_cd.models.backbones.ia_resnet import run_stem
+from mtkd_cd.models.backbones.mit import run_stage
+from mtkd_cd.models.decode_heads.bit import BITDecoder
 from mtkd_cd.models.layers import ChannelNorm, LN2d, MapMixFFN, discard_attention_weights, on_both_dates
 from mtkd_cd.registry import MODELS
 
@@ -46,26 +52,28 @@ class Bridge(BaseModule):
 
 
 class SideAdapterNetwork(BaseModule):
-    """One date's half of the bi-temporal adapter branch: a MiT, some stages of which are bridged to the foundation model.
+    """One date's half of the bi-temporal adapter branch: a small network, some stages of which are bridged to the foundation model.
 
     Args:
-        side_enc_cfg: Config of the MiT.
+        side_encoder: The small network.
+        widths: Channels of its stages.
+        heads: Attention heads of a bridge behind each of them.
         clip_channels: Channels of the foundation model's maps, one number or one per stage.
         fusion_index: The stages with a bridge; the i-th of them takes the foundation model's i-th map.
-
-    Raises:
-        UserError: A side encoder that is no ``MixVisionTransformer``.
     """
 
-    def __init__(self, side_enc_cfg: dict[str, Any], clip_channels: int | Sequence[int] = 768, fusion_index: Sequence[int] = (0, 1, 2)):
+    def __init__(
+        self,
+        side_encoder: BaseModule,
+        widths: Sequence[int],
+        heads: Sequence[int],
+        clip_channels: int | Sequence[int] = 768,
+        fusion_index: Sequence[int] = (0, 1, 2),
+    ):
         super().__init__()
-        self.side_encoder = MODELS.build(side_enc_cfg)
-        if not isinstance(self.side_encoder, MixVisionTransformer):
-            raise UserError(f'BitemporalAdapterHead: side_enc_cfg must be a MixVisionTransformer, found {side_enc_cfg["type"]}')
+        self.side_encoder = side_encoder
         self.side_encoder.pretrained_switch = 'model.decode_head.ban_cfg.side_enc_cfg.init_cfg=None'
         self.fusion_index = list(fusion_index)
-        heads = self.side_encoder.num_heads
-        widths = [self.side_encoder.embed_dims * number for number in heads]
         if isinstance(clip_channels, int):
             clip_channels = [clip_channels] * len(widths)
         self.clip_attns = nn.ModuleList(Bridge(widths[i], heads[i]) for i in self.fusion_index)
@@ -80,20 +88,68 @@ class SideAdapterNetwork(BaseModule):
         for project in self.conv_clips:
             caffe2_xavier_init(project.get_submodule('1.conv'))
 
-    def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """An image (N, 3, H, W) and the foundation model's maps to the side encoder's levels (N, C_i, H/s, W/s)."""
+    @abstractmethod
+    def stages(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """The stages of the side encoder, each from the map of the one before it (the first from the image) to its own."""
+
+    def bridged_maps(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """An image (N, 3, H, W) and the foundation model's maps to the maps (N, C_i, H/s, W/s) of all stages."""
         x, *foundation_maps = inputs
         levels = []
-        for i, (embed, blocks, norm) in enumerate(self.side_encoder.layers):
-            tokens, size = embed(x)
-            for block in blocks:
-                tokens = block(tokens, size)
-            x = nlc_to_nchw(norm(tokens), size)
+        for i, stage in enumerate(self.stages()):
+            x = stage(x)
             if i in self.fusion_index:
                 j = self.fusion_index.index(i)
                 x = self.clip_attns[j](x, self.conv_clips[j](foundation_maps[j]))
             levels.append(x)
         return levels
+
+
+class SideMiT(SideAdapterNetwork):
+    """The branch with a ``MixVisionTransformer``; it gives the maps of all stages."""
+
+    def __init__(self, side_encoder: MixVisionTransformer, **kwargs: Any):
+        heads = side_encoder.num_heads
+        super().__init__(side_encoder, [side_encoder.embed_dims * number for number in heads], heads, **kwargs)
+
+    def stages(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        return (partial(run_stage, stage) for stage in self.side_encoder.layers)
+
+    def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        return self.bridged_maps(inputs)
+
+
+class SideResNet(SideAdapterNetwork):
+    """The branch with a ResNet of basic blocks; it gives the map of the last of ``out_indices``, and runs no further."""
+
+    def __init__(self, side_encoder: ResNet, **kwargs: Any):
+        heads = (1, 2, 4, 8)[: side_encoder.num_stages]
+        super().__init__(side_encoder, [side_encoder.base_channels * number for number in heads], heads, **kwargs)
+
+    def stages(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        encoder = self.side_encoder
+        first, *others = (getattr(encoder, name) for name in encoder.res_layers[: encoder.out_indices[-1] + 1])
+        return chain([lambda image: first(run_stem(encoder, image))], others)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        return self.bridged_maps(inputs)[-1]
+
+
+def build_side_adapter_network(side_enc_cfg: dict[str, Any], **kwargs: Any) -> SideAdapterNetwork:
+    """The branch with the side encoder of a config; ``kwargs`` are further arguments of :class:`SideAdapterNetwork`.
+
+    Raises:
+        UserError: A side encoder that is neither a ``MixVisionTransformer`` nor a ResNet of depth 18 or 34.
+    """
+    encoder = MODELS.build(side_enc_cfg)
+    if isinstance(encoder, MixVisionTransformer):
+        return SideMiT(encoder, **kwargs)
+    if isinstance(encoder, ResNet) and encoder.block.expansion == 1:
+        return SideResNet(encoder, **kwargs)
+    raise UserError(
+        'BitemporalAdapterHead: side_enc_cfg must be a MixVisionTransformer or a ResNet of depth 18 or 34, '
+        f'found {side_enc_cfg["type"]}' + (f' of depth {side_enc_cfg["depth"]}' if 'depth' in side_enc_cfg else '')
+    )
 
 
 @MODELS.register_module()
@@ -143,19 +199,38 @@ class BAN_MLPDecoder(BaseModule):
 
 
 @MODELS.register_module()
+class BAN_BITHead(BITDecoder):
+    """BIT's head as BAN's decoder: it takes the dates' maps one by one.
+
+    Args:
+        num_classes: Channels of the change map.
+        dropout_ratio: Channel dropout before the classifier.
+        interpolate_mode: Not used; accepted because Open-CD's configs may give it.
+        kwargs: Further arguments of :class:`BITDecoder`.
+    """
+
+    def __init__(self, num_classes: int = 2, dropout_ratio: float = 0, interpolate_mode: str = 'bilinear', **kwargs: Any):
+        super().__init__(num_classes=num_classes, dropout_ratio=dropout_ratio, **kwargs)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """The map of either date (N, C, H/8, W/8) to the change map (N, num_classes, H, W)."""
+        return self.decode(x1, x2)
+
+
+@MODELS.register_module()
 class BitemporalAdapterHead(BaseDecodeHead):
     """BAN's bi-temporal adapter branch and its decoder.
 
     Args:
-        ban_cfg: Arguments of :class:`SideAdapterNetwork`.
-        ban_dec_cfg: Config of the decoder, called with the levels of both dates.
+        ban_cfg: Arguments of :func:`build_side_adapter_network`.
+        ban_dec_cfg: Config of the decoder, called with what the branch gives of either date.
         kwargs: Arguments of mmseg's ``BaseDecodeHead`` but ``in_channels``, ``channels`` and ``num_classes``.
     """
 
     def __init__(self, ban_cfg: dict[str, Any], ban_dec_cfg: dict[str, Any], **kwargs: Any):
         super().__init__(in_channels=1, channels=1, num_classes=ban_dec_cfg['num_classes'], init_cfg=None, **kwargs)
         del self.conv_seg
-        self.side_adapter_network = SideAdapterNetwork(**ban_cfg)
+        self.side_adapter_network = build_side_adapter_network(**ban_cfg)
         self.mask_decoder = MODELS.build(ban_dec_cfg)
 
     def init_weights(self) -> None:

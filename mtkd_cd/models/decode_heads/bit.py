@@ -90,12 +90,11 @@ class DecoderLayer(TransformerLayer):
         return self._attend(self.norm1(pixels), self.norm1_(tokens), pixels)
 
 
-@MODELS.register_module()
-class BITHead(BaseDecodeHead):
-    """BIT's head.
+class BITDecoder(BaseDecodeHead):
+    """What BIT's head and BAN's form of it share; they differ in how they are given the dates.
 
     Args:
-        in_channels: Channels of one date, half of what the incoming map has.
+        in_channels: Channels of one date's map.
         channels: Width of tokens and pixels.
         embed_dims: Hidden width of attention (over all heads) and feed-forward.
         enc_depth: Encoder layers.
@@ -139,9 +138,9 @@ class BITHead(BaseDecodeHead):
     ):
         super().__init__(in_channels, channels, **kwargs)
         if embed_dims % num_heads:
-            raise UserError(f'BITHead: num_heads must divide embed_dims {embed_dims}, found {num_heads}')
+            raise UserError(f'{type(self).__name__}: num_heads must divide embed_dims {embed_dims}, found {num_heads}')
         if not use_tokenizer and pool_mode not in ('max', 'avg'):
-            raise UserError(f"BITHead: pool_mode must be 'max' or 'avg', found {pool_mode!r}")
+            raise UserError(f"{type(self).__name__}: pool_mode must be 'max' or 'avg', found {pool_mode!r}")
         self.use_tokenizer = use_tokenizer
         self.pool_size = pool_size
         self.pool = F.adaptive_max_pool2d if pool_mode == 'max' else F.adaptive_avg_pool2d
@@ -173,10 +172,10 @@ class BITHead(BaseDecodeHead):
             sequence = sequence + self.enc_pos_embedding
         return stack_dates(*self.encoder(sequence).chunk(2, dim=1))
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """A map (N, 2C_in, H/8, W/8), date A's channels first, to the change map (N, out_channels, H, W)."""
+    def decode(self, date1: Tensor, date2: Tensor) -> Tensor:
+        """The map of either date (N, C_in, H/8, W/8) to the change map (N, out_channels, H, W)."""
         # No layer here mixes samples, so the dates can share a batch in training too.
-        x = self.pre_process(stack_dates(*self._transform_inputs(inputs).chunk(2, dim=1)))  # (2N, C, H/4, W/4)
+        x = self.pre_process(stack_dates(date1, date2))  # (2N, C, H/4, W/4)
         tokens = self._encode(self._tokens(x))
         pixels = x.flatten(2).transpose(1, 2)
         for layer in self.decoder:
@@ -185,3 +184,15 @@ class BITHead(BaseDecodeHead):
         difference = (date1 - date2).abs().transpose(1, 2).unflatten(-1, x.shape[2:])
         difference = F.interpolate(difference, scale_factor=self.upsample_size, mode='bilinear', align_corners=self.align_corners)
         return self.cls_seg(difference)
+
+
+@MODELS.register_module()
+class BITHead(BITDecoder):
+    """BIT's head.
+
+    Takes the arguments of :class:`BITDecoder`.
+    """
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """A map (N, 2C_in, H/8, W/8), date A's channels first, to the change map (N, out_channels, H, W)."""
+        return self.decode(*self._transform_inputs(inputs).chunk(2, dim=1))
