@@ -58,7 +58,7 @@ def load_only_tensors(enabled: bool = True) -> None:
 def training_command(path: str | os.PathLike) -> str | None:
     """The command that makes ``.../<stage>/<model>[/<range>]/best.pth``, where the stages of the recipe leave their weights."""
     match Path(path).parts[-4:]:
-        case [*_, 'origin' | 'mtkd' as stage, model, 'best.pth']:
+        case [*_, 'origin' | 'continued' | 'mtkd' as stage, model, 'best.pth']:
             return f'python tools/train.py configs/{stage}/{model}.py'
         case ['partition', model, range_name, 'best.pth']:
             return f'python tools/train.py configs/partition/{model}.py --partition {range_name}'

@@ -125,6 +125,7 @@ def test_batch_norm_counters_may_be_missing(tmp_path):
     [
         ('work_dirs/origin/fc_ef/best.pth', 'python tools/train.py configs/origin/fc_ef.py'),
         ('/x/mtkd/fc_ef/best.pth', 'python tools/train.py configs/mtkd/fc_ef.py'),
+        ('w/continued/fc_ef/best.pth', 'python tools/train.py configs/continued/fc_ef.py'),
         ('w/partition/fc_ef/small/best.pth', 'python tools/train.py configs/partition/fc_ef.py --partition small'),
         ('somewhere/else.pth', None),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 
 from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, at_least, run_tool
-from mtkd_cd.workflow.stages import STAGES, RecipeOptions, run_recipe
+from mtkd_cd.workflow.stages import OPTIONAL_STAGES, STAGES, RecipeOptions, run_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,9 +16,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('model', help='name of a benchmark model, for instance changer_mitb0')
     parser.add_argument('--data-root', help='folder with train/ and test/ (and val/, else a tenth of train is held out)')
     parser.add_argument('--dataset-type', help='registered data set class, default JL1_CD_Dataset')
-    parser.add_argument('--stages', nargs='+', choices=STAGES, default=STAGES)
+    parser.add_argument('--stages', nargs='+', choices=(*STAGES, *OPTIONAL_STAGES), default=STAGES)
     parser.add_argument('--iters', type=at_least(1), help='iterations of the origin and of each specialist')
-    parser.add_argument('--student-iters', type=at_least(1), help='iterations of the student, default: half of --iters')
+    parser.add_argument('--student-iters', type=at_least(1), help='iterations of the student and of `continued`, default: half of --iters')
     parser.add_argument('--image-size', type=at_least(1), help='side of training crops and test images')
     parser.add_argument('--batch-size', type=at_least(1), help='pairs per step and process')
     parser.add_argument('--num-workers', type=at_least(0), help='loader processes')

@@ -72,7 +72,7 @@ def closest(word: str, known: Any) -> str:
 
 
 def stage_of(cfg: Config) -> str:
-    """The strategy a config belongs to: the name of its folder (``origin``, ``partition``, ``op``, ``mtkd``)."""
+    """The strategy a config belongs to: the name of its folder (``origin``, ``continued``, ``partition``, ``op``, ``mtkd``)."""
     return Path(cfg.filename).parent.name
 
 
@@ -124,28 +124,38 @@ def set_thresholds(cfg: Config, thresholds: Sequence[float]) -> None:
             node.thresholds = partition.thresholds
         if _is_type(node, 'CARPartitionDataset') and node.partition not in partition.names:
             node.partition = partition.names[0]
-    if 'checkpoints' in cfg.model:
-        set_checkpoints(cfg, WORK_DIRS)
+    set_checkpoints(cfg, WORK_DIRS)
 
 
 def set_checkpoints(cfg: Config, root: str | Path) -> None:
-    """Look for the weights that a cascade or a distiller starts from in the stages' places under ``root``."""
+    """Look for the weights that a config starts from, if it does, in the stages' places under ``root``."""
     model = model_of(cfg)
+    origin = str(stage_dir('origin', model, root=root) / 'best.pth')
+    if stage_of(cfg) == 'continued':
+        cfg.load_from = origin
+    if 'checkpoints' not in cfg.model:
+        return
     first = 'student' if 'student' in cfg.model else 'origin'
     names = CARPartition(**_given(cfg.model, 'thresholds', 'names')).names
     cfg.model.checkpoints = {
-        first: str(stage_dir('origin', model, root=root) / 'best.pth'),
+        first: origin,
         **{name: str(stage_dir('partition', model, name, root) / 'best.pth') for name in names},
     }
 
 
+def starting_weights(cfg: Config) -> dict[str, str]:
+    """The files that a run starts from, by name: those of a cascade or a distiller, and ``start``, the config's ``load_from``."""
+    start = dict(start=cfg.load_from) if cfg.get('load_from') else {}
+    return start | dict(cfg.model.get('checkpoints') or {})
+
+
 def check_checkpoints(cfg: Config) -> None:
-    """Refuse a config whose cascade or distiller starts from files that do not exist.
+    """Refuse a config that starts from files that do not exist.
 
     Raises:
         UserError: Names the file and the command that makes it.
     """
-    for name, path in (cfg.model.get('checkpoints') or {}).items():
+    for name, path in starting_weights(cfg).items():
         check_exists(path, f'{path} ({name})')
 
 

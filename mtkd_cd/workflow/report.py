@@ -8,7 +8,7 @@ from mtkd_cd.files import atomic_write
 from mtkd_cd.workflow.record import write_json
 
 COLUMNS = ('mIoU', 'mPrecision', 'mRecall', 'mFscore')
-_TITLES = {'origin': 'origin', 'op': 'O-P', 'mtkd': 'MTKD'}
+_TITLES = {'origin': 'origin', 'op': 'O-P', 'continued': 'continued', 'mtkd': 'MTKD'}
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Report:
 
     @property
     def differences(self) -> dict[str, dict[str, float]]:
-        """Of O-P and MTKD to the origin, in percentage points."""
+        """Of every other strategy to the origin, in percentage points."""
         origin = self.metrics.get('origin')
         others = {stage: values for stage, values in self.metrics.items() if stage != 'origin'}
         return {stage: {key: values[key] - origin[key] for key in COLUMNS} for stage, values in others.items()} if origin else {}

@@ -18,10 +18,10 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mtkd_cd.checkpoint import load_weights, read_checkpoint
-from mtkd_cd.engine import StopwatchHook
+from mtkd_cd.engine import StartingWeightsHook, StopwatchHook
 from mtkd_cd.errors import UserError
 from mtkd_cd.registry import DATASETS, RUNNERS
-from mtkd_cd.workflow.config import check_checkpoints, check_exists, is_cascade, model_of, stage_of, work_dir_of
+from mtkd_cd.workflow.config import check_checkpoints, check_exists, is_cascade, model_of, stage_of, starting_weights, work_dir_of
 from mtkd_cd.workflow.record import check_settings, file_digest, read_record, settings_of, write_record
 
 BEST = 'best.pth'
@@ -121,7 +121,7 @@ def run_training(prepared: Prepared, *, resume: bool = False, terse: bool = Fals
     cfg, settings = prepared.cfg, prepared.settings
     work_dir = Path(cfg.work_dir)
     check_checkpoints(cfg)
-    settings |= {f'weights.{name}': file_digest(path) for name, path in (cfg.model.get('checkpoints') or {}).items()}
+    settings |= {f'weights.{name}': file_digest(path) for name, path in starting_weights(cfg).items()}
     check_settings(work_dir, settings)
     record = read_record(work_dir)
     if resume and record.get('finished'):
@@ -129,12 +129,14 @@ def run_training(prepared: Prepared, *, resume: bool = False, terse: bool = Fals
             raise UserError(f'{work_dir} held a finished run, but its {BEST} is gone: put it back, or delete the folder to train again')
         return record
     checkpoint = _checkpoint_to_resume(work_dir, bool(record), resume)
-    cfg.resume, cfg.load_from = checkpoint is not None, checkpoint or cfg.get('load_from')
+    start, cfg.resume, cfg.load_from = cfg.get('load_from'), checkpoint is not None, checkpoint
     barrier()  # every process has looked before one writes
     write_record(work_dir, dict(settings=settings, finished=False))
     with _runner(cfg, terse) as runner:
         for note in prepared.notes:
             runner.logger.info(note)
+        if start and not checkpoint:
+            runner.register_hook(StartingWeightsHook(start))
         runner.train()
         seconds = next((hook.seconds for hook in runner.hooks if isinstance(hook, StopwatchHook)), None)
     barrier()  # the best weights are written by one process

@@ -17,6 +17,7 @@ from mtkd_cd.workflow.report import Report
 from mtkd_cd.workflow.run import BEST, open_test_data, prepare_training, run_test, run_training
 
 STAGES = ('origin', 'partition', 'op', 'mtkd')
+OPTIONAL_STAGES = ('continued',)
 TEST_RECORD = 'test.json'
 
 
@@ -25,7 +26,7 @@ class Step:
     """One training run or one test.
 
     Attributes:
-        stage: The strategy, which is the folder of the config: ``origin``, ``partition``, ``op``, ``mtkd``.
+        stage: The strategy, which is the folder of the config: ``origin``, ``partition``, ``op``, ``continued``, ``mtkd``.
         action: What is done.
         range: The CAR range of a specialist.
     """
@@ -40,13 +41,15 @@ class Step:
 
 def recipe(partition: CARPartition) -> list[Step]:
     """All steps in their order: the origin learns from everything, a specialist from each CAR range; the cascade of them needs no
-    training; the student starts from the origin and is taught by the specialists.
+    training; the control is the origin trained on alone; the student starts from the origin and is taught by the specialists.
     """
     return [
         Step('origin', 'train'),
         Step('origin', 'test'),
         *(Step('partition', 'train', name) for name in partition.names),
         Step('op', 'test'),
+        Step('continued', 'train'),
+        Step('continued', 'test'),
         Step('mtkd', 'train'),
         Step('mtkd', 'test'),
     ]
@@ -57,12 +60,12 @@ class RecipeOptions:
     """What may differ from the shipped configs, the same for all stages; ``None`` leaves a config's own value.
 
     Attributes:
-        configs: Folder with ``origin/``, ``partition/``, ``op/`` and ``mtkd/``.
+        configs: Folder with ``origin/``, ``partition/``, ``op/``, ``continued/`` and ``mtkd/``.
         work_dir: Stages keep their files in ``<work_dir>/<stage>/<model>[/<range>]``, the table goes to ``<work_dir>/report/<model>``.
         data_root: Folder of the data.
         dataset_type: Registered name of the data set class.
         iters: Iterations of the origin and of each specialist.
-        student_iters: Iterations of the student; default: half of ``iters``, as in the paper.
+        student_iters: Iterations of the student, and of the control; default: half of ``iters``, as in the paper.
         image_size: Side of training crops and test images in pixels.
         batch_size: Pairs per training step and process.
         num_workers: Loader processes.
@@ -150,13 +153,12 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         adjust.set_thresholds(cfg, options.thresholds)
     if step.range is not None:
         adjust.set_partition(cfg, step.range)
-    if 'checkpoints' in cfg.model:
-        adjust.set_checkpoints(cfg, options.work_dir)
+    adjust.set_checkpoints(cfg, options.work_dir)
     iters = options.iters
-    if step.stage == 'mtkd':
+    if step.stage in ('continued', 'mtkd'):
         iters = options.student_iters or (max(1, iters // 2) if iters else None)
-        if options.loss_weight is not None:
-            cfg.model.distill_loss.loss_weight = options.loss_weight
+    if step.stage == 'mtkd' and options.loss_weight is not None:
+        cfg.model.distill_loss.loss_weight = options.loss_weight
     if iters is not None:
         adjust.set_iters(cfg, iters)
     if options.val_interval is not None:

@@ -17,7 +17,7 @@ from mtkd_cd.workflow.config import load_config, set_iters, set_machine
 from mtkd_cd.workflow.stages import RecipeOptions, recipe, step_config
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-STAGES = ('origin', 'partition', 'op', 'mtkd')
+STAGES = ('origin', 'continued', 'partition', 'op', 'mtkd')
 NAMES = sorted(path.stem for path in (CONFIGS / 'origin').glob('*.py'))
 # Learning rate and lambda of the paper (arXiv:2502.13407, table 6), weight decay of Open-CD's configs.
 PAPER = {
@@ -75,7 +75,9 @@ def test_figures_are_the_papers(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_other_stages_say_nothing_about_the_detector(name):
     origin = load_config(CONFIGS / 'origin' / f'{name}.py')
-    assert load_config(CONFIGS / 'partition' / f'{name}.py').model == origin.model
+    assert (
+        load_config(CONFIGS / 'partition' / f'{name}.py').model == load_config(CONFIGS / 'continued' / f'{name}.py').model == origin.model
+    )
     assert load_config(CONFIGS / 'op' / f'{name}.py').model.origin == origin.model
     assert load_config(CONFIGS / 'mtkd' / f'{name}.py').model.student == origin.model
     for stage in STAGES[1:]:
@@ -87,7 +89,14 @@ def test_stages_meet_in_fixed_places(name):
     student, cascade = load_config(CONFIGS / 'mtkd' / f'{name}.py'), load_config(CONFIGS / 'op' / f'{name}.py')
     teachers = {key: f'work_dirs/partition/{name}/{key}/best.pth' for key in ('small', 'medium', 'large')}
     assert student.model.checkpoints == dict(student=f'work_dirs/origin/{name}/best.pth', **teachers)
+    assert load_config(CONFIGS / 'continued' / f'{name}.py').load_from == student.model.checkpoints['student']
     assert cascade.model.checkpoints == dict(origin=f'work_dirs/origin/{name}/best.pth', **teachers)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_control_differs_from_the_student_in_the_teachers_alone(name):
+    student, control = load_config(CONFIGS / 'mtkd' / f'{name}.py'), load_config(CONFIGS / 'continued' / f'{name}.py')
+    assert {key for key in {**student, **control} if student.get(key) != control.get(key)} == {'model', 'load_from'}
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -145,7 +154,7 @@ def test_window_is_that_of_the_papers_repository(name):
     assert load_config(CONFIGS / 'origin' / f'{name}.py').model.test_cfg == dict(mode='slide', crop_size=(512, 512), stride=(256, 256))
 
 
-@pytest.mark.parametrize(('stage', 'epochs'), [('origin', 300), ('partition', 300), ('mtkd', 100)])
+@pytest.mark.parametrize(('stage', 'epochs'), [('origin', 300), ('partition', 300), ('continued', 100), ('mtkd', 100)])
 def test_ttp_warms_up_over_five_epochs_and_follows_a_cosine(stage, epochs):
     length = 10  # steps of an epoch
     rates = learning_rates(load_config(CONFIGS / stage / 'ttp_vitsam_l.py'), epochs * length, epoch_length=length)
@@ -190,7 +199,7 @@ def closed_formula(step: int, warmup: int, end: int) -> float:
     return 1 - (step - warmup) / (end - 1 - warmup)
 
 
-@pytest.mark.parametrize(('stage', 'end'), [('origin', 200000), ('partition', 200000), ('mtkd', 100000)])
+@pytest.mark.parametrize(('stage', 'end'), [('origin', 200000), ('partition', 200000), ('continued', 100000), ('mtkd', 100000)])
 def test_learning_rate_follows_the_papers_schedule(stage, end):
     rates = learning_rates(load_config(CONFIGS / stage / 'fc_ef.py'), 3000)
     assert rates == pytest.approx([closed_formula(step, 1000, end) for step in range(3000)], abs=1e-9)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mtkd_cd.car import CARPartition
+from mtkd_cd.checkpoint import read_weights
 from mtkd_cd.workflow.stages import recipe
 
 REPO = Path(__file__).parents[2]
@@ -61,6 +62,8 @@ def test_recipe_is_the_papers():
         'train partition/medium',
         'train partition/large',
         'test op',
+        'train continued',
+        'test continued',
         'train mtkd',
         'test mtkd',
     ]
@@ -77,9 +80,28 @@ def test_recipe_leaves_weights_tables_and_report(whole):
         assert len(rows) == 7
         assert scores['mIoU'] == pytest.approx(sum(float(row['mIoU']) for row in rows) / 7, abs=0.01)
     assert report['differences']['mtkd']['mIoU'] == pytest.approx(report['metrics']['mtkd']['mIoU'] - report['metrics']['origin']['mIoU'])
-    assert list(report['seconds']) == [str(step) for step in recipe(CARPartition())]
+    assert list(report['seconds']) == [str(step) for step in recipe(CARPartition()) if step.stage != 'continued']
     markdown = (whole / 'report' / 'fc_ef' / 'report.md').read_text()
     assert f'| O-P    | {report["metrics"]["op"]["mIoU"]:.2f} ({report["differences"]["op"]["mIoU"]:+.2f})' in markdown
+
+
+def test_student_without_distillation_is_the_control(whole, tool, recipe_argv, tmp_path):
+    """Same start, images, augmentation and steps: with a weight of 0 the teachers make no difference to any weight."""
+    shutil.copytree(whole, tmp_path / 'recipe')
+    shutil.rmtree(tmp_path / 'recipe' / 'mtkd')
+    assert tool('run_mtkd', *recipe_argv('--stages', 'continued', 'mtkd', '--lambda', 0)) == (0, '')
+    control, student = (weights_of(tmp_path / 'recipe', stage) for stage in ('continued', 'mtkd'))
+    assert control == student
+    assert student not in (weights_of(whole, 'mtkd'), weights_of(whole, 'origin'))
+    report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
+    assert list(report['metrics']) == ['origin', 'op', 'continued', 'mtkd']
+    assert report['metrics']['continued'] == report['metrics']['mtkd']
+
+
+def weights_of(folder: Path, stage: str) -> bytes:
+    """Of the last step: the best of the validations may be any."""
+    state = read_weights(folder / stage / 'fc_ef' / f'iter_{4 if stage == "origin" else 2}.pth')
+    return b''.join(value.numpy().tobytes() for value in state.values())
 
 
 def weights_and_tables(folder: Path) -> dict[Path, int]:
@@ -168,7 +190,7 @@ def test_two_processes(recipe_argv, tmp_path):
     done = subprocess.run([*torchrun, 'tools/run_mtkd.py', *argv], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
-    assert list(report['seconds']) == [str(step) for step in recipe(CARPartition())]
+    assert list(report['seconds']) == [str(step) for step in recipe(CARPartition()) if step.stage != 'continued']
     for stage in ('origin', 'op', 'mtkd'):
         # Seven images do not divide by two: each counts once.
         assert len((tmp_path / 'recipe' / 'report' / 'fc_ef' / f'{stage}.csv').read_text().splitlines()) == 1 + 7

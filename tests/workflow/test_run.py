@@ -1,6 +1,7 @@
 """A training run in its work dir: what it leaves, when it goes on, what it refuses, what a full disk does to it."""
 
 import errno
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from mtkd_cd.checkpoint import load_weights
 from mtkd_cd.registry import MODELS
 from mtkd_cd.workflow.config import load_config
 
+REPO = Path(__file__).parents[2]
 _FINISHED: list[Path] = []
 
 
@@ -164,6 +166,42 @@ def test_full_disk_leaves_the_previous_checkpoint(tool, train_argv, tmp_path, mo
     assert json.loads((work / 'run.json').read_text())['finished']
 
 
+def test_control_starts_from_every_weight_of_the_origin(tool, train_argv, trained, tmp_path):
+    origin = trained / 'best.pth'
+    argv = train_argv('continued', options=(f'load_from={origin}', 'optim_wrapper.optimizer.lr=0.0'))
+    argv[argv.index('--work-dir') + 1] = str(tmp_path / 'control')
+    assert tool('train', *argv) == (0, '')
+    learned, start = (dict(MODELS.build(tiny_origin().model).named_parameters()) for _ in range(2))
+    before, after = (torch.load(path, weights_only=True)['state_dict'] for path in (origin, tmp_path / 'control' / 'best.pth'))
+    assert learned
+    assert all(torch.equal(before[name], after[name]) for name in learned)
+    assert not any(torch.equal(before[name], value) for name, value in start.items() if value.dim() > 1)
+    settings = json.loads((tmp_path / 'control' / 'run.json').read_text())['settings']
+    assert settings['weights.start'] == hashlib.sha256(origin.read_bytes()).hexdigest()[:16]
+
+
+def test_control_refuses_weights_that_do_not_fit(tool, train_argv, trained, tmp_path):
+    wider = ('model.backbone.base_channel=8', 'model.decode_head.in_channels=8', 'model.decode_head.channels=8')
+    argv = train_argv('continued', options=(f'load_from={trained / "best.pth"}', *wider))
+    argv[argv.index('--work-dir') + 1] = str(tmp_path / 'control')
+    code, err = tool('train', *argv)
+    assert code == 2
+    assert 'keys of another shape' in err
+
+
+def test_control_without_an_origin_names_the_command_that_makes_it(tool, train_argv):
+    code, err = tool('train', *train_argv('continued', options=('load_from=work_dirs/nowhere/origin/fc_ef/best.pth',)))
+    assert code == 2
+    assert 'python tools/train.py configs/origin/fc_ef.py' in err
+
+
+def tiny_origin():
+    return load_config(
+        REPO / 'configs' / 'origin' / 'fc_ef.py',
+        {'model.backbone.base_channel': 4, 'model.decode_head.in_channels': 4, 'model.decode_head.channels': 4},
+    )
+
+
 def test_best_weights_of_the_student_load_into_the_origins_config(tool, train_argv, trained, tmp_path):
     argv = train_argv(
         'mtkd', options=(*(f'model.checkpoints.{name}={trained / "best.pth"}' for name in ('student', 'small', 'medium', 'large')),)
@@ -173,8 +211,4 @@ def test_best_weights_of_the_student_load_into_the_origins_config(tool, train_ar
     ]
     argv[argv.index('--work-dir') + 1] = str(tmp_path / 'student')
     assert tool('train', *argv) == (0, '')
-    origin = load_config(
-        argv[0].replace('mtkd', 'origin'),
-        {'model.backbone.base_channel': 4, 'model.decode_head.in_channels': 4, 'model.decode_head.channels': 4},
-    )
-    load_weights(MODELS.build(origin.model), tmp_path / 'student' / 'best.pth')
+    load_weights(MODELS.build(tiny_origin().model), tmp_path / 'student' / 'best.pth')

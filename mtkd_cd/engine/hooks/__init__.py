@@ -1,6 +1,7 @@
 """Hooks of the training runs."""
 
 from mtkd_cd.engine.hooks.best_weights import BestWeightsHook
+from mtkd_cd.engine.hooks.starting_weights import StartingWeightsHook
 from mtkd_cd.engine.hooks.stopwatch import StopwatchHook
 
-__all__ = ['BestWeightsHook', 'StopwatchHook']
+__all__ = ['BestWeightsHook', 'StartingWeightsHook', 'StopwatchHook']
