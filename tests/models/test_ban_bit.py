@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from torch import nn
 
 from mtkd_cd.errors import UserError
 from mtkd_cd.models.decode_heads import BAN_BITHead, BITHead
 from mtkd_cd.models.decode_heads.ban import build_side_adapter_network
 
+pytestmark = pytest.mark.filterwarnings('ignore:For binary segmentation:UserWarning')
 _CE = dict(type='CrossEntropyLoss')
 
 

@@ -70,3 +70,8 @@ def test_two_identity_takes_anything_and_does_nothing():
 def test_share_outside_zero_and_one_is_refused(layer, p):
     with pytest.raises(UserError, match=rf'{layer.__name__}.*{p}'):
         layer(p)
+
+
+def test_aggregation_distribution_has_two_paths():
+    with pytest.raises(UserError, match='num_paths must be 2, for two dates, found 3'):
+        MODELS.build(dict(type='Aggregation_distribution', channels=16, num_paths=3, attn_channels=8))

@@ -63,19 +63,26 @@ class Aggregation_distribution(BaseModule):
 
     Args:
         channels: Channels C of each date's map.
+        num_paths: Only 2, the dates.
         attn_channels: Width of the gate's hidden layer, at least 8; default ``channels // 16``.
         act_cfg: Activation of the hidden layer.
         norm_cfg: Its norm. Batch norm sees one value per channel and image here, so training needs two or more pairs per batch.
+
+    Raises:
+        UserError: Another number of paths.
     """
 
     def __init__(
         self,
         channels: int,
+        num_paths: int = 2,
         attn_channels: int | None = None,
         act_cfg: dict[str, Any] | None = None,
         norm_cfg: dict[str, Any] | None = None,
     ):
         super().__init__()
+        if num_paths != 2:
+            raise UserError(f'Aggregation_distribution: num_paths must be 2, for two dates, found {num_paths}')
         width = max(attn_channels or channels // 16, 8)
         self.fc_reduce = nn.Conv2d(channels, width, 1, bias=False)
         self.bn = build_norm_layer(norm_cfg or dict(type='BN'), width)[1]
