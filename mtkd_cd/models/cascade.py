@@ -11,8 +11,17 @@ from torch import Tensor, nn
 from mtkd_cd.car import DEFAULT_THRESHOLDS, CARPartition, change_area_ratio
 from mtkd_cd.checkpoint import load_weights
 from mtkd_cd.errors import UserError
-from mtkd_cd.models.specialists import Detector, build_detector, build_specialists, check_checkpoint_names, images_by_range, input_converter
+from mtkd_cd.models.specialists import (
+    Detector,
+    build_detector,
+    build_specialists,
+    check_checkpoint_names,
+    check_range_names,
+    images_by_detector,
+    input_converter,
+)
 from mtkd_cd.registry import MODELS
+from mtkd_cd.routing import ORIGIN, RoutingKind, choose_routing
 
 
 @MODELS.register_module()
@@ -27,12 +36,17 @@ class OriginPartitionCascade(BaseModel):
         names: Names of the ranges; see :class:`~mtkd_cd.car.CARPartition`.
         specialists: Config of the specialist of a range, by range name, where it is not the origin's.
         checkpoints: A file for ``origin`` and for each range. ``None`` leaves the weights as built, for instance to load them by hand.
+        routing: ``'car'``: the specialist of the predicted CAR's range, as in the paper. ``'validated'``: the detectors and cuts that
+            ``routing_file`` holds; where the origin serves, its coarse prediction is the result, and a specialist that serves nowhere is
+            not loaded.
+        routing_file: A ``routing.json``, see :mod:`mtkd_cd.routing`; not read with ``routing='car'``.
         data_preprocessor: Config of the preprocessor of detectors whose configs have none; mmengine's runner hands on the one at the top
             of a config file.
         init_cfg: As in mmengine.
 
     Raises:
-        UserError: A checkpoint is missing, unreadable or of another model; an entry of ``checkpoints`` or ``specialists`` is not a range.
+        UserError: A checkpoint is missing, unreadable or of another model; an entry of ``checkpoints`` or ``specialists`` is not a range;
+            the routing file is missing or of other ranges.
     """
 
     def __init__(
@@ -42,17 +56,22 @@ class OriginPartitionCascade(BaseModel):
         names: Sequence[str] | None = None,
         specialists: Mapping[str, Any] | None = None,
         checkpoints: Mapping[str, str] | None = None,
+        routing: RoutingKind = 'car',
+        routing_file: str | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.partition = CARPartition(thresholds, names)
+        self.routing = choose_routing(routing, routing_file, self.partition)
         if checkpoints is not None:
-            check_checkpoint_names(checkpoints, ('origin', *self.partition.names))
+            check_checkpoint_names(checkpoints, (ORIGIN, *self.partition.names))
+        check_range_names(specialists, self.partition)
         self.origin: Detector = build_detector(origin, data_preprocessor)
-        self.specialists: Any = nn.ModuleDict(build_specialists(self.partition, origin, specialists, data_preprocessor))
+        serving = [name for name in self.routing.detectors if name != ORIGIN]
+        self.specialists: Any = nn.ModuleDict(build_specialists(serving, origin, specialists, data_preprocessor))
         self.data_preprocessor = self.origin.data_preprocessor
-        for name, detector in (('origin', self.origin), *self.specialists.items()):
+        for name, detector in ((ORIGIN, self.origin), *self.specialists.items()):
             if checkpoints is not None:
                 load_weights(detector, checkpoints[name])
         detectors: dict[str, Detector] = dict(self.specialists.items())
@@ -72,19 +91,34 @@ class OriginPartitionCascade(BaseModel):
             data_samples: N samples with the metainfo of the pipeline, or ``None``.
 
         Returns:
-            N samples: the specialist's ``pred_sem_seg`` and ``seg_logits``, the origin's prediction as ``coarse_pred_sem_seg``, and in the
-            metainfo ``coarse_car``, the CAR that chose, and ``range``, the name of the range it chose.
+            N samples: ``pred_sem_seg`` and ``seg_logits`` of the detector that serves the image, the origin's prediction as
+            ``coarse_pred_sem_seg``, and in the metainfo ``coarse_car``, the CAR that chose, ``range``, the name of the range that it lies
+            in, and ``detector``, the name of the one that served.
         """
         coarse = self.origin.predict(inputs, _copies(data_samples, range(len(inputs))))
         coarse_cars = torch.stack([change_area_ratio(sample.pred_sem_seg.data[0]) for sample in coarse])  # (N,)
+        ranges = self.partition.range_of(coarse_cars).tolist()
         results: list[SegDataSample] = list(coarse)
-        for name, positions in images_by_range(self.partition.range_of(coarse_cars), self.partition):
-            batch = self._convert[name](inputs[positions])
-            for position, sample in zip(positions, self.specialists[name].predict(batch, _copies(data_samples, positions))):
+        for name, positions in images_by_detector(self.routing.serving(coarse_cars), self.routing.detectors):
+            for position, sample in zip(positions, self._serve(name, positions, inputs, data_samples, coarse)):
                 sample.coarse_pred_sem_seg = coarse[position].pred_sem_seg
-                sample.set_metainfo(dict(coarse_car=float(coarse_cars[position]), range=name))
+                chosen = dict(coarse_car=float(coarse_cars[position]), range=self.partition.names[ranges[position]], detector=name)
+                sample.set_metainfo(chosen)
                 results[position] = sample
         return results
+
+    def _serve(
+        self,
+        name: str,
+        positions: list[int],
+        inputs: Tensor,
+        data_samples: list[SegDataSample] | None,
+        coarse: list[SegDataSample],
+    ) -> list[SegDataSample]:
+        """The prediction of one detector for its images; the origin's is there already."""
+        if name == ORIGIN:
+            return [coarse[position] for position in positions]
+        return self.specialists[name].predict(self._convert[name](inputs[positions]), _copies(data_samples, positions))
 
 
 def _copies(data_samples: list[SegDataSample] | None, positions: Sequence[int]) -> list[SegDataSample] | None:

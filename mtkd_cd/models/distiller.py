@@ -17,8 +17,17 @@ from mtkd_cd.car import DEFAULT_THRESHOLDS, CARPartition, change_area_ratio
 from mtkd_cd.checkpoint import load_weights
 from mtkd_cd.errors import UserError
 from mtkd_cd.models.change_map import ChangeMaps, as_change_maps, comparable_change_maps, record_change_maps
-from mtkd_cd.models.specialists import Detector, build_detector, build_specialists, check_checkpoint_names, images_by_range, input_converter
+from mtkd_cd.models.specialists import (
+    Detector,
+    build_detector,
+    build_specialists,
+    check_checkpoint_names,
+    check_range_names,
+    images_by_detector,
+    input_converter,
+)
 from mtkd_cd.registry import MODELS
+from mtkd_cd.routing import ORIGIN, Routing, RoutingKind, check_routing, choose_routing
 
 # What makes up a module's place in the module tree. The distiller shares these with its student, see MultiTeacherDistiller.__init__.
 _MODULE_TREE = (
@@ -52,6 +61,10 @@ class MultiTeacherDistiller(BaseModel):
             :func:`~mtkd_cd.models.change_map.comparable_change_maps`.
         checkpoints: A file for ``student`` (the origin's weights) and for each range. They are read when training starts; prediction needs
             none.
+        routing: ``'car'``: each range is taught by its own specialist, as in the paper. ``'validated'``: by the detector that
+            ``routing_file`` names, which may be the frozen origin (the student's own start) or another range's specialist; a specialist
+            that teaches nowhere is not loaded.
+        routing_file: A ``routing.json``, see :mod:`mtkd_cd.routing`; read when training starts, and not with ``routing='car'``.
         distill_loss: Config of a loss called with (student map, teacher map, weight); its ``loss_weight`` is the paper's lambda.
         car_source: Which CAR chooses the teacher. ``'stored'``: the ``car`` in the sample's metainfo, of the label before augmentation, by
             which the specialists were partitioned. ``'augmented'``: that of the valid pixels of the augmented label. ``'auto'``: stored
@@ -65,7 +78,8 @@ class MultiTeacherDistiller(BaseModel):
         init_cfg: As in mmengine.
 
     Raises:
-        UserError: Bad thresholds or names; in :meth:`init_weights`, a checkpoint that is missing, unreadable or of another model.
+        UserError: Bad thresholds or names, or ``compat`` together with a validated routing; in :meth:`init_weights`, a checkpoint that is
+            missing, unreadable or of another model, or such a routing file.
     """
 
     student: Detector
@@ -77,6 +91,8 @@ class MultiTeacherDistiller(BaseModel):
         names: Sequence[str] | None = None,
         teachers: Mapping[str, Any] | None = None,
         checkpoints: Mapping[str, str] | None = None,
+        routing: RoutingKind = 'car',
+        routing_file: str | None = None,
         distill_loss: Mapping[str, Any] = {'type': 'mtkd_cd.ChangeMapMSELoss', 'loss_weight': 1e-4},
         car_source: Literal['auto', 'stored', 'augmented'] = 'auto',
         mask_ignored: bool = True,
@@ -88,6 +104,9 @@ class MultiTeacherDistiller(BaseModel):
         super().__init__(init_cfg=init_cfg)
         _check_choice('car_source', car_source, ('auto', 'stored', 'augmented'))
         _check_choice('compat', compat, (None, 'opencd'))
+        check_routing(routing, routing_file)
+        if compat is not None and routing != 'car':
+            raise UserError(f'compat={compat!r} reproduces Open-CD, which has no routing={routing!r}: leave one of the two out')
         self.partition = CARPartition(thresholds, names)
         self.car_source = car_source
         self.compat = compat
@@ -97,10 +116,11 @@ class MultiTeacherDistiller(BaseModel):
             check_checkpoint_names(checkpoints, ('student', *self.partition.names))
         self._checkpoints = checkpoints
         self._teacher_configs = (student, teachers, data_preprocessor)
-        for name in teachers or {}:
-            self.partition.index_of_name(name)
+        check_range_names(teachers, self.partition)
+        self._routing_source = (routing, routing_file)
         # Plain objects, unknown to nn.Module: neither teachers nor the loss belong into checkpoints, optimisers or DDP.
         self._teachers: dict[str, Detector] | None = None
+        self._routing: Routing | None = None
         self._convert: dict[str, Callable[[Tensor], Tensor]] = {}
         self._distill_loss = [MODELS.build(dict(distill_loss))]
         detector = build_detector(student, data_preprocessor)
@@ -117,8 +137,15 @@ class MultiTeacherDistiller(BaseModel):
         return getattr(self.student, name)
 
     @property
+    def routing(self) -> Routing:
+        """Who teaches which range; read when first asked for."""
+        if self._routing is None:
+            self._routing = choose_routing(*self._routing_source, self.partition)
+        return self._routing
+
+    @property
     def teachers(self) -> dict[str, Detector]:
-        """The frozen teacher of each range; built and loaded when first asked for."""
+        """The frozen teachers by name, a range's or ``'origin'``, those that teach; built and loaded when first asked for."""
         if self._teachers is None:
             self._teachers = self._load_teachers()
         return self._teachers
@@ -136,17 +163,23 @@ class MultiTeacherDistiller(BaseModel):
         self._teachers = self._load_teachers()
 
     def _load_teachers(self) -> dict[str, Detector]:
-        teachers = build_specialists(self.partition, *self._teacher_configs)
+        teachers = build_specialists(self.routing.teachers, *self._teacher_configs)
         parameter = next(self.student.parameters())
         for name, teacher in teachers.items():
             if self._checkpoints is not None:
-                load_weights(teacher, self._checkpoints[name])
-                print_log(f'Teacher for {self.partition.bounds_text(name)} ({name}): {self._checkpoints[name]}', logger='current')
+                self._load_teacher(name, teacher, self._checkpoints['student' if name == ORIGIN else name])
+            elif name == ORIGIN:
+                teacher.load_state_dict(self.student.state_dict())
             teacher.eval().requires_grad_(False).to(parameter.device)
         self._convert = {
             name: input_converter(self.student.data_preprocessor, teacher.data_preprocessor) for name, teacher in teachers.items()
         }
         return teachers
+
+    def _load_teacher(self, name: str, teacher: Detector, checkpoint: str) -> None:
+        load_weights(teacher, checkpoint)
+        taught = [self.partition.bounds_text(own) for own, by in zip(self.partition.names, self.routing.teachers) if by == name]
+        print_log(f'Teacher for {" and ".join(taught)} ({name}): {checkpoint}', logger='current')
 
     def forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None, mode: str = 'tensor') -> Any:
         """mmengine's entry point: ``loss`` distils, every other mode is the student's own."""
@@ -171,7 +204,7 @@ class MultiTeacherDistiller(BaseModel):
     def _distill(self, student_maps: ChangeMaps, inputs: Tensor, data_samples: list[SegDataSample]) -> Tensor:
         """The distillation loss over the batch: one forward of each teacher that it needs, every valid cell weighs the same."""
         terms, masses = [], []
-        for name, positions in images_by_range(self.ranges(data_samples), self.partition):
+        for name, positions in images_by_detector(self.ranges(data_samples), self.routing.teachers):
             teacher_maps = self._teach(name, inputs[positions])
             taught_maps = tuple(change_map[positions] for change_map in student_maps)
             weight = self._weight([data_samples[position] for position in positions], taught_maps[0])
@@ -194,7 +227,7 @@ class MultiTeacherDistiller(BaseModel):
         return F.adaptive_avg_pool2d(valid.float(), (change_map.shape[2], change_map.shape[3]))
 
     def ranges(self, data_samples: list[SegDataSample]) -> Tensor:
-        """(N,) index of the CAR range, and so of the teacher, of each image; on the CPU."""
+        """(N,) index of the CAR range, by which its teacher is chosen, of each image; on the CPU."""
         if self.compat == 'opencd':
             changed = torch.stack([(sample.gt_sem_seg.data > 0).float().mean() for sample in data_samples])
             return self.partition.range_of(changed.cpu(), right=False)

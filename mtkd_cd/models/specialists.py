@@ -1,7 +1,7 @@
 """What cascade and distiller share: one detector per CAR range, each fed the images of its range together."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -37,20 +37,20 @@ def build_detector(config: Mapping[str, Any] | Detector, data_preprocessor: Mapp
 
 
 def build_specialists(
-    partition: CARPartition,
+    names: Iterable[str],
     default: Mapping[str, Any],
     overrides: Mapping[str, Any] | None,
     data_preprocessor: Mapping[str, Any] | None = None,
 ) -> dict[str, Detector]:
-    """A detector for each range: from its own config where ``overrides`` has one, else from ``default``.
-
-    Raises:
-        UserError: ``overrides`` names a range that does not exist.
-    """
+    """A detector for each name, once: from its own config where ``overrides`` has one, else from ``default``."""
     overrides = overrides or {}
-    for name in overrides:
+    return {name: build_detector(overrides.get(name, default), data_preprocessor) for name in dict.fromkeys(names)}
+
+
+def check_range_names(overrides: Mapping[str, Any] | None, partition: CARPartition) -> None:
+    """Raise a UserError if ``overrides``, configs by range, names a range that does not exist."""
+    for name in overrides or {}:
         partition.index_of_name(name)
-    return {name: build_detector(overrides.get(name, default), data_preprocessor) for name in partition.names}
 
 
 def check_checkpoint_names(checkpoints: Mapping[str, str], names: tuple[str, ...]) -> None:
@@ -65,13 +65,20 @@ def check_checkpoint_names(checkpoints: Mapping[str, str], names: tuple[str, ...
         )
 
 
-def images_by_range(ranges: Tensor, partition: CARPartition) -> Iterator[tuple[str, list[int]]]:
-    """(range name, positions in the batch) for each range that occurs among ``ranges`` (N,)."""
-    positions: dict[int, list[int]] = {}
+def images_by_detector(ranges: Tensor, detectors: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+    """Sort a batch by who serves which image.
+
+    Args:
+        ranges: (N,) index into ``detectors``.
+        detectors: Name of the detector of each range; several ranges may have the same.
+
+    Yields:
+        (detector, positions in the batch) for each detector that has an image, in the order of the ranges.
+    """
+    positions: dict[str, list[int]] = {name: [] for name in detectors}
     for position, index in enumerate(ranges.tolist()):
-        positions.setdefault(index, []).append(position)
-    for index in sorted(positions):
-        yield partition.names[index], positions[index]
+        positions[detectors[index]].append(position)
+    yield from ((name, members) for name, members in positions.items() if members)
 
 
 def input_converter(source: nn.Module, target: nn.Module) -> Callable[[Tensor], Tensor]:
