@@ -15,7 +15,7 @@ from mtkd_cd.errors import UserError
 from mtkd_cd.evaluation.counts import at_size_of, confusion_counts
 from mtkd_cd.evaluation.names import image_names, image_paths
 from mtkd_cd.evaluation.scores import MEAN_NAMES
-from mtkd_cd.evaluation.tables import ImageTable, check_table_suffix
+from mtkd_cd.evaluation.tables import NUM_QUANTILES, ImageTable, check_table_suffix
 from mtkd_cd.registry import METRICS
 
 
@@ -23,7 +23,7 @@ from mtkd_cd.registry import METRICS
 class PerImageChangeMetric(BaseMetric):
     """Scores of each image, averaged over the images (arXiv:2502.13407, Appendix D), in percent.
 
-    ``evaluate`` returns ``mIoU``, ``mPrecision``, ``mRecall``, ``mFscore``, the same of each class (``IoU_changed``, ...), the pooled
+    ``evaluate`` returns ``mIoU``, ``mRecall``, ``mPrecision``, ``mFscore``, the same of each class (``IoU_changed``, ...), the pooled
     figures (``pooled_mIoU``, ``pooled_Fscore_changed``, ``pooled_aAcc``, ...) and the means in each CAR range that has images
     (``mIoU_small``, ...); and logs them as tables. Without a single image it returns nothing.
 
@@ -53,7 +53,7 @@ class PerImageChangeMetric(BaseMetric):
         zero_division: float = 1.0,
         thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
         names: Sequence[str] | None = None,
-        num_quantiles: int = 5,
+        num_quantiles: int = NUM_QUANTILES,
         out_file: str | os.PathLike | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,

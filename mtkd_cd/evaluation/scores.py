@@ -10,7 +10,7 @@ import numpy as np
 from mtkd_cd.car import CARPartition
 
 CLASSES = ('unchanged', 'changed')
-SCORE_NAMES = ('IoU', 'Precision', 'Recall', 'Fscore')
+SCORE_NAMES = ('IoU', 'Recall', 'Precision', 'Fscore')  # the paper's order
 MEAN_NAMES = tuple(f'm{name}' for name in SCORE_NAMES)
 
 
@@ -22,7 +22,7 @@ def image_scores(counts: np.ndarray, zero_division: float = 1.0) -> dict[str, np
         zero_division: Score, as a fraction, where nothing is there to be divided by. 1: nothing to find and nothing found is perfect.
 
     Returns:
-        (N,) float64 in percent under ``mIoU``, ``mPrecision``, ``mRecall``, ``mFscore`` (mean of the two classes), then
+        (N,) float64 in percent under ``mIoU``, ``mRecall``, ``mPrecision``, ``mFscore`` (mean of the two classes), then
         ``IoU_unchanged``, ..., ``Fscore_changed``.
     """
     tp, fp, fn, tn = np.asarray(counts, np.float64).reshape(-1, 4).T

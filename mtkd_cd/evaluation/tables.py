@@ -28,9 +28,14 @@ from mtkd_cd.evaluation.scores import (
     scores_by_quantile,
     scores_by_range,
 )
+from mtkd_cd.evaluation.statistics import CONFIDENCE, Interval, bootstrap_intervals
 from mtkd_cd.files import atomic_write
 
 TABLE_SUFFIXES = ('.json', '.csv')
+NUM_QUANTILES = 5
+# As the paper heads its columns.
+_HEADINGS = {'IoU': 'IoU', 'Recall': 'Rec', 'Precision': 'Prec', 'Fscore': 'Fscore'}
+_MEAN_HEADINGS = [f'm{heading}' for heading in _HEADINGS.values()]
 
 
 @dataclass(eq=False)
@@ -64,6 +69,10 @@ class ImageTable:
         """Scores of all pixels together, in percent."""
         return pooled_scores(self.counts, self.zero_division)
 
+    def intervals(self) -> dict[str, Interval]:
+        """:meth:`means` with 95 % bootstrap intervals, images resampled; the same each time."""
+        return bootstrap_intervals(image_scores(self.counts, self.zero_division))
+
     def ranges(self) -> list[CARBin]:
         """Mean scores in each range of :attr:`partition`."""
         return scores_by_range(self.counts, self.partition, self.zero_division)
@@ -92,7 +101,8 @@ class ImageTable:
         """Write the table, in one piece or not at all.
 
         Args:
-            path: ``.json`` (with the partition, ``zero_division``, the means and the pooled scores) or ``.csv`` (the rows alone).
+            path: ``.json`` (with the partition, ``zero_division``, the means, the bounds of their 95 % intervals and the pooled scores) or
+                ``.csv`` (the rows alone).
 
         Raises:
             UserError: Another suffix.
@@ -106,27 +116,50 @@ class ImageTable:
                 writer.writerows(rows)
                 return
             partition = {'thresholds': self.partition.thresholds, 'names': self.partition.names}
-            scores = {'means': self.means(), 'pooled': self.pooled()}
+            intervals = {name: [interval.low, interval.high] for name, interval in self.intervals().items()} if rows else {}
+            scores = {'means': self.means(), 'intervals': intervals, 'pooled': self.pooled()}
             json.dump({**partition, 'zero_division': self.zero_division, **scores, 'images': rows}, file, indent=1)
 
-    def report(self, num_quantiles: int = 5) -> str:
-        """All breakdowns as text: both classes and their mean, pooled, by CAR range and in ``num_quantiles`` bins of equal count."""
-        header = ['class', *SCORE_NAMES]
-        bins_header = ['', 'CAR', 'images', *MEAN_NAMES]
+    def report(self, num_quantiles: int = NUM_QUANTILES) -> str:
+        """All figures as text: the paper's with their intervals, pooled ones beside them, both by class; then the breakdown by CAR.
+
+        Args:
+            num_quantiles: Bins of equally many images.
+        """
+        bins_header = ['', 'CAR', 'images', *_MEAN_HEADINGS]
         quantiles = [[b.name, f'{b.low:.4f} to {b.high:.4f}', *_bin_cells(b)] for b in self.quantiles(num_quantiles)]
         ranges = [[b.name, self.partition.bounds_text(b.name), *_bin_cells(b)] for b in self.ranges()]
         parts = {
-            f'mean of the per-image scores of {len(self)} images, in percent': format_markdown_table(header, _class_rows(self.means())),
-            'pooled: all pixels of all images together, in percent': format_markdown_table(header, _class_rows(self.pooled())),
-            'mean of the per-image scores by CAR range': format_markdown_table(bins_header, ranges),
-            'mean of the per-image scores by CAR, equally many images in each bin': format_markdown_table(bins_header, quantiles),
+            f'Scores of {len(self)} images, in percent': self._overall_tables(),
+            'Per-image mean by CAR range': format_markdown_table(bins_header, ranges),
+            'Per-image mean by CAR, equally many images in each bin': format_markdown_table(bins_header, quantiles),
         }
         return '\n\n'.join(f'{title}:\n{table}' for title, table in parts.items())
 
+    def _overall_tables(self) -> str:
+        intervals, pooled = self.intervals(), self.pooled()
+        classes = [
+            [name if not row else '', *cells] for name in CLASSES for row, cells in enumerate(_figure_rows(intervals, pooled, '{}_' + name))
+        ]
+        notes = (
+            "Per-image mean: each image scored by itself, then averaged over the images (the paper's figures); interval: bootstrap over "
+            'the\nimages. Pooled: the pixels of all images scored together, as most of the LEVIR-CD literature reports; overall accuracy '
+            f'{_score(pooled["aAcc"])}.'
+        )
+        tables = (
+            format_markdown_table(['', *_MEAN_HEADINGS], _figure_rows(intervals, pooled, 'm{}')),
+            format_markdown_table(['class', '', *_HEADINGS.values()], classes),
+        )
+        return '\n\n'.join((*tables, notes))
 
-def _class_rows(scores: Mapping[str, float]) -> list[list[str]]:
-    keys = {'mean': 'm{}', **{name: '{}_' + name for name in CLASSES}}
-    return [[label, *(_score(scores[key.format(name)]) for name in SCORE_NAMES)] for label, key in keys.items()]
+
+def _figure_rows(intervals: Mapping[str, Interval], pooled: Mapping[str, float], key: str) -> list[list[str]]:
+    keys = [key.format(name) for name in SCORE_NAMES]
+    return [
+        ['per-image mean', *(_score(intervals[key].mean) for key in keys)],
+        [f'{CONFIDENCE:.0%} interval'.replace('%', ' %'), *(f'{intervals[key].low:.2f} to {intervals[key].high:.2f}' for key in keys)],
+        ['pooled', *(_score(pooled[key]) for key in keys)],
+    ]
 
 
 def _bin_cells(car_bin: CARBin) -> list[str]:
@@ -148,12 +181,13 @@ def load_table(path: str | os.PathLike, partition: CARPartition | None = None, z
 
     Args:
         path: ``.json`` or ``.csv``.
-        partition: Overrides the ranges stored in a JSON table; a CSV stores none and gets the default ones.
+        partition: Overrides the ranges of the table. A JSON table stores its own; a CSV names them without their bounds, and is read with
+            the default ones.
         zero_division: What a CSV was scored with; a JSON table knows.
 
     Raises:
         UserError: The file is missing, unreadable or empty, lacks a column, holds something else than counts, names an image twice, or
-            its stored mIoU doesn't follow from its counts.
+            its stored mIoU doesn't follow from its counts, or its ranges are others than those it is read with by default.
     """
     check_table_suffix(path)
     stored: dict[str, Any] = _read_json(path) if Path(path).suffix == '.json' else {'images': _read_csv(path)}
@@ -162,17 +196,18 @@ def load_table(path: str | os.PathLike, partition: CARPartition | None = None, z
     if missing or not rows:
         problem = f'lacks the column {", ".join(missing)}' if missing else 'holds no image'
         raise UserError(f'{path} {problem}: a per-image table comes from tools/test.py --out FILE')
-    if partition is None:
-        partition = CARPartition(stored['thresholds'], stored['names']) if 'thresholds' in stored else CARPartition()
+    own_partition = CARPartition(stored['thresholds'], stored['names']) if 'thresholds' in stored else CARPartition()
     table = ImageTable(
         files=[row['file'] for row in rows],
         counts=np.array([[_count(path, row, name) for name in COUNT_NAMES] for row in rows], np.int64),
         coarse_cars=[_number(path, row, 'coarse_car') for row in rows],
         coarse_ranges=[row.get('coarse_range') or None for row in rows],
-        partition=partition,
+        partition=partition or own_partition,
         zero_division=stored.get('zero_division', zero_division),
     )
     _check_consistency(path, rows, table)
+    if partition is None:
+        _check_ranges(path, rows, table)
     return table
 
 
@@ -225,6 +260,17 @@ def _check_consistency(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]
             raise UserError(
                 f'{path}, image {row["file"]}: the stored mIoU {stored:.2f} is not the {score:.2f} that its counts give with '
                 f'zero_division={table.zero_division:g}: pass the zero_division that the run used, or write the table again'
+            )
+
+
+def _check_ranges(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], table: ImageTable) -> None:
+    cars = label_cars(table.counts)
+    for row, car, index in zip(rows, cars.tolist(), table.partition.range_of(cars)):
+        name = table.partition.names[index]
+        if row.get('range') not in (None, '', name):
+            raise UserError(
+                f'{path}, image {row["file"]}: its CAR {car:.4f} is called {row["range"]!r}, but lies in {name!r} of {table.partition}: '
+                'name the thresholds that the run used'
             )
 
 

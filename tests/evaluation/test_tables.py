@@ -123,13 +123,56 @@ def test_a_score_table_shows_differences_to_the_first_run():
     ]
 
 
-def test_the_report_names_every_figure():
-    report = _table(partition=CARPartition((0.2, 0.6))).report(num_quantiles=2)
+def _cells(report):
+    return [[cell.strip() for cell in line.strip('| ').split('|')] for line in report.splitlines()]
+
+
+def test_the_report_has_the_papers_table_and_pooled_figures_beside_it():
+    lines = _cells(_table().report())
     means, pooled = mean_scores(COUNTS), pooled_scores(COUNTS)
-    lines = [[cell.strip() for cell in line.strip('| ').split('|')] for line in report.splitlines()]
-    for scores in (means, pooled):
-        assert ['mean', *(f'{scores[f"m{name}"]:.2f}' for name in ('IoU', 'Precision', 'Recall', 'Fscore'))] in lines
-        assert ['changed', *(f'{scores[f"{name}_changed"]:.2f}' for name in ('IoU', 'Precision', 'Recall', 'Fscore'))] in lines
-    assert report.index('per-image') < report.index('pooled')
+    order = ('IoU', 'Recall', 'Precision', 'Fscore')
+    start = lines.index(['mIoU', 'mRec', 'mPrec', 'mFscore'])
+    assert lines[start + 2] == ['per-image mean', *(f'{means[f"m{name}"]:.2f}' for name in order)]
+    assert lines[start + 4] == ['pooled', *(f'{pooled[f"m{name}"]:.2f}' for name in order)]
+    start = lines.index(['class', '', 'IoU', 'Rec', 'Prec', 'Fscore'])
+    for offset, class_name in ((2, 'unchanged'), (5, 'changed')):
+        assert lines[start + offset] == [class_name, 'per-image mean', *(f'{means[f"{name}_{class_name}"]:.2f}' for name in order)]
+        assert lines[start + offset + 2] == ['pooled', *(f'{pooled[f"{name}_{class_name}"]:.2f}' for name in order)]
+    assert f'overall accuracy {pooled["aAcc"]:.2f}' in _table().report()
+
+
+def test_the_report_has_the_interval_of_each_mean():
+    rng = np.random.default_rng(0)
+    counts = np.stack([rng.integers(0, high, 60) for high in (500, 100, 100, 3000)], 1)
+    table = ImageTable([f'{i}.png' for i in range(60)], counts, [None] * 60, [None] * 60)
+    row = next(line for line in _cells(table.report()) if line[0] == '95 % interval')
+    for name, cell in zip(('mIoU', 'mRecall', 'mPrecision', 'mFscore'), row[1:], strict=True):
+        values = image_scores(counts)[name]
+        # The central limit theorem's interval, which the bootstrap's comes close to at 60 images.
+        half = 1.96 * values.std(ddof=1) / 60**0.5
+        assert [float(bound) for bound in cell.split(' to ')] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.2 * half)
+
+
+def test_json_stores_the_bounds_that_the_report_shows(tmp_path):
+    table = _table()
+    table.save(tmp_path / 'table.json')
+    low, high = json.loads((tmp_path / 'table.json').read_text())['intervals']['mIoU']
+    assert f'{low:.2f} to {high:.2f}' in table.report()
+
+
+def test_the_report_breaks_scores_down_by_car():
+    lines = _cells(_table(partition=CARPartition((0.2, 0.6))).report(num_quantiles=2))
     assert ['large', 'CAR > 0.6', '0', '-', '-', '-', '-'] in lines
     assert ['q2', '0.1000 to 0.5000', '2', f'{image_scores(COUNTS)["mIoU"][1:3].mean():.2f}'] in [line[:4] for line in lines]
+
+
+def test_the_report_is_the_same_each_time():
+    assert _table().report() == _table().report()
+
+
+def test_a_csv_of_other_ranges_is_refused_unless_they_are_named(tmp_path):
+    partition = CARPartition((0.3,), ('low', 'high'))
+    _table(partition=partition).save(tmp_path / 'table.csv')
+    with pytest.raises(UserError, match=r"town, north/0\.png: its CAR 0\.0000 is called 'low', but lies in 'small' of small: CAR <= 0\.05"):
+        load_table(tmp_path / 'table.csv')
+    assert load_table(tmp_path / 'table.csv', partition).partition == partition
