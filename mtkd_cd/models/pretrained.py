@@ -1,5 +1,6 @@
 """Pretrained weights, found and checked before ``init_weights`` loads them: a missing file is one clear error, not a traceback."""
 
+import difflib
 import re
 import socket
 from abc import abstractmethod
@@ -10,14 +11,18 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.dist import barrier, get_rank
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
+from mmengine.runner.checkpoint import get_external_models
 from torch import Tensor, nn
 
 from mtkd_cd.checkpoint import read_weights
 from mtkd_cd.errors import UserError
 
 _TIMEOUT_S = 30
+# Where the maintained distributions of mmengine and mmsegmentation find the files that their originals have at the first.
+_MIRRORS = {'https://download.openmmlab.com/': 'https://mmassets.onedl.ai/'}
 
 
 class PretrainedBackbone(BaseModule):
@@ -92,7 +97,7 @@ def check_pretrained(model: nn.Module) -> None:
         UserError: A file that can neither be found nor downloaded (says where to put it, and how to start without it), or is no checkpoint.
     """
     for name, switch, entry in _pretrained_entries(model):
-        checkpoint = entry['checkpoint']
+        checkpoint = _resolve(entry['checkpoint'], f'model.{name}')
         way_out = f'Or start from random weights: --cfg-options {switch}'
         if checkpoint.startswith(('http://', 'https://')):
             entry['checkpoint'] = str(_fetch(checkpoint, way_out))
@@ -113,17 +118,38 @@ def _pretrained_entries(model: nn.Module) -> Iterator[tuple[str, str, dict[str, 
                 yield name, switch, entry
 
 
+def _resolve(checkpoint: str, owner: str) -> str:
+    """The URL of a file that is named as ``open-mmlab://NAME``, which is how many of Open-CD's configs do it."""
+    scheme, separator, name = checkpoint.partition('://')
+    if not separator or scheme not in ('open-mmlab', 'openmmlab'):
+        return checkpoint
+    urls = get_external_models()
+    if name not in urls:
+        alike = difflib.get_close_matches(name, urls, cutoff=0.5)
+        raise UserError(
+            f'pretrained weights {checkpoint} of {owner}: mmengine knows none of this name; similar: {", ".join(alike) or "none"}'
+        )
+    return str(urls[name])
+
+
 def _fetch(url: str, way_out: str) -> Path:
     """The file in torch hub's cache, downloaded by one process of each machine."""
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / 'checkpoints' / name
-    error = _download(url, path) if get_rank() == 0 else None
+    error = _download_from_either(url, path) if get_rank() == 0 else None
     barrier()
     if not path.is_file():
-        error = error or _download(url, path)  # a machine that rank 0 is not on
+        error = error or _download_from_either(url, path)  # a machine that rank 0 is not on
     if error:
         raise UserError(f'pretrained weights {url} cannot be downloaded ({error}). Get the file elsewhere and put it at {path}. {way_out}')
     return path
+
+
+def _download_from_either(url: str, path: Path) -> Exception | None:
+    """Why ``url`` could not be downloaded, nor its copy on the mirror, if it has one."""
+    error = _download(url, path)
+    mirror = next((url.replace(host, copy, 1) for host, copy in _MIRRORS.items() if url.startswith(host)), None)
+    return error if error is None or mirror is None or _download(mirror, path) else None
 
 
 def _download(url: str, path: Path) -> Exception | None:
@@ -131,6 +157,8 @@ def _download(url: str, path: Path) -> Exception | None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = re.search(r'-([0-9a-f]{8,})\.[^.]+$', path.name)
+    checked = f'checked against the {digest[1]} in its name' if digest else 'not checked: its name holds no digest'
+    print_log(f'Downloading {url} to {path} ({checked})', 'current')
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_S)
     try:
