@@ -2,11 +2,14 @@
 
 import hashlib
 import io
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -29,7 +32,9 @@ from mtkd_cd.registry import DATASETS
 _LAYOUTS: tuple[type[CDDataset], ...] = (CDDataset, SVCD_Dataset, DSIFN_Dataset, CLCD_Dataset, S2Looking_Dataset)
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = {'train': '#0072B2', 'val': '#E69F00', 'test': '#009E73'}
+_LINES = (('#CC79A7', '-'), ('#D55E00', '-.'), ('#56B4E9', ':'))
 _SMALLEST_DRAWN_CAR = 1e-4
+FIGURE_SUFFIXES = ('.png', '.pdf', '.svg')
 
 
 @dataclass
@@ -84,16 +89,24 @@ def check_dataset(data_root: str, dataset_type: str | None = None, progress: boo
     Raises:
         UserError: ``data_root`` does not exist or holds no split; an unknown class.
     """
-    if not os.path.isdir(data_root):
-        raise UserError(f'data set folder {data_root} does not exist (current folder: {os.getcwd()})')
-    reports = [_check_split(*split, progress) for split in _splits_on_disk(data_root, dataset_type)]
+    reports = [_check_split(*split, progress) for split in splits_on_disk(data_root, dataset_type)]
     _add_duplicates(reports)
     _add_odd_codings(reports)
     return reports
 
 
-def _splits_on_disk(data_root: str, dataset_type: str | None) -> list[tuple[str, CDDataset, PairFolders, str]]:
-    """Name, data set (which has read nothing yet), folders and list file of each split that exists."""
+def splits_on_disk(data_root: str, dataset_type: str | None) -> list[tuple[str, CDDataset, PairFolders, str]]:
+    """Name, data set (which has read nothing yet), folders and list file of each split that exists.
+
+    Args:
+        data_root: Folder with ``train``, ``val``, ``test`` or with ``list/<split>.txt``.
+        dataset_type: Class whose folder names, suffixes and label coding hold; by default the names of the folders tell.
+
+    Raises:
+        UserError: ``data_root`` does not exist or holds no split; an unknown class.
+    """
+    if not os.path.isdir(data_root):
+        raise UserError(f'data set folder {data_root} does not exist (current folder: {os.getcwd()})')
     layouts, options = _LAYOUTS, {'img_suffix': '', 'seg_map_suffix': ''}
     if dataset_type is not None:
         layouts, options = (_dataset_class(dataset_type),), {}
@@ -231,38 +244,68 @@ def _counts(values: Iterable[str], most: int = 3) -> str:
     )
 
 
-def draw_car_histograms(reports: Sequence[SplitReport], partition: CARPartition, path: str | os.PathLike) -> None:
-    """Write a PNG with the CAR histogram of each split that has labels, on a logarithmic axis, and the thresholds in it.
+class SplitCARs(Protocol):
+    """Whatever has the CARs of a split."""
+
+    name: str
+
+    @property
+    def cars(self) -> np.ndarray:
+        """(N,) CARs of the labels."""
+
+
+def draw_car_histograms(
+    splits: Sequence[SplitCARs],
+    partition: CARPartition,
+    path: str | os.PathLike,
+    others: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """Draw the CAR histogram of each split that has labels, on a logarithmic axis, and the thresholds in it.
+
+    Args:
+        splits: They get an axis each.
+        partition: Its thresholds are dashed, its counts are in the titles.
+        path: File to write; its suffix is the format, ``.png``, ``.pdf`` or ``.svg``.
+        others: More thresholds by what they are, drawn in other colours and named in a legend.
 
     Raises:
+        UserError: Another suffix.
         OSError: The file cannot be written.
     """
-    reports = [report for report in reports if len(report.cars)]
-    figure = Figure(figsize=(8, 0.8 + 2.2 * max(len(reports), 1)), layout='constrained')
-    axes = figure.subplots(max(len(reports), 1), sharex=True, squeeze=False)[:, 0]
-    for axis, report in zip(axes, reports):
-        _draw_histogram(axis, report, partition)
+    suffix = Path(path).suffix.lower()
+    if suffix not in FIGURE_SUFFIXES:
+        raise UserError(f'{path}: a figure is a file {", ".join(FIGURE_SUFFIXES)}, found the suffix {suffix!r}')
+    splits = [split for split in splits if len(split.cars)]
+    figure = Figure(figsize=(8, 0.8 + 2.2 * max(len(splits), 1)), layout='constrained')
+    axes = figure.subplots(max(len(splits), 1), sharex=True, squeeze=False)[:, 0]
+    for axis, split in zip(axes, splits):
+        _draw_histogram(axis, split, partition)
+        for (name, thresholds), (colour, style) in zip((others or {}).items(), itertools.cycle(_LINES)):
+            for number, threshold in enumerate(thresholds):
+                axis.axvline(np.log10(threshold), color=colour, linestyle=style, linewidth=2, label=name if number == 0 else None)
     axes[-1].set_xlabel('Change Area Ratio of the label')
+    if others:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower left', ncols=len(others), fontsize=8, frameon=False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=150)
+    figure.savefig(buffer, format=suffix[1:], dpi=150)
     with atomic_write(path, 'wb') as file:
         file.write(buffer.getvalue())
 
 
-def _draw_histogram(axis: Axes, report: SplitReport, partition: CARPartition) -> None:
-    cars = report.cars
+def _draw_histogram(axis: Axes, split: SplitCARs, partition: CARPartition) -> None:
+    cars = split.cars
     edges = np.linspace(np.log10(_SMALLEST_DRAWN_CAR), 0, 33)
     width = edges[1] - edges[0]
     # CAR = 0 has no logarithm: it gets a bar of its own, left of the axis' smallest CAR.
     none_at = edges[0] - 2 * width
     counts, _ = np.histogram(np.log10(np.clip(cars[cars > 0], _SMALLEST_DRAWN_CAR, 1)), edges)
-    colour = _COLOURS[report.name]
+    colour = _COLOURS[split.name]
     axis.bar(edges[:-1], counts, width, align='edge', color=colour, edgecolor='white', linewidth=0.5)
     axis.bar(none_at, np.count_nonzero(cars == 0), width, color=colour, hatch='//', edgecolor='white')
     for threshold in partition.thresholds:
         axis.axvline(np.log10(threshold), color='black', linestyle='--', linewidth=1)
     ranges = ', '.join(f'{name} {count}' for name, count in partition.counts(cars).items())
-    axis.set_title(f'{report.name}: {len(cars)} labels ({ranges}; dashed: thresholds)', loc='left', fontsize=10)
+    axis.set_title(f'{split.name}: {len(cars)} labels ({ranges}; dashed: thresholds)', loc='left', fontsize=10)
     decades = [tick for tick in (1e-4, 1e-3, 0.01, 0.1, 1) if all(abs(np.log10(tick / edge)) > 0.15 for edge in partition.thresholds)]
     ticks = [*decades, *partition.thresholds]
     axis.set_xticks([none_at, *np.log10(ticks)], ['0', *(f'{tick:g}' for tick in ticks)])
