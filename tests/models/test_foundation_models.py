@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from mtkd_cd.models.backbones.vit_sam import Attention, SAMEncoderLayer
 from mtkd_cd.models.decode_heads import MLPSegHead
 from mtkd_cd.models.decode_heads.ban import Bridge
 from mtkd_cd.models.layers import LN2d
-from mtkd_cd.models.layers.lora import LoRALinear, adapt
+from mtkd_cd.models.layers.lora import adapt
 from mtkd_cd.models.necks import SequentialNeck, SimpleFPN
 
 _GOLDEN = Path(__file__).parents[1] / 'data' / 'golden'
@@ -150,19 +152,33 @@ def test_layers_with_global_attention_have_no_gate():
 
 def test_lora_starts_as_its_base_layer_and_adds_a_scaled_product():
     torch.manual_seed(0)
-    layer = LoRALinear(nn.Linear(6, 9), r=2, lora_alpha=4, lora_dropout=0.5).eval()
+    model = nn.ModuleDict(dict(qkv=nn.Linear(6, 9))).eval()
+    weight, bias = (parameter.clone() for parameter in model.qkv.parameters())
     x = torch.randn(3, 6)
-    assert torch.equal(layer(x), layer.base_layer(x))
+    adapt(model, dict(r=2, lora_alpha=4, lora_dropout=0.5))
+    layer = model.qkv.eval()
+    assert torch.equal(layer(x), F.linear(x, weight, bias))
     nn.init.normal_(layer.lora_B['default'].weight)
-    merged = layer.base_layer.weight + 2 * layer.lora_B['default'].weight @ layer.lora_A['default'].weight
-    torch.testing.assert_close(layer(x), F.linear(x, merged, layer.base_layer.bias))
+    merged = weight + 2 * layer.lora_B['default'].weight @ layer.lora_A['default'].weight
+    torch.testing.assert_close(layer(x), F.linear(x, merged, bias))
     assert not torch.allclose(layer.train()(x), layer.eval()(x))
+
+
+def test_lora_without_arguments_is_open_cds():
+    model = nn.ModuleDict(dict(qkv=nn.Linear(6, 9), other=nn.Linear(6, 9)))
+    adapt(model, {})
+    assert model.qkv.lora_A['default'].weight.shape == (16, 6)
+    assert (model.qkv.scaling['default'], model.qkv.lora_dropout['default'].p) == (2, 0.05)
+    assert [key for key, parameter in model.named_parameters() if parameter.requires_grad] == [
+        'qkv.lora_A.default.weight',
+        'qkv.lora_B.default.weight',
+    ]
 
 
 @pytest.mark.parametrize(('bias', 'trained'), [('none', 0), ('lora_only', 2), ('all', 4)])
 def test_lora_trains_the_biases_asked_for(bias, trained):
     model = nn.ModuleDict({name: nn.ModuleDict(dict(qkv=nn.Linear(4, 12), other=nn.Linear(4, 4))) for name in ('a', 'b')})
-    adapt(model, r=2, bias=bias)
+    adapt(model, dict(r=2, bias=bias))
     names = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
     assert sum('lora_' in key for key in names) == 4
     assert sum('bias' in key for key in names) == trained == len(names) - 4
@@ -172,14 +188,24 @@ def test_lora_trains_the_biases_asked_for(bias, trained):
     ('peft_cfg', 'message'),
     [
         (dict(peft_type='IA3'), "found 'IA3'"),
-        (dict(rank=4), 'found rank'),
+        (dict(rank=4), "'rank'"),
         (dict(target_modules=['query']), "'query'"),
-        (dict(bias='some'), "found 'some'"),
+        (dict(bias='some'), "'bias': 'some'"),
+        (dict(r=0), "'r': 0"),
     ],
 )
 def test_wrong_peft_cfg_is_named(peft_cfg, message):
     with pytest.raises(UserError, match=message):
         VisionTransformerTurner(dict(type='ViTSAM_Custom', **_SAM), peft_cfg)
+
+
+def test_only_lora_needs_peft(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'peft', None)  # as if it were not installed
+    runpy.run_module('mtkd_cd.models.layers.lora')  # what an import does
+    encoder_cfg = dict(type='ViTSAM_Custom', **_SAM)
+    VisionTransformerTurner(encoder_cfg)
+    with pytest.raises(UserError, match=r"pip install 'mtkd-cd\[ttp\]'"):
+        VisionTransformerTurner(encoder_cfg, dict(r=2))
 
 
 def test_checkpoints_of_old_peft_load():

@@ -5,12 +5,9 @@ from typing import Any
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mtkd_cd.errors import UserError
 from mtkd_cd.models.backbones.vit_sam import TimeFusionTransformerEncoderLayer
 from mtkd_cd.models.layers.lora import adapt
 from mtkd_cd.registry import MODELS
-
-_LORA_ARGUMENTS = ('target_modules', 'r', 'lora_alpha', 'lora_dropout', 'bias')
 
 
 @MODELS.register_module()
@@ -22,12 +19,12 @@ class VisionTransformerTurner(BaseModule):
 
     Args:
         encoder_cfg: Config of the encoder.
-        peft_cfg: Arguments of LoRA in peft's names: r, target_modules, lora_alpha, lora_dropout, bias. None: all is frozen.
+        peft_cfg: Arguments of ``peft.LoraConfig``, as in :func:`mtkd_cd.models.layers.lora.adapt`. None: all is frozen, without peft.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` for the encoder, if its own config has none.
         train_gates: Train the gates too, from a state in which the dates do not mix. Not what the published checkpoints are.
 
     Raises:
-        UserError: Wrong ``peft_cfg``.
+        UserError: Wrong ``peft_cfg``, or peft, which it needs, is not installed.
     """
 
     def __init__(
@@ -43,8 +40,9 @@ class VisionTransformerTurner(BaseModule):
         if peft_cfg is None:
             self.vision_encoder = encoder.requires_grad_(False)
         else:
-            adapt(encoder, **_lora_arguments(peft_cfg))
-            # peft's containers, whose names are in published checkpoints
+            adapt(encoder, peft_cfg)
+            # The names of peft.PeftModel, which are in published checkpoints. Not PeftModel itself: as it passes attributes on, every walk
+            # over the modules would find the encoder's pretrained file three times.
             self.vision_encoder = nn.ModuleDict(dict(base_model=nn.ModuleDict(dict(model=encoder))))
         if train_gates:
             for module in encoder.modules():
@@ -66,14 +64,3 @@ class VisionTransformerTurner(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the encoder gives for (B, C, H, W) images."""
         return self.encoder(x)
-
-
-def _lora_arguments(peft_cfg: dict[str, Any]) -> dict[str, Any]:
-    arguments = dict(peft_cfg)
-    if arguments.pop('peft_type', 'LORA') != 'LORA':
-        raise UserError(f"VisionTransformerTurner: peft_cfg.peft_type must be 'LORA', found {peft_cfg['peft_type']!r}")
-    arguments.pop('inference_mode', None)
-    unknown = sorted(set(arguments) - set(_LORA_ARGUMENTS))
-    if unknown:
-        raise UserError(f'VisionTransformerTurner: peft_cfg can hold {", ".join(_LORA_ARGUMENTS)}; found {", ".join(unknown)}')
-    return arguments
