@@ -28,6 +28,7 @@ def read_label(
     format_seg_map: str | None = None,
     reduce_zero_label: bool = False,
     label_map: dict[int, int] | None = None,
+    ignored_value: int | None = None,
     backend_args: dict | None = None,
     imdecode_backend: str = 'pillow',
 ) -> np.ndarray:
@@ -36,10 +37,11 @@ def read_label(
     Args:
         path: PNG, TIFF, JPEG or BMP with one value per pixel. Colour files with equal channels are gray; 1-bit files hold 0 and 1.
         format_seg_map: ``'to_binary'``: the file holds 0 and 1, or gray levels 0..255 of which 128 and more mean change (blurred edges
-            and compression noise are fine, ignored pixels cannot be stored). ``None``: the file holds 0, 1 and 255 = ignored; palette
+            and compression noise are fine, ignored pixels need ``ignored_value``). ``None``: the file holds 0, 1 and 255 = ignored; palette
             files are read by index.
         reduce_zero_label: Whether stored 0 means ignored, 1 unchanged and 2 changed. Not together with ``'to_binary'``.
         label_map: New value of each stored value, applied last (mmseg's way to choose classes).
+        ignored_value: Stored value of ignored pixels, with ``'to_binary'``; what is left must have a coding that this stands for.
         backend_args: mmengine's file backend; local files by default.
         imdecode_backend: A decoder of ``mmcv.imfrombytes``.
 
@@ -55,7 +57,9 @@ def read_label(
         raise UserError("reduce_zero_label=True turns stored 0 into ignored, which format_seg_map='to_binary' cannot keep: set one of them")
     stored, palette, lossy = _decode(path, backend_args, imdecode_backend)
     if format_seg_map == 'to_binary':
-        table = _binary_table(path, stored, palette, lossy)
+        table = (
+            _binary_table(path, stored, palette, lossy) if ignored_value is None else _ignoring_table(path, stored, lossy, ignored_value)
+        )
     else:
         table = _index_table(path, stored, reduce_zero_label, label_map)
     if label_map is not None:
@@ -167,6 +171,14 @@ def _binary_table(path: str | os.PathLike, stored: np.ndarray, palette: np.ndarr
         return np.arange(256, dtype=np.uint8)
     _check_black_and_white(path, stored, values, lossy)
     return threshold
+
+
+def _ignoring_table(path: str | os.PathLike, stored: np.ndarray, lossy: bool, ignored_value: int) -> np.ndarray:
+    others = np.arange(256, dtype=np.uint8)
+    others[ignored_value] = 0
+    table = _binary_table(path, cv2.LUT(stored, others), None, lossy)
+    table[ignored_value] = IGNORE_INDEX
+    return table
 
 
 def _check_black_and_white(path: str | os.PathLike, gray: np.ndarray, values: np.ndarray, lossy: bool) -> None:

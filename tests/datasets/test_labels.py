@@ -179,3 +179,19 @@ def test_cv2_decoder_and_file_backend_agree_with_the_defaults(tmp_path, mask):
     path = save(tmp_path / 'a.png', mask * 255)
     options = {'imdecode_backend': 'cv2', 'backend_args': {'backend': 'local'}}
     np.testing.assert_array_equal(read_label(path, format_seg_map='to_binary', **options), mask)
+
+
+@pytest.mark.parametrize(('white', 'ignored_value'), [(1, 255), (255, 127), (255, 2)])
+def test_a_chosen_value_is_ignored_beside_a_binary_coding(tmp_path, mask, white, ignored_value):
+    stored, expected = mask * white, mask.copy()
+    stored[40:60], expected[40:60] = ignored_value, 255
+    label = read_label(save(tmp_path / 'a.png', stored), format_seg_map='to_binary', ignored_value=ignored_value)
+    np.testing.assert_array_equal(label, expected)
+    with pytest.raises(UserError):
+        read_label(tmp_path / 'a.png', format_seg_map='to_binary')
+
+
+def test_what_is_not_ignored_needs_a_known_coding(tmp_path):
+    stripes = np.repeat(np.array([0, 1, 2, 255], np.uint8), 16)[:, None].repeat(64, 1)
+    with pytest.raises(UserError, match=r'holds the values \{0, 1, 2\}: these look like class numbers'):
+        read_label(save(tmp_path / 'a.png', stripes), format_seg_map='to_binary', ignored_value=255)
