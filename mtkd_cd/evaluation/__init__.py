@@ -1,6 +1,7 @@
 """Per-image evaluation: counts, scores, tables and the metric."""
 
 from mtkd_cd.evaluation.counts import confusion_counts
+from mtkd_cd.evaluation.masks import per_image_scores
 from mtkd_cd.evaluation.metric import PerImageChangeMetric
 from mtkd_cd.evaluation.scores import image_scores, mean_scores, pooled_scores, scores_by_quantile, scores_by_range
 from mtkd_cd.evaluation.statistics import (
@@ -28,6 +29,7 @@ __all__ = [
     'mean_and_deviation',
     'mean_scores',
     'paired_difference',
+    'per_image_scores',
     'pooled_scores',
     'scores_by_quantile',
     'scores_by_range',
