@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--thresholds', nargs='+', type=float, help='CAR thresholds; 0.1 alone makes two teachers')
     parser.add_argument('--seed', type=int)
     parser.add_argument('--loss-weight', '--lambda', type=float, help="weight of the distillation loss, the paper's lambda")
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
     parser.add_argument('--show-dir', type=Path, help='write pictures of each test image to origin/, op/ and mtkd/ here')
     add_run_arguments(parser)
     add_machine_arguments(parser)

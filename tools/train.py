@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='for instance configs/origin/fc_ef.py')
     parser.add_argument('--resume', action='store_true', help='go on with the run in the work dir, or start it')
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
     parser.add_argument('--partition', help='CAR range of a specialist: small, medium or large')
     add_run_arguments(parser)
     add_machine_arguments(parser)

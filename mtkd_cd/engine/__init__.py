@@ -1,11 +1,13 @@
 """Hooks and loops of the training runs."""
 
-from mtkd_cd.engine.hooks import BestWeightsHook, StartingWeightsHook, StopwatchHook
-from mtkd_cd.engine.optim import TrainableOptimWrapperConstructor
+from mtkd_cd.engine.hooks import BestWeightsHook, ChannelsLastHook, StartingWeightsHook, StopwatchHook
+from mtkd_cd.engine.optim import BFloat16OptimWrapper, TrainableOptimWrapperConstructor
 from mtkd_cd.engine.replay import NumberedSampler, ReplayableIterLoop, SeededDataset
 
 __all__ = [
+    'BFloat16OptimWrapper',
     'BestWeightsHook',
+    'ChannelsLastHook',
     'NumberedSampler',
     'ReplayableIterLoop',
     'SeededDataset',

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from mmengine.registry import build_functions
 
 from mtkd_cd.checkpoint import load_only_tensors
 from mtkd_cd.errors import UserError
+from mtkd_cd.registry import similar_names
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -93,8 +95,14 @@ def user_message(error: BaseException) -> str | None:
         where = f' while writing {error.filename}' if error.filename else ''
         return f'no space left on the disk{where} ({error.strerror}). The last complete checkpoint is untouched: free space and resume'
     if _raised_by_registry(error):
-        return f'the config cannot be built: {error.args[0]}'
+        return f'the config cannot be built: {_with_similar_name(error.args[0])}'
     return None
+
+
+def _with_similar_name(message: str) -> str:
+    unknown = re.match(r'(\S+) is not in the \S+ registry', message)
+    similar = similar_names(unknown[1]) if unknown else []
+    return f'{unknown[0]}: did you mean {similar[0]!r}?' if unknown and similar else message
 
 
 def _without_worker_traceback(message: str) -> str:

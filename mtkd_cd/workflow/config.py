@@ -20,6 +20,7 @@ _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
     *('activation_checkpointing', 'auto_scale_lr', 'compile', 'efficient_conv_bn_eval', 'experiment_name', 'find_unused_parameters'),
     *('model_wrapper_cfg', 'sync_bn', 'tta_model', 'tta_pipeline', 'vis_backends', 'visualizer', 'work_dir'),
 )
+_FAST_WRAPPER = dict(cpu=dict(type='BFloat16OptimWrapper'), gpu=dict(type='AmpOptimWrapper', loss_scale='dynamic'))
 _PARTITIONED = ('CARPartitionDataset', 'OriginPartitionCascade', 'MultiTeacherDistiller', 'PerImageChangeMetric')
 
 
@@ -228,24 +229,26 @@ def set_loaders(cfg: Config, batch_size: int | None = None, num_workers: int | N
 
 
 def set_amp(cfg: Config) -> None:
-    """Train in mixed precision.
+    """Train in mixed precision: float16 with a dynamic loss scale on a GPU, bfloat16 on the CPU; convolutions in channels-last order.
+
+    Call :func:`set_machine` first. Validation and tests stay float32.
 
     Raises:
-        UserError: Without a GPU, or with an optimiser wrapper that has no mixed precision.
+        UserError: An optimiser wrapper that has no mixed precision.
     """
     wrapper = cfg.optim_wrapper
     if wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(f'--amp: the config has optim_wrapper.type={wrapper.type!r}; it works with OptimWrapper')
-    if mmengine.device.utils.get_device() == 'cpu':
-        raise UserError('--amp needs a GPU, and this run is on the CPU: leave it out')
     if wrapper.type == 'OptimWrapper':
-        wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        wrapper.update(_FAST_WRAPPER['cpu' if mmengine.device.utils.get_device() == 'cpu' else 'gpu'])
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ChannelsLastHook')]
 
 
 def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> None:
     """Fit a config to the machine: device, processes and what follows from them.
 
-    Batch norms become synchronised ones among GPU processes, and only there. A recipe in mixed precision is float32 on the CPU.
+    Batch norms become synchronised ones among GPU processes, and only there. A recipe in mixed precision is float32 on the CPU, unless
+    :func:`set_amp` follows.
 
     Args:
         cfg: The config.

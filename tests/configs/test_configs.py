@@ -75,9 +75,8 @@ def test_figures_are_the_papers(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_other_stages_say_nothing_about_the_detector(name):
     origin = load_config(CONFIGS / 'origin' / f'{name}.py')
-    assert (
-        load_config(CONFIGS / 'partition' / f'{name}.py').model == load_config(CONFIGS / 'continued' / f'{name}.py').model == origin.model
-    )
+    assert load_config(CONFIGS / 'partition' / f'{name}.py').model == origin.model
+    assert load_config(CONFIGS / 'continued' / f'{name}.py').model == origin.model
     assert load_config(CONFIGS / 'op' / f'{name}.py').model.origin == origin.model
     assert load_config(CONFIGS / 'mtkd' / f'{name}.py').model.student == origin.model
     for stage in STAGES[1:]:

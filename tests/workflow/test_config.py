@@ -90,8 +90,25 @@ def test_image_size_reaches_every_pipeline():
 def test_what_needs_a_gpu_says_so():
     with pytest.raises(UserError, match='--device cpu'):
         adjust.set_machine(load('origin'), device='cuda')
-    with pytest.raises(UserError, match='needs a GPU'):
-        adjust.set_amp(load('origin'))
+
+
+def test_mixed_precision_on_the_cpu_is_bfloat16_and_only_when_asked_for():
+    for model, parts in (('fc_ef', {}), ('ban_vitl14_mitb2', dict(constructor='TrainableOptimWrapperConstructor'))):
+        cfg = adjust.load_config(CONFIGS / 'origin' / f'{model}.py')
+        adjust.set_machine(cfg, device='cpu')
+        assert cfg.optim_wrapper.type == 'OptimWrapper'
+        adjust.set_amp(cfg)
+        assert cfg.optim_wrapper.type == 'BFloat16OptimWrapper'
+        assert not {'loss_scale', 'dtype'} & set(cfg.optim_wrapper)
+        assert cfg.custom_hooks[-1] == dict(type='ChannelsLastHook')
+        assert {key: cfg.optim_wrapper[key] for key in parts} == parts
+
+
+def test_mixed_precision_on_a_gpu_scales_the_loss(monkeypatch):
+    monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cuda')
+    cfg = load('origin')
+    adjust.set_amp(cfg)
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
 
 
 def test_launcher_without_torchrun_says_so():

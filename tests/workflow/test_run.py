@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtkd_cd import files
-from mtkd_cd.checkpoint import load_weights
+from mtkd_cd.checkpoint import load_weights, read_weights
 from mtkd_cd.registry import MODELS
 from mtkd_cd.workflow.config import load_config
 
@@ -193,6 +193,21 @@ def test_control_without_an_origin_names_the_command_that_makes_it(tool, train_a
     code, err = tool('train', *train_argv('continued', options=('load_from=work_dirs/nowhere/origin/fc_ef/best.pth',)))
     assert code == 2
     assert 'python tools/train.py configs/origin/fc_ef.py' in err
+
+
+def test_mixed_precision_trains_resumes_and_leaves_float32(tool, train_argv, tmp_path):
+    argv = train_argv('origin', '--amp', '--device', 'cpu')
+    assert tool('train', *argv) == (0, '')
+    work = tmp_path / 'work'
+    settings = json.loads((work / 'run.json').read_text())['settings']
+    assert settings['optim_wrapper.type'] == 'BFloat16OptimWrapper'
+    whole = read_weights(work / 'iter_4.pth')
+    assert {value.dtype for name, value in whole.items() if 'num_batches' not in name} == {torch.float32}
+    (work / 'iter_4.pth').unlink()
+    record = json.loads((work / 'run.json').read_text())
+    (work / 'run.json').write_text(json.dumps(record | dict(finished=False)))
+    assert tool('train', *argv[:1], '--resume', *argv[1:]) == (0, '')
+    assert all(torch.equal(value, whole[name]) for name, value in read_weights(work / 'iter_4.pth').items())
 
 
 def tiny_origin():
