@@ -5,11 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import mmcv
 import numpy as np
 from mmengine.dist import get_dist_info
-from mmengine.fileio import get as read_bytes
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -22,6 +19,7 @@ from mtkd_cd.files import atomic_write
 from mtkd_cd.registry import HOOKS
 from mtkd_cd.visualization.error_map import error_map, mask_image
 from mtkd_cd.visualization.panel import compose_panel, png_bytes
+from mtkd_cd.visualization.photo import read_photo
 
 
 @HOOKS.register_module()
@@ -93,7 +91,7 @@ class ChangeVisualizationHook(Hook):
 
         paths = image_paths(sample.metainfo)
         dates = image_paths({'img_path': sample.get('img_path')})
-        pictures = {date: self._read(path, prediction.shape) for date, path in zip('AB', dates)}
+        pictures = {date: read_photo(path, prediction.shape, self.backend_args) for date, path in zip('AB', dates)}
         if label is not None:
             pictures['label'] = mask_image(label, self.ignore_index)
         pictures['prediction'] = mask_image(prediction, self.ignore_index)
@@ -106,15 +104,6 @@ class ChangeVisualizationHook(Hook):
         for folder, picture in pictures.items():
             with atomic_write(self.out_dir / folder / Path(name).with_suffix('.png'), 'wb') as file:
                 file.write(png_bytes(picture))
-
-    def _read(self, path: str, shape: tuple[int, int]) -> np.ndarray:
-        image = mmcv.imfrombytes(read_bytes(path, self.backend_args))  # BGR
-        if image is None:
-            raise UserError(f'{path}: cannot be read as an image to draw it')
-        image = image[..., ::-1]
-        if image.shape[:2] == shape:
-            return image
-        return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA if image.shape[0] > shape[0] else cv2.INTER_LINEAR)
 
     def _caption(self, sample: BaseDataElement, prediction: np.ndarray, label: np.ndarray | None) -> str:
         truth = np.zeros_like(prediction) if label is None else label

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtkd_cd.visualization import OUTCOME_COLOURS, compose_panel, png_bytes
+from mtkd_cd.visualization import OUTCOME_COLOURS, Row, Sheet, compose_panel, png_bytes
 
 
 def _tile(size=300, seed=0):
@@ -75,3 +75,35 @@ def test_png_files_keep_pixels_and_channels(shape, mode):
     image = Image.open(io.BytesIO(png_bytes(picture)))
     assert (image.format, image.mode) == ('PNG', mode)
     assert (np.asarray(image) == picture).all()
+
+
+def test_a_sheet_shows_all_rows_and_titles_them_once():
+    rows = [Row({'A': _tile(seed=row), 'B': _tile(seed=row + 10)}, f'row {row}') for row in range(3)]
+    sheet = Sheet(rows).pixels()
+    assert all(_contains(sheet, tile) for row in rows for tile in row.tiles.values())
+    retitled = [rows[0], Row({'A': rows[1].tiles['A'], 'C': rows[1].tiles['B']}, 'row 1'), rows[2]]
+    line = 20  # 1.4 times the font size of 14
+    assert Sheet(retitled).pixels().shape[0] == sheet.shape[0] + 2 * line
+
+
+def test_rows_of_other_sizes_fit_on_a_sheet():
+    rows = [Row({'A': _tile(300)}, 'x'), Row({'A': _tile(400), 'B': _tile(400, 1)}, 'y')]
+    sheet = Sheet(rows, legend={}).pixels()
+    assert all(_contains(sheet, tile) for row in rows for tile in row.tiles.values())
+
+
+def test_a_note_stands_below_its_tile():
+    tiles = {'A': np.full((300, 300), 255, np.uint8), 'B': np.full((300, 300), 255, np.uint8)}
+    noted = Sheet([Row(tiles, '', {'B': 'IoU 50'})], {}).pixels()
+    blank = Sheet([Row(tiles, '', {'B': ' '})], {}).pixels()
+    changed = np.argwhere((noted != blank).any(-1))
+    assert len(changed)
+    assert changed[:, 0].min() > 300
+    assert changed[:, 1].min() > 300
+
+
+@pytest.mark.parametrize(('kind', 'start', 'pictures'), [('pdf', b'%PDF', b'/Subtype /Image'), ('svg', b'<?xml', b'<image')])
+def test_vector_files_hold_each_tile_once(kind, start, pictures):
+    content = Sheet([Row({'A': _tile(40), 'label': _tile(40, 1)[..., 0]}, 'a $ sign and _ more $')]).vector(kind)
+    assert content.startswith(start)
+    assert content.count(pictures) == 2
