@@ -1,0 +1,257 @@
+"""From numbers to a report: which tables and figures it has, in which order, and what it says in words."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mtkd_cd.reporting import figures
+from mtkd_cd.reporting.comparison import Comparison, Difference, Reference
+from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
+from mtkd_cd.reporting.names import base_strategy, strategy_title
+from mtkd_cd.reporting.published import model_title, published_dataset, published_scores
+from mtkd_cd.reporting.report import Card, Report, Section
+from mtkd_cd.reporting.score_tables import (
+    SIGNIFICANT,
+    Published,
+    bins_table,
+    cascades_table,
+    classes_table,
+    confusion_table,
+    differences_table,
+    images_table,
+    models_table,
+    p_text,
+    percent_text,
+    plain,
+    reference_words,
+    scores_table,
+    signed,
+    teachers_table,
+)
+from mtkd_cd.reporting.tables import Table
+from mtkd_cd.reporting.thumbnails import Scene, check_scenes, prediction_thumbnail, scene_thumbnails
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is known of the images besides their scores.
+
+    Attributes:
+        scenes: Files by image name; empty for no thumbnails.
+        cars: (N,) CARs of each split of the data set.
+        predictions: Folder of predictions by ``str(entry)``.
+    """
+
+    scenes: Mapping[str, Scene] = field(default_factory=dict)
+    cars: Mapping[str, np.ndarray] = field(default_factory=dict)
+    predictions: Mapping[str, Path] = field(default_factory=dict)
+
+
+def build_report(
+    comparison: Comparison,
+    pictures: Pictures = Pictures(),
+    dataset: str | None = None,
+    num_images: int = 5,
+    ignored: Sequence[tuple[Path, str]] = (),
+    num_dropped: int = 0,
+) -> Report:
+    """Put a report together.
+
+    Args:
+        comparison: The numbers.
+        pictures: Of the images.
+        dataset: What the evaluated data set is called.
+        num_images: How many images that gained and that lost most are listed, for each difference.
+        ignored: Files that were no tables, and why.
+        num_dropped: Images that not all runs have and that were left out.
+
+    Raises:
+        UserError: A picture is missing or cannot be read.
+    """
+    if pictures.scenes:
+        check_scenes(pictures.scenes, comparison.files)
+    pixels = {int(count) for count in comparison.entries[0].runs[0].table.counts.sum(1)}
+    published = Published(*published_dataset(dataset, len(comparison.files), pixels.pop() if len(pixels) == 1 else 0))
+    analyses = analyse_cascades(comparison)
+    sections = [
+        _scores_section(comparison, published),
+        *_difference_sections(comparison),
+        _classes_section(comparison, published),
+        _cars_section(comparison),
+        _distribution_section(comparison, pictures.cars),
+        *_cascade_sections(analyses),
+        *_image_sections(comparison, pictures, num_images),
+    ]
+    num_runs = sum(len(entry.runs) for entry in comparison.entries)
+    facts = [
+        f'{num_runs} runs',
+        f'{len(comparison.models)} models',
+        f'{len(comparison.strategies)} strategies',
+        f'seeds {", ".join(map(str, comparison.seeds))}' if len(comparison.seeds) > 1 else '',
+        f'{len(comparison.files)} images' + (f' ({num_dropped} left out that not all runs have)' if num_dropped else ''),
+        f'CAR ranges {comparison.partition}',
+    ]
+    sources = {'Tables read': [f'{run.identity}: {run.path}' for entry in comparison.entries for run in entry.runs]}
+    if ignored:
+        sources['Files that are no per-image tables'] = [f'{path}: {reason}' for path, reason in ignored]
+    return Report(
+        title='Comparison of runs' + (f' on {dataset}' if dataset else ''),
+        facts=' · '.join(filter(None, facts)).replace('1 models', '1 model').replace('1 strategies', '1 strategy'),
+        summary=_summary(comparison),
+        notes=_notes(comparison, published, analyses),
+        sections=sections,
+        sources=sources,
+    )
+
+
+def _scores_section(comparison: Comparison, published: Published) -> Section:
+    tables = [scores_table(comparison, published), teachers_table(comparison), models_table(comparison)]
+    return Section('scores', 'Scores', (), [figures.overview(comparison, published)], [table for table in tables if table])
+
+
+def _difference_sections(comparison: Comparison) -> list[Section]:
+    sections = []
+    for reference in comparison.references:
+        if not reference.differences:
+            continue
+        name, words = f'differences_{plain(reference.name)}', reference_words(reference)
+        picture = figures.differences(comparison, reference, name, words)
+        table = differences_table(comparison, reference, name)
+        sections.append(Section(name, f'Differences to {words}', (), [picture] if picture else [], [table]))
+    return sections
+
+
+def _classes_section(comparison: Comparison, published: Published) -> Section:
+    return Section('classes', 'Changed and unchanged pixels', (), (), [classes_table(comparison, published)])
+
+
+def _cars_section(comparison: Comparison) -> Section:
+    quantiles, ranges = comparison.quantiles, comparison.ranges
+    pictures = [figures.car_curves(comparison, model, quantiles, 'car_quantiles', 'mIoU over CAR') for model in comparison.models]
+    pictures += [figures.car_curves(comparison, model, ranges, 'car_ranges', 'mIoU over CAR ranges') for model in comparison.models]
+    tables = [
+        bins_table(comparison, quantiles, 'car_quantiles', f'mIoU in {len(quantiles)} bins of equally many images'),
+        bins_table(comparison, ranges, 'car_ranges', 'mIoU in the CAR ranges'),
+    ]
+    return Section('car', 'mIoU over CAR', (), pictures, tables)
+
+
+def _distribution_section(comparison: Comparison, cars: Mapping[str, np.ndarray]) -> Section:
+    splits = dict(cars) or {'evaluated images': comparison.cars}
+    return Section('distribution', 'CAR distribution', (), [figures.car_distribution(splits, comparison.partition)])
+
+
+def _cascade_sections(analyses: Sequence[CascadeAnalysis]) -> list[Section]:
+    if not analyses:
+        return []
+    text = (
+        'O-P lets the origin predict first, and the CAR of that coarse prediction picks the specialist that predicts again. A wrong range '
+        'is a wrong specialist.'
+    )
+    pictures = [picture for analysis in analyses for picture in figures.cascade_figures(analysis)]
+    tables: list[Table] = [cascades_table(analyses), *map(confusion_table, analyses)]
+    return [Section('cascades', 'When O-P fails', [text], pictures, tables)]
+
+
+def _image_sections(comparison: Comparison, pictures: Pictures, num_images: int) -> list[Section]:
+    reference = comparison.references[0]
+    extremes = {key: _extremes(difference.by_image, num_images) for key, difference in reference.differences.items()}
+    extremes = {key: rows for key, rows in extremes.items() if rows}
+    if not extremes:
+        return []
+    cards = {
+        f'{model_title(found.entry.model)}, {strategy_title(found.entry.strategy)} against {strategy_title(found.reference.strategy)}': [
+            _card(comparison, found, row, pictures) for row in extremes[key]
+        ]
+        for key, found in reference.differences.items()
+        if key in extremes and pictures.scenes
+    }
+    legend = 'Predictions are drawn as errors: white = hit, red = missed, blue = false alarm.' if pictures.predictions else ''
+    table = images_table(comparison, extremes)
+    return [Section('images', 'Images that gained and lost most', [legend] if legend else (), (), [table], cards)]
+
+
+def _extremes(by_image: np.ndarray, num_images: int) -> list[int]:
+    """Rows of the images that gained most, then of those that lost most, largest gain first."""
+    order = np.argsort(-by_image, kind='stable')
+    gained = [int(row) for row in order[:num_images] if by_image[row] > 0]
+    return gained + [int(row) for row in order[len(order) - num_images :] if by_image[row] < 0]
+
+
+def _card(comparison: Comparison, found: Difference, row: int, pictures: Pictures) -> Card:
+    file, change, score = comparison.files[row], found.by_image[row], found.entry.scores['mIoU'][row]
+    scene = pictures.scenes[file]
+    tiles = scene_thumbnails(scene)
+    for entry in (found.reference, found.entry):
+        if folder := pictures.predictions.get(str(entry)):
+            tile = prediction_thumbnail(strategy_title(entry.strategy), folder, file, scene)
+            tiles += [tile] if tile else []
+    text = f'CAR {percent_text(comparison.cars[row])} · mIoU {score - change:.1f} → {score:.1f} ({signed(change, 1)})'
+    return Card(file, text, 'gain' if change > 0 else 'loss', tiles)
+
+
+def _summary(comparison: Comparison) -> list[str]:
+    reference = comparison.references[0]
+    if len(comparison.models) == 1 or len(reference.differences) <= 3:
+        return [_sentence(found, comparison) for found in reference.differences.values()]
+    lines = []
+    for strategy in comparison.strategies:
+        found = [found for found in reference.differences.values() if found.entry.strategy == strategy]
+        if found:
+            lines.append(_count_sentence(strategy, found, reference))
+    return lines
+
+
+def _sentence(found: Difference, comparison: Comparison) -> str:
+    interval, p_value = found.intervals['mIoU'], found.p_values['mIoU']
+    p_words = f'p {p_text(p_value)}' if p_text(p_value).startswith('<') else f'p = {p_text(p_value)}'
+    verdict = 'a difference' if p_value < SIGNIFICANT else 'no difference that the test can tell from chance'
+    model = f'{model_title(found.entry.model)}: ' if len(comparison.models) > 1 else ''
+    against = strategy_title(found.reference.strategy)
+    if found.reference.model != found.entry.model:
+        against = f'{model_title(found.reference.model)}, {against}'
+    return (
+        f'{model}{strategy_title(found.entry.strategy)} against {against}: mIoU {signed(interval.mean)} '
+        f'[{signed(interval.low)}, {signed(interval.high)}], {p_words}: {verdict}.'
+    )
+
+
+def _count_sentence(strategy: str, found: Sequence[Difference], reference: Reference) -> str:
+    means = np.array([difference.intervals['mIoU'].mean for difference in found])
+    sure = np.array([difference.adjusted < SIGNIFICANT for difference in found])
+    return (
+        f'{strategy_title(strategy)} against {reference_words(reference)}: higher mIoU in {(means > 0).sum()} of {len(found)} models '
+        f"({(sure & (means > 0)).sum()} of them with p < {SIGNIFICANT} after Holm's correction), lower in {(means < 0).sum()} "
+        f'({(sure & (means < 0)).sum()}); mean over models {signed(float(means.mean()))}.'
+    )
+
+
+def _notes(comparison: Comparison, published: Published, analyses: Sequence[CascadeAnalysis]) -> list[str]:
+    notes = []
+    known = [entry for entry in comparison.entries if published_scores(published.dataset, entry.model, entry.strategy)]
+    if known and not published.same:
+        notes.append(
+            f'Published figures (arXiv:2502.13407) are of the test set of {published.dataset}, another data set than the one evaluated '
+            'here: compare differences between strategies, not levels.'
+        )
+    for reference in comparison.references:
+        for entry in reference.strays:
+            notes.append(f'{entry} has no run {reference.name} to compare with: its differences are to {comparison.entries[0]}.')
+    counts = Counter(len(entry.runs) for entry in comparison.entries)
+    if len(counts) > 1:
+        words = ', '.join(f'{number} runs of {seeds} seed{"s"[: seeds > 1]}' for seeds, number in sorted(counts.items()))
+        notes.append(f'Not all runs have equally many seeds: {words}. Differences use the seeds that both sides have.')
+    analysed = {str(analysis.entry) for analysis in analyses}
+    for entry in comparison.entries:
+        if base_strategy(entry.strategy).partition('@')[0] == 'op' and str(entry) not in analysed:
+            notes.append(f'{entry} is not in the analysis of O-P: its tables hold no coarse_car and coarse_range.')
+    for analysis in analyses:
+        if analysis.follows < 1:
+            notes.append(
+                f'{analysis.entry}: {1 - analysis.follows:.0%} of the images were sent elsewhere than the ranges {analysis.partition} send '
+                'their coarse CAR. Either a validation split chose its routing, or it used other thresholds: then give --thresholds.'
+            )
+    return notes

@@ -1,0 +1,370 @@
+"""The figures of a report: colours that colour-blind readers can tell apart, other lines and markers too, the same bytes on every run."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mtkd_cd.car import CARPartition
+from mtkd_cd.reporting.comparison import Bin, Comparison, Entry, Reference
+from mtkd_cd.reporting.failure import CascadeAnalysis
+from mtkd_cd.reporting.names import strategy_title
+from mtkd_cd.reporting.published import model_title, published_scores
+from mtkd_cd.reporting.score_tables import Published, file_name, percent_text, plain, signed
+from mtkd_cd.reporting.tables import typographic
+
+# Okabe and Ito's palette without its yellow, which is too light for lines on white.
+_BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _VERMILION, _PURPLE = '#000000', '#E69F00', '#56B4E9', '#009E73', '#0072B2', '#D55E00', '#CC79A7'
+_USUAL = {'origin': (_BLACK, 'o', '-'), 'op': (_VERMILION, 's', '--'), 'mtkd': (_BLUE, '^', '-'), 'continued': (_GREEN, 'D', ':')}
+_OTHERS = [
+    (colour, marker, line)
+    for line, markers in (('-.', 'vPX*<>d'), ((0, (5, 1)), '^sDovPX'), ((0, (1, 1)), 'X*<>dos'))
+    for colour, marker in zip((_ORANGE, _PURPLE, _SKY, _GREEN, _VERMILION, _BLUE, _BLACK), markers)
+]
+_GRID, _MUTED = '#d9d9d9', '#555555'
+_SMALLEST_DRAWN_CAR = 1e-4
+_RC = {
+    'svg.hashsalt': 'mtkd-cd',
+    'svg.fonttype': 'path',
+    'font.family': 'DejaVu Sans',
+    'font.size': 9,
+    'axes.titlesize': 10,
+    'axes.titlelocation': 'left',
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': False,
+    'axes.axisbelow': True,
+    'legend.frameon': False,
+    'figure.dpi': 100,
+    'savefig.dpi': 200,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, drawn.
+
+    Attributes:
+        name: Of its files.
+        title: Heading.
+        caption: What it shows.
+        png: File for text processors.
+        svg: File for the web and for LaTeX.
+    """
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
+    svg: bytes
+
+
+def _drawn(name: str, title: str, caption: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> Picture:
+    """Draw a figure of ``size`` in inches."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
+        matplotlib.rcParams.update(_RC)
+        figure = Figure(figsize=size, layout='constrained')
+        draw(figure)
+        files = []
+        # Nothing in the files tells when, or by which version, they were made.
+        for kind, metadata in (('png', {'Software': None}), ('svg', {'Date': None, 'Creator': None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, metadata=metadata)
+            files.append(buffer.getvalue())
+    return Picture(name, title, caption, *files)
+
+
+def styles(strategies: Sequence[str]) -> dict[str, dict]:
+    """Colour, marker and line of each strategy, for ``plot``: the usual strategies always have the same."""
+    others = iter(_OTHERS * (1 + len(strategies) // len(_OTHERS)))
+    found = {strategy: _USUAL.get(strategy) or next(others) for strategy in strategies}
+    return {strategy: dict(color=colour, marker=marker, linestyle=line) for strategy, (colour, marker, line) in found.items()}
+
+
+def overview(comparison: Comparison, published: Published) -> Picture:
+    """mIoU of every entry with its interval, and the published figure beside."""
+    entries = comparison.entries
+    known = {
+        str(entry): score for entry in entries if (score := published_scores(published.dataset, entry.model, entry.strategy).get('mIoU'))
+    }
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        rows = _rows_by_model(axis, comparison, entries)
+        for entry in entries:
+            interval, style = comparison.intervals[str(entry)]['mIoU'], _marker(comparison, entry)
+            axis.plot([interval.low, interval.high], [rows[str(entry)]] * 2, color=style['color'], linewidth=1.2)
+            axis.plot(interval.mean, rows[str(entry)], **style)
+        for key, score in known.items():
+            axis.plot(score, rows[key], marker='|', color=_MUTED, markersize=9, markeredgewidth=1.6, linestyle='')
+        axis.set_xlabel('mIoU (%)')
+        _legend_of_strategies(
+            figure, comparison, [('published', dict(marker='|', color=_MUTED, linestyle='', markersize=9))] if known else []
+        )
+
+    level = f'{100 * comparison.settings.confidence:g} %'
+    caption = f'Mean over images and seeds with the {level} interval over images.' + (
+        f' Grey bars: {published.words} (arXiv:2502.13407).' if known else ''
+    )
+    return _drawn('overview', 'mIoU of all runs', caption, _row_size(comparison, entries), draw)
+
+
+def differences(comparison: Comparison, reference: Reference, name: str, words: str) -> Picture | None:
+    """Difference in mIoU of every entry to a reference with its interval; ``None`` without any."""
+    entries = [entry for entry in comparison.entries if str(entry) in reference.differences]
+    if not entries:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        rows = _rows_by_model(axis, comparison, entries)
+        axis.axvline(0, color=_MUTED, linewidth=1)
+        for entry in entries:
+            interval, style = reference.differences[str(entry)].intervals['mIoU'], _marker(comparison, entry)
+            if interval.low <= 0 <= interval.high:
+                style['markerfacecolor'] = 'white'
+            axis.plot([interval.low, interval.high], [rows[str(entry)]] * 2, color=style['color'], linewidth=1.2)
+            axis.plot(interval.mean, rows[str(entry)], **style)
+        axis.set_xlabel('difference in mIoU (percentage points)')
+        axis.xaxis.set_major_formatter(lambda value, _: typographic(f'{value:+g}') if value else '0')
+        _legend_of_strategies(figure, comparison, only={entry.strategy for entry in entries})
+
+    level = f'{100 * comparison.settings.confidence:g} %'
+    caption = f'Mean with the {level} interval of a paired bootstrap over images. Hollow: the interval contains 0.'
+    return _drawn(name, f'Difference in mIoU to {words}', caption, _row_size(comparison, entries), draw)
+
+
+def _row_size(comparison: Comparison, entries: Sequence[Entry]) -> tuple[float, float]:
+    return 6.4, 1.4 + 0.2 * len(entries) + 0.14 * len({entry.model for entry in entries})
+
+
+def _rows_by_model(axis: Axes, comparison: Comparison, entries: Sequence[Entry]) -> dict[str, float]:
+    """Vertical place of each entry, those of a model together under its name."""
+    rows: dict[str, float] = {}
+    ticks, at = [], 0.0
+    for model in comparison.models:
+        members = [entry for entry in entries if entry.model == model]
+        if not members:
+            continue
+        ticks.append((at + (len(members) - 1) / 2, model_title(model)))
+        for entry in members:
+            rows[str(entry)] = at
+            at += 1
+        axis.axhline(at - 0.15, color=_GRID, linewidth=0.8)
+        at += 0.7
+    axis.set_yticks(*zip(*ticks))
+    axis.tick_params(axis='y', length=0)
+    axis.set_ylim(at - 0.85, -0.8)
+    axis.spines['left'].set_visible(False)
+    axis.grid(axis='x', color=_GRID, linewidth=0.6)
+    return rows
+
+
+def _marker(comparison: Comparison, entry: Entry) -> dict:
+    return {**styles(comparison.strategies)[entry.strategy], 'linestyle': '', 'markersize': 5.5}
+
+
+def _legend_of_strategies(
+    figure: Figure, comparison: Comparison, more: Sequence[tuple[str, dict]] = (), only: set[str] | None = None
+) -> None:
+    entries = [
+        (strategy_title(strategy), style) for strategy, style in styles(comparison.strategies).items() if only is None or strategy in only
+    ]
+    handles = [Line2D([], [], **{'markersize': 5.5, **style, 'linestyle': ''}) for _, style in [*entries, *more]]
+    labels = [title for title, _ in [*entries, *more]]
+    widest = max(map(len, labels))
+    figure.legend(handles, labels, loc='outside upper left', ncols=max(1, min(len(labels), 60 // (widest + 5))), handletextpad=0.3)
+
+
+def car_curves(comparison: Comparison, model: str, bins: Sequence[Bin], prefix: str, title: str) -> Picture:
+    """mIoU over CAR, one curve per strategy of a model, as the paper's Figures 5 and 8; under it the bounds of the bins."""
+    filled = [car_bin for car_bin in bins if len(car_bin.rows)]
+    entries = comparison.of_model(model)
+    several = any(len(entry.runs) > 1 for entry in entries)
+
+    def draw(figure: Figure) -> None:
+        axis, strip = figure.subplots(2, sharex=True, gridspec_kw=dict(height_ratios=(3.2, 1)))
+        places = np.arange(len(filled))
+        for entry, shift in zip(entries, _shifts(len(entries))):
+            style = styles(comparison.strategies)[entry.strategy]
+            means = np.array([car_bin.intervals[str(entry)].mean for car_bin in filled])
+            low, high = _band(entry, filled)
+            axis.errorbar(
+                places + shift, means, [means - low, high - means], **style, markersize=5, linewidth=1.5, elinewidth=0.8, capsize=2
+            )
+        axis.set_ylabel('mIoU (%)')
+        axis.grid(axis='y', color=_GRID, linewidth=0.6)
+        _draw_bounds(strip, filled)
+        strip.set_xticks(places, [_tick(car_bin, comparison.partition) for car_bin in filled])
+        strip.set_xlim(-0.5, len(filled) - 0.5)
+        labels = [strategy_title(entry.strategy) for entry in entries]
+        columns = max(1, min(len(labels), 46 // (max(map(len, labels)) + 6)))
+        figure.legend(axis.containers, labels, loc='outside upper left', ncols=columns, handlelength=2.6)
+
+    spread = 'the standard deviation over seeds' if several else f'the {100 * comparison.settings.confidence:g} % interval over images'
+    caption = f'Bars at the points: {spread}. Below: the CARs that each bin spans, on a logarithmic axis, and its images.'
+    return _drawn(f'{prefix}_{plain(model)}', f'{model_title(model)}: {title}', caption, (5.0, 3.9), draw)
+
+
+def _shifts(count: int) -> np.ndarray:
+    """Sideways, so that bars at one place don't cover each other."""
+    return (np.arange(count) - (count - 1) / 2) * min(0.06, 0.3 / max(count, 1))
+
+
+def _band(entry: Entry, bins: Sequence[Bin]) -> tuple[np.ndarray, np.ndarray]:
+    intervals = [car_bin.intervals[str(entry)] for car_bin in bins]
+    if len(entry.runs) == 1:
+        return np.array([interval.low for interval in intervals]), np.array([interval.high for interval in intervals])
+    deviations = np.array([entry.deviation('mIoU', car_bin.rows) or 0 for car_bin in bins])
+    means = np.array([interval.mean for interval in intervals])
+    return means - deviations, means + deviations
+
+
+def _draw_bounds(axis: Axes, bins: Sequence[Bin]) -> None:
+    """From the smallest to the largest CAR of each bin, on a logarithmic axis."""
+    for place, car_bin in enumerate(bins):
+        low, high = max(car_bin.low, _SMALLEST_DRAWN_CAR), max(car_bin.high, 1.2 * _SMALLEST_DRAWN_CAR)
+        axis.bar(place, high - low, 0.6, low, color='#bdbdbd')
+    axis.set_yscale('log')
+    axis.set_ylim(_SMALLEST_DRAWN_CAR, 1)
+    axis.set_yticks([1e-4, 1e-2, 1], ['0.01 %', '1 %', '100 %'])
+    axis.minorticks_off()
+    axis.set_ylabel('CAR')
+
+
+def _tick(car_bin: Bin, partition: CARPartition) -> str:
+    images = f'{len(car_bin.rows)} images'
+    if car_bin.name in partition.names:
+        return f'{car_bin.name}\n{partition.bounds_text(car_bin.name).replace("<=", "≤")}\n{images}'
+    return f'{percent_text(car_bin.low)}\nto {percent_text(car_bin.high)}\n{images}'
+
+
+def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) -> Picture:
+    """CAR histogram of each split on a logarithmic axis, with the thresholds, as the paper's Figure 7.
+
+    Args:
+        splits: (N,) CARs by name.
+        partition: Whose thresholds are drawn.
+    """
+    colours = (_BLUE, _ORANGE, _GREEN, _PURPLE)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(len(splits), sharex=True, squeeze=False)[:, 0]
+        for axis, (name, cars), colour in zip(axes, splits.items(), colours):
+            _draw_histogram(axis, {name: (cars, colour)}, partition)
+            shares = ', '.join(f'{name} {count} ({count / len(cars):.0%})' for name, count in partition.counts(cars).items())
+            axis.set_title(f'{name}: {len(cars)} labels; {shares}', fontsize=9)
+            axis.set_ylabel('labels')
+        axes[-1].set_xlabel('CAR of the label')
+
+    caption = f'Dashed: the thresholds ({partition}). Hatched: labels without change, which have no place on a logarithmic axis.'
+    return _drawn('car_distribution', 'CAR distribution', caption, (6.4, 0.7 + 1.6 * len(splits)), draw)
+
+
+def _draw_histogram(axis: Axes, sets: Mapping[str, tuple[np.ndarray, str]], partition: CARPartition) -> None:
+    """Histograms of one or two sets of CARs over log10 of the CAR; CAR = 0 has a bar of its own on the left."""
+    edges = np.linspace(np.log10(_SMALLEST_DRAWN_CAR), 0, 33)
+    width = edges[1] - edges[0]
+    none_at = edges[0] - 2 * width
+    for place, (name, (cars, colour)) in enumerate(sets.items()):
+        counts, _ = np.histogram(np.log10(np.clip(cars[cars > 0], _SMALLEST_DRAWN_CAR, 1)), edges)
+        unchanged = np.count_nonzero(cars == 0)
+        if place == 0:
+            axis.bar(edges[:-1], counts, width, align='edge', color=colour, alpha=0.85, edgecolor='white', linewidth=0.5, label=name)
+            axis.bar(none_at, unchanged, width, color=colour, alpha=0.85, hatch='////', edgecolor='white', linewidth=0.5)
+        else:
+            axis.stairs(counts, edges, color=colour, linewidth=1.6, label=name)
+            axis.plot([none_at - 0.7 * width, none_at + 0.7 * width], [unchanged] * 2, color=colour, linewidth=1.6)
+    for threshold in partition.thresholds:
+        axis.axvline(np.log10(threshold), color=_BLACK, linestyle='--', linewidth=1)
+    ticks, labels = _car_ticks(partition)
+    axis.set_xticks([none_at, *np.log10(ticks)], ['0', *labels])
+    axis.set_xlim(none_at - 1.5 * width, 0)
+
+
+def _car_ticks(partition: CARPartition) -> tuple[list[float], list[str]]:
+    """Powers of ten, but for those beside a threshold, and the thresholds."""
+    decades = [tick for tick in (1e-4, 1e-3, 0.01, 0.1, 1) if all(abs(np.log10(tick / edge)) > 0.34 for edge in partition.thresholds)]
+    ticks = sorted([*decades, *partition.thresholds])
+    return ticks, [percent_text(tick).replace(' ', '\u2009') for tick in ticks]
+
+
+def cascade_figures(analysis: CascadeAnalysis) -> list[Picture]:
+    """Matrix with counts and gains, both distributions, scatter: the paper's Figure 10 for one cascade."""
+    title = f'{model_title(analysis.entry.model)}, {strategy_title(analysis.entry.strategy)}'
+    return [_confusion(analysis, title), _distributions(analysis, title), _scatter(analysis, title)]
+
+
+def _confusion(analysis: CascadeAnalysis, title: str) -> Picture:
+    gains, means = analysis.gains, analysis.mean_gains
+    shares = analysis.counts / np.maximum(analysis.counts.sum(1, keepdims=True), 1)
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        axis.imshow(shares, cmap='Blues', vmin=0, vmax=1.25, aspect='auto')
+        for (row, column), count in np.ndenumerate(analysis.counts):
+            colour = 'white' if shares[row, column] > 0.7 else _BLACK
+            axis.text(column, row - 0.18, str(count), ha='center', va='center', color=colour, fontsize=12, fontweight='bold')
+            if gains is not None and means is not None and count:
+                text = typographic(f'{signed(means[row, column], 1)} each\n{signed(gains[row, column], 0)} in all')
+                axis.text(column, row + 0.2, text, ha='center', va='center', color=colour, fontsize=8)
+        axis.set_xticks(range(len(analysis.chosen)), analysis.chosen)
+        axis.set_yticks(range(len(analysis.partition)), analysis.partition.names, rotation=90, va='center')
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        axis.set_xlabel('range that the coarse prediction chose')
+        axis.set_ylabel('range of the true CAR')
+
+    against = f'; small: mIoU gained against {strategy_title(analysis.origin.strategy)}, per image and in all' if analysis.origin else ''
+    name = file_name('cascade_matrix', analysis.entry)
+    return _drawn(name, f'{title}: matrix of ranges', f'Images in each cell{against}. Shade: share of the row.', (4.2, 3.6), draw)
+
+
+def _distributions(analysis: CascadeAnalysis, title: str) -> Picture:
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        _draw_histogram(axis, {'true': (analysis.true_cars, _SKY), 'coarse': (analysis.coarse_cars, _VERMILION)}, analysis.partition)
+        axis.set_xlabel('CAR')
+        axis.set_ylabel('images')
+        figure.legend(loc='outside upper left', ncols=2)
+
+    caption = "CAR of the labels (filled) and as the cascade's origin predicts it (line); on the left CAR = 0; dashed: thresholds."
+    return _drawn(file_name('cascade_distribution', analysis.entry), f'{title}: CAR distributions', caption, (4.6, 3.6), draw)
+
+
+def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
+    same = analysis.partition.range_of(analysis.true_cars) == analysis.partition.range_of(analysis.coarse_cars)
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        floor = _SMALLEST_DRAWN_CAR
+        for chosen, colour, marker, name in ((same, _BLUE, 'o', 'same range'), (~same, _VERMILION, 'x', 'other range')):
+            x, y = (np.maximum(cars[chosen], floor / 2) for cars in (analysis.true_cars, analysis.coarse_cars))
+            # Thousands of points as vectors would make the file heavy.
+            width, label = (0.8 if marker == 'x' else 0), f'{name} ({len(x)})'
+            axis.scatter(x, y, s=11, c=colour, marker=marker, alpha=0.55, linewidths=width, label=label, rasterized=True)
+        axis.plot([floor / 2, 1], [floor / 2, 1], color=_MUTED, linewidth=1)
+        axis.set_xscale('log')
+        axis.set_yscale('log')
+        ticks, labels = _car_ticks(analysis.partition)
+        for draw_line, draw_span in ((axis.axvline, axis.axvspan), (axis.axhline, axis.axhspan)):
+            draw_span(floor / 3, floor * 0.75, color='#efefef', linewidth=0)
+            for threshold in analysis.partition.thresholds:
+                draw_line(threshold, color=_BLACK, linestyle='--', linewidth=0.8)
+        axis.set_xticks([floor / 2, *ticks[1:]], ['0', *labels[1:]])
+        axis.set_yticks([floor / 2, *ticks[1:]], ['0', *labels[1:]])
+        axis.minorticks_off()
+        axis.set_xlim(floor / 3, 1.2)
+        axis.set_ylim(floor / 3, 1.2)
+        axis.set_xlabel('true CAR')
+        axis.set_ylabel('coarse CAR')
+        figure.legend(loc='outside upper left', ncols=2, handletextpad=0.2)
+
+    caption = f'One point per image; on the grey margin CAR below {percent_text(_SMALLEST_DRAWN_CAR / 2)}, 0 included; dashed: thresholds.'
+    return _drawn(file_name('cascade_scatter', analysis.entry), f'{title}: coarse against true CAR', caption, (4.2, 3.9), draw)

@@ -1,0 +1,74 @@
+"""Names of runs: what a path says about a run, what it is called in a report, and the order in which runs are listed."""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+_SEED = re.compile(r'seed[-_]?(\d+)')
+_ORDER = ('origin', 'continued', 'op', 'mtkd')
+_TITLES = {'op': 'O-P', 'mtkd': 'MTKD'}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is: runs that differ in ``seed`` alone are repetitions of one experiment.
+
+    Attributes:
+        model: Name of the model's config, ``changer_mitb0``.
+        strategy: ``origin``, ``continued``, ``op``, ``mtkd``, with ``@`` and a variant (``op@0.1``), or whatever the user says. Of a folder
+            with a label: ``<label>:<strategy>``.
+        seed: ``None`` where the path names none.
+    """
+
+    model: str
+    strategy: str
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        """``fc_ef/op``, ``fc_ef/op, seed 1``."""
+        return f'{self.model}/{self.strategy}' + ('' if self.seed is None else f', seed {self.seed}')
+
+
+def identity_of_path(path: str | os.PathLike) -> Identity:
+    """From ``.../seed<k>/report/<model>/<strategy>.csv``, where ``seed<k>`` and ``report`` may be absent."""
+    path = Path(os.path.abspath(path))
+    seeds = (match for folder in path.parents if (match := _SEED.fullmatch(folder.name)))
+    first = next(seeds, None)
+    return Identity(path.parent.name, path.stem, None if first is None else int(first[1]))
+
+
+def relabelled(identity: Identity, label: str, whole_folder: bool) -> Identity:
+    """The identity that a user's label makes of one.
+
+    Args:
+        identity: What the path says.
+        label: For one table ``[MODEL/]STRATEGY[/seed<k>]``, which replaces what it names. For a folder anything: it goes before the
+            strategies of the folder's tables.
+        whole_folder: Whether the label stands for a folder.
+    """
+    if whole_folder:
+        return replace(identity, strategy=f'{label}:{identity.strategy}')
+    *models, strategy = [part for part in label.split('/') if not _SEED.fullmatch(part)] or [identity.strategy]
+    seeds = [int(match[1]) for part in label.split('/') if (match := _SEED.fullmatch(part))]
+    return Identity('/'.join(models) or identity.model, strategy, seeds[-1] if seeds else identity.seed)
+
+
+def base_strategy(strategy: str) -> str:
+    """The strategy without a folder's label."""
+    return strategy.rpartition(':')[2]
+
+
+def strategy_title(strategy: str) -> str:
+    """As the paper writes it: ``O-P``, ``MTKD``; ``O-P @ 0.1``; ``mine: O-P``."""
+    label, _, own = strategy.rpartition(':')
+    base, at, variant = own.partition('@')
+    title = _TITLES.get(base, base) + (f' @ {variant}' if at else '')
+    return f'{label}: {title}' if label else title
+
+
+def strategy_rank(strategy: str) -> tuple[str, int, str]:
+    """Sort key of the strategies in a folder: origin, continued, O-P, MTKD, each followed by its variants; others behind."""
+    label, _, own = strategy.rpartition(':')
+    base, _, variant = own.partition('@')
+    return label, _ORDER.index(base) if base in _ORDER else len(_ORDER), own if base not in _ORDER else variant

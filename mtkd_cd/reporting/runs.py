@@ -1,0 +1,242 @@
+"""Runs to compare: finding their per-image tables, naming them, and making sure that they are about the same images and labels."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtkd_cd.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.errors import UserError
+from mtkd_cd.evaluation import ImageTable, image_scores, load_table
+from mtkd_cd.evaluation.counts import COUNT_NAMES
+from mtkd_cd.evaluation.tables import TABLE_SUFFIXES
+from mtkd_cd.reporting.names import Identity, base_strategy, identity_of_path, relabelled, strategy_rank
+from mtkd_cd.reporting.published import published_models
+
+_SHOWN = 3
+
+
+@dataclass(eq=False)
+class Run:
+    """One run: who it is, and the scores of its images.
+
+    Attributes:
+        identity: Model, strategy and seed.
+        path: File of the table.
+        table: The table.
+    """
+
+    identity: Identity
+    path: Path
+    table: ImageTable
+
+    def __str__(self) -> str:
+        return f'{self.identity} ({self.path})'
+
+    @cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        """(N,) of each score, in percent, by name."""
+        return image_scores(self.table.counts, self.table.zero_division)
+
+
+@dataclass(frozen=True)
+class FoundRuns:
+    """The runs in the order that they were given in, and the files of the folders that are no per-image tables, with the reason."""
+
+    runs: list[Run]
+    ignored: list[tuple[Path, str]]
+
+
+def collect_runs(arguments: Sequence[str], thresholds: Sequence[float] | None = None, zero_division: float = 1.0) -> FoundRuns:
+    """Load what the user names.
+
+    Args:
+        arguments: Each ``[LABEL=]PATH`` of a per-image table or of a folder, which stands for all tables below it; see
+            :func:`~mtkd_cd.reporting.names.relabelled`.
+        thresholds: CAR ranges of every run; by default what a JSON table stores, a strategy like ``op@0.1`` says, or 0.05 and 0.2.
+        zero_division: What CSV tables were scored with.
+
+    Raises:
+        UserError: A path does not exist; a folder without tables; a broken or empty table; two runs of one identity.
+    """
+    runs: list[Run] = []
+    ignored: list[tuple[Path, str]] = []
+    for argument in arguments:
+        label, path = _label_and_path(argument)
+        files, others = _tables_below(path) if path.is_dir() else ([path], [])
+        ignored += others
+        found = [(_identity(file, label, path.is_dir()), file) for file in files]
+        if path.is_dir():
+            found.sort(key=lambda item: _rank(item[0]))
+        runs += [Run(identity, file, _load(identity, file, thresholds, zero_division)) for identity, file in found]
+    _refuse_repeats(runs)
+    return FoundRuns(runs, ignored)
+
+
+def _label_and_path(argument: str) -> tuple[str, Path]:
+    label, separator, path = argument.partition('=')
+    if not separator or os.path.exists(argument):
+        label, path = '', argument
+    if not os.path.exists(path):
+        raise UserError(
+            f'{path} does not exist (current folder: {os.getcwd()}): a run is a per-image table ({" or ".join(TABLE_SUFFIXES)}) or a '
+            'folder with such tables, with a name as LABEL=PATH'
+        )
+    return label, Path(path)
+
+
+def _tables_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    tables, others = [], []
+    for path in sorted(folder.rglob('*')):
+        if path.suffix not in TABLE_SUFFIXES or not path.is_file() or any(part.startswith('.') for part in path.relative_to(folder).parts):
+            continue
+        reason = _not_a_table(path)
+        if reason is None:
+            tables.append(path)
+        else:
+            others.append((path, reason))
+    if not tables:
+        found = f' ({"; ".join(f"{path.name}: {reason}" for path, reason in others[:_SHOWN])})' if others else ''
+        raise UserError(f'{folder} has no per-image table in it{found}: they come from tools/run_mtkd.py, or tools/test.py --out FILE')
+    return tables, others
+
+
+def _not_a_table(path: Path) -> str | None:
+    """Why a file is something else than a per-image table, good or broken; ``None`` for a table."""
+    try:
+        if path.suffix == '.csv':
+            with open(path, encoding='utf-8', newline='') as file:
+                header = next(csv.reader(file), [])
+            counts = [name for name in COUNT_NAMES if name in header]
+            # An empty header is how an empty table is written.
+            is_table = not any(header) or 'file' in header or len(counts) > 1
+            return None if is_table else f'its columns are {", ".join(header[:4])}{", ..." if len(header) > 4 else ""}'
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'cannot read {path}: {error}') from error
+    return None if '"images"' in text and '"zero_division"' in text else f'JSON with other content{_json_keys(text)}'
+
+
+def _json_keys(text: str) -> str:
+    try:
+        content: Any = json.loads(text)
+    except json.JSONDecodeError:
+        return ''
+    return f' ({", ".join(list(content)[:4])})' if isinstance(content, dict) and content else ''
+
+
+def _identity(file: Path, label: str, whole_folder: bool) -> Identity:
+    identity = identity_of_path(file)
+    return relabelled(identity, label, whole_folder) if label else identity
+
+
+def _rank(identity: Identity) -> tuple:
+    known = list(published_models())
+    place = known.index(identity.model) if identity.model in known else len(known)
+    return place, identity.model, strategy_rank(identity.strategy), -1 if identity.seed is None else identity.seed
+
+
+def _load(identity: Identity, file: Path, thresholds: Sequence[float] | None, zero_division: float) -> ImageTable:
+    own = _thresholds_of_strategy(identity.strategy)
+    if own is None and thresholds is None and file.suffix == '.json':
+        return load_table(file, zero_division=zero_division)
+    return load_table(file, CARPartition(own or thresholds or DEFAULT_THRESHOLDS), zero_division)
+
+
+def _thresholds_of_strategy(strategy: str) -> tuple[float, ...] | None:
+    """(0.1,) of ``op@0.1``, ``None`` of ``op`` and ``op@validated``."""
+    _, _, variant = base_strategy(strategy).partition('@')
+    try:
+        return tuple(float(number) for number in variant.split(','))
+    except ValueError:
+        return None
+
+
+def _refuse_repeats(runs: Iterable[Run]) -> None:
+    seen: dict[Identity, Run] = {}
+    for run in runs:
+        other = seen.setdefault(run.identity, run)
+        if other is not run:
+            raise UserError(
+                f'two runs are {run.identity}: {other.path} and {run.path}. Leave one out, or name one: LABEL={run.path} '
+                '(LABEL: [MODEL/]STRATEGY[/seed<k>])'
+            )
+
+
+def aligned(runs: Sequence[Run], common: bool = False) -> list[Run]:
+    """The runs with the images of all of them in one order, that of the first run.
+
+    Args:
+        runs: At least one.
+        common: Compare on the images that all runs have, where they differ.
+
+    Raises:
+        UserError: Runs over different images (without ``common``), or without a common one; images whose labels differ between runs.
+    """
+    first = runs[0]
+    shared = set(first.table.files).intersection(*(run.table.files for run in runs))
+    if not common:
+        _refuse_other_images(runs, len(shared))
+    files = [file for file in first.table.files if file in shared]
+    if not files:
+        raise UserError(f'{first} and the other runs have no image in common: were they tested on the same data set?')
+    chosen = [Run(run.identity, run.path, _rows(run.table, files)) for run in runs]
+    for run in chosen[1:]:
+        _refuse_other_labels(chosen[0], run)
+    return chosen
+
+
+def _refuse_other_images(runs: Sequence[Run], num_shared: int) -> None:
+    first = runs[0]
+    wanted = set(first.table.files)
+    differing = [run for run in runs[1:] if set(run.table.files) != wanted]
+    if not differing:
+        return
+    lines = []
+    for run in differing[:_SHOWN]:
+        found = set(run.table.files)
+        sides = (('lacks', [file for file in first.table.files if file not in found]), ('has besides', sorted(found - wanted)))
+        parts = [f'{verb} {_some(files)}' for verb, files in sides if files]
+        lines.append(f'\n  {run} with {len(found)} images {" and ".join(parts)}')
+    more = f'\n  and {len(differing) - _SHOWN} more runs differ' if len(differing) > _SHOWN else ''
+    advice = f'--common compares on the {num_shared} images that all have' if num_shared else 'they have no image in common'
+    raise UserError(f'the runs are over different images. Compared with {first} with {len(wanted)} images:{"".join(lines)}{more}\n{advice}')
+
+
+def _some(files: Sequence[str]) -> str:
+    return f'{", ".join(files[:_SHOWN])}{", ..." if len(files) > _SHOWN else ""} ({len(files)})'
+
+
+def _rows(table: ImageTable, files: Sequence[str]) -> ImageTable:
+    place = {file: row for row, file in enumerate(table.files)}
+    rows = [place[file] for file in files]
+    return replace(
+        table,
+        files=list(files),
+        counts=table.counts[rows],
+        coarse_cars=[table.coarse_cars[row] for row in rows],
+        coarse_ranges=[table.coarse_ranges[row] for row in rows],
+    )
+
+
+def _refuse_other_labels(first: Run, run: Run) -> None:
+    ours, others = _label_pixels(first.table.counts), _label_pixels(run.table.counts)
+    rows = np.flatnonzero((ours != others).any(1))
+    if not len(rows):
+        return
+    file, (changed, unchanged), (changed_too, unchanged_too) = run.table.files[rows[0]], ours[rows[0]], others[rows[0]]
+    raise UserError(
+        f'the labels of {len(rows)} of {len(ours)} images differ: {file} has {changed} changed and {unchanged} unchanged pixels in '
+        f'{first}, but {changed_too} and {unchanged_too} in {run}. Score both against the same labels, at the same size'
+    )
+
+
+def _label_pixels(counts: np.ndarray) -> np.ndarray:
+    """(N, 2) changed and unchanged pixels of each label, from (N, 4) TP, FP, FN, TN."""
+    return np.stack([counts[:, 0] + counts[:, 2], counts[:, 1] + counts[:, 3]], 1)
