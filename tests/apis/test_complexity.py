@@ -8,6 +8,7 @@ from mmengine.analysis import get_model_complexity_info
 from mmengine.config import ConfigDict
 
 from mtkd_cd.apis.complexity import PAPER, build_without_weights, count_complexity
+from mtkd_cd.errors import UserError
 from mtkd_cd.workflow.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -39,3 +40,16 @@ def test_student_alone_is_counted():
 def test_fully_convolutional_network_costs_in_proportion_to_pixels():
     small, large = (count_complexity(model_of('fc_siam_diff'), shape) for shape in ((32, 64), (64, 64)))
     assert large.flops == pytest.approx(2 * small.flops)
+
+
+@pytest.mark.parametrize(
+    ('name', 'shape', 'works'),
+    [
+        ('tinycd', (250, 190), 'pad to 256 x 192'),
+        ('changestar_farseg_r18', (64, 48), 'multiples of 32'),
+        ('changer_mitb0', (8, 40), '32 x 40'),
+    ],
+)
+def test_size_that_the_network_cannot_take_is_answered_with_one_that_it_can(name, shape, works):
+    with pytest.raises(UserError, match=works):
+        count_complexity(model_of(name), shape)

@@ -103,6 +103,7 @@ class FarSegHead(BaseDecodeHead):
         if height % divisor or width % divisor:
             raise UserError(
                 f'FarSegHead needs its {len(levels)} levels to halve exactly, so sides of the first in multiples of {divisor}, found '
-                f'{height} x {width}: pad the images to multiples of 32 (size_divisor=32 of the data preprocessor and of its test_cfg)'
+                f'{height} x {width}: pad the images to multiples of 32 (size_divisor=32 of the data preprocessor and of its test_cfg; '
+                'for sliding windows, crop_size)'
             )
         return self.cls_seg(self._decoder(self._fsr(scene, levels)))

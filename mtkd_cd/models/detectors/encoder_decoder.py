@@ -116,6 +116,11 @@ class BitemporalEncoderDecoder(EncoderDecoder):
         with _sizes_explained(inputs):
             return super().encode_decode(inputs, metas)
 
+    def _forward(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> Any:
+        """The decode head's raw output."""
+        with _sizes_explained(inputs):
+            return super()._forward(inputs, data_samples)
+
     def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
         """Losses and accuracies of all heads.
 
@@ -190,7 +195,7 @@ def _sizes_explained(inputs: Tensor) -> Iterator[None]:
     except UserError:
         raise
     except (RuntimeError, ValueError) as error:
-        batch, _, height, width = inputs.shape
+        batch, _, height, width = (int(length) for length in inputs.shape)  # which torch's tracer hands out as tensors
         if 'more than 1 value per channel' in str(error):
             raise UserError(
                 'batch norm over 1 x 1 maps needs at least two pairs per process (or larger images, where it is the deepest level that is '

@@ -13,8 +13,9 @@ def check_divisible(network: str, images: Tensor, divisor: int) -> None:
     """
     height, width = images.shape[2:]
     if height % divisor or width % divisor:
+        height, width = int(height), int(width)  # torch's tracer hands out tensors
         works = ' x '.join(str(-(-side // divisor) * divisor) for side in (height, width))
         raise UserError(
             f'{network} needs image sides in multiples of {divisor}, found {height} x {width}: pad to {works} '
-            f'(size_divisor={divisor} of the data preprocessor and of its test_cfg)'
+            f'(size_divisor={divisor} of the data preprocessor and of its test_cfg; for sliding windows, crop_size)'
         )
