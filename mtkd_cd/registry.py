@@ -5,6 +5,7 @@ prefix among the root's children only), with mmseg's behind them, so that config
 mmengine warns about every registry without a child in the default scope: those we register nothing in are here for that.
 """
 
+import difflib
 from typing import Any
 
 from mmengine.registry import Registry
@@ -25,6 +26,11 @@ class _ChildRegistry(Registry):
         if '.' in key or key in self._module_dict:
             return super().get(key)
         return self._behind.get(key)
+
+    def names(self) -> set[str]:
+        """All that configs can name here without a prefix."""
+        self.import_from_location()
+        return set(self._module_dict) | set(self._behind.module_dict) | set(self.parent.module_dict if self.parent else ())
 
 
 DATASETS = _ChildRegistry(mmseg.DATASETS, 'mtkd_cd.datasets')
@@ -48,3 +54,9 @@ EVALUATOR = _ChildRegistry(mmseg.EVALUATOR)
 VISBACKENDS = _ChildRegistry(mmseg.VISBACKENDS)
 LOG_PROCESSORS = _ChildRegistry(mmseg.LOG_PROCESSORS)
 INFERENCERS = _ChildRegistry(mmseg.INFERENCERS)
+
+
+def similar_names(name: str) -> list[str]:
+    """What may have been meant by a ``type`` of a config that is in none of the registries, the most similar first."""
+    known = set().union(*(registry.names() for registry in globals().values() if isinstance(registry, _ChildRegistry)))
+    return difflib.get_close_matches(name.rpartition('.')[2], sorted(known))
