@@ -56,13 +56,24 @@ def load_only_tensors(enabled: bool = True) -> None:
 
 
 def training_command(path: str | os.PathLike) -> str | None:
-    """The command that makes ``.../<stage>/<model>[/<range>]/best.pth``, where the stages of the recipe leave their weights."""
+    """The command that makes ``.../<stage>[@<variant>]/<model>[/<range>]/best.pth``, where the stages of the recipe leave their weights."""
     match Path(path).parts[-4:]:
         case [*_, 'origin' | 'continued' | 'mtkd' as stage, model, 'best.pth']:
             return f'python tools/train.py configs/{stage}/{model}.py'
         case ['partition', model, range_name, 'best.pth']:
             return f'python tools/train.py configs/partition/{model}.py --partition {range_name}'
+        case [*_, place, model, 'best.pth'] if place.startswith('mtkd@'):
+            return _variant_command(place, model)
+        case [place, model, _, 'best.pth'] if place.startswith('partition@'):
+            return _variant_command(place, model)
     return None
+
+
+def _variant_command(place: str, model: str) -> str:
+    """The command that makes a variant's weights; ``place`` is called as ``mtkd_cd.workflow.variant`` calls it."""
+    stage, _, variant = place.partition('@')
+    options = [f'--routing {part}' if part.isalpha() else f'--thresholds {part.replace("_", " ")}' for part in variant.split('+')]
+    return f'python tools/run_mtkd.py {model} --stages {stage} {" ".join(options)}'
 
 
 def read_checkpoint(path: str | os.PathLike, *, trusted: bool = False) -> dict[str, Any]:

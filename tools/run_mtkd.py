@@ -8,6 +8,7 @@ from mmengine.dist import is_main_process
 
 from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, at_least, run_tool
 from mtkd_cd.workflow.stages import OPTIONAL_STAGES, STAGES, RecipeOptions, run_recipe
+from mtkd_cd.workflow.variant import ROUTINGS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--num-workers', type=at_least(0), help='loader processes')
     parser.add_argument('--val-interval', type=at_least(1), help='iterations between validations')
     parser.add_argument('--thresholds', nargs='+', type=float, help='CAR thresholds; 0.1 alone makes two teachers')
+    parser.add_argument('--routing', choices=ROUTINGS, default='car', help='how an image finds its specialist')
     parser.add_argument('--seed', type=int)
     parser.add_argument('--loss-weight', '--lambda', type=float, help="weight of the distillation loss, the paper's lambda")
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: getattr(args, name)
             for name in (
                 *('data_root', 'dataset_type', 'iters', 'student_iters', 'image_size', 'batch_size', 'num_workers', 'val_interval'),
-                *('thresholds', 'seed', 'loss_weight', 'amp', 'device', 'launcher', 'show_dir', 'cfg_options'),
+                *('thresholds', 'routing', 'seed', 'loss_weight', 'amp', 'device', 'launcher', 'show_dir', 'cfg_options'),
             )
         },
     )

@@ -14,6 +14,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from mtkd_cd.car import CARPartition
 from mtkd_cd.checkpoint import training_command
 from mtkd_cd.errors import UserError
+from mtkd_cd.workflow.variant import Variant, strategy_name
 
 WORK_DIRS = 'work_dirs'
 _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
@@ -21,7 +22,8 @@ _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
     *('model_wrapper_cfg', 'sync_bn', 'tta_model', 'tta_pipeline', 'vis_backends', 'visualizer', 'work_dir'),
 )
 _FAST_WRAPPER = dict(cpu=dict(type='BFloat16OptimWrapper'), gpu=dict(type='AmpOptimWrapper', loss_scale='dynamic'))
-_PARTITIONED = ('CARPartitionDataset', 'OriginPartitionCascade', 'MultiTeacherDistiller', 'PerImageChangeMetric')
+_PARTITIONED = ('CARPartitionDataset', 'OriginPartitionCascade', 'MultiTeacherDistiller')
+DEFAULT_VARIANT = Variant()
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -82,9 +84,11 @@ def model_of(cfg: Config) -> str:
     return Path(cfg.filename).stem
 
 
-def stage_dir(stage: str, model: str, range_name: str | None = None, root: str | Path = WORK_DIRS) -> Path:
-    """Where a stage keeps its files: ``<root>/<stage>/<model>[/<range>]``."""
-    return Path(root, stage, model, *([range_name] if range_name else []))
+def stage_dir(
+    stage: str, model: str, range_name: str | None = None, root: str | Path = WORK_DIRS, variant: Variant = DEFAULT_VARIANT
+) -> Path:
+    """Where a stage keeps its files: ``<root>/<stage>[@<variant>]/<model>[/<range>]``."""
+    return Path(root, strategy_name(stage, variant), model, *([range_name] if range_name else []))
 
 
 def specialist_of(cfg: Config) -> str | None:
@@ -118,7 +122,10 @@ def set_partition(cfg: Config, name: str) -> None:
 
 
 def set_thresholds(cfg: Config, thresholds: Sequence[float]) -> None:
-    """Cut the data, the cascade's specialists, the teachers and the report at these CARs."""
+    """Cut the data, the cascade's specialists and the teachers at these CARs.
+
+    Scores keep their ranges, so that those of different strategies can be compared.
+    """
     partition = CARPartition(thresholds)
     for node in _nodes(cfg):
         if _is_type(node, *_PARTITIONED):
@@ -137,10 +144,11 @@ def set_checkpoints(cfg: Config, root: str | Path) -> None:
     if 'checkpoints' not in cfg.model:
         return
     first = 'student' if 'student' in cfg.model else 'origin'
-    names = CARPartition(**_given(cfg.model, 'thresholds', 'names')).names
+    partition = CARPartition(**_given(cfg.model, 'thresholds', 'names'))
+    variant = Variant(partition.thresholds)
     cfg.model.checkpoints = {
         first: origin,
-        **{name: str(stage_dir('partition', model, name, root) / 'best.pth') for name in names},
+        **{name: str(stage_dir('partition', model, name, root, variant) / 'best.pth') for name in partition.names},
     }
 
 

@@ -17,36 +17,36 @@ class Report:
 
     Attributes:
         model: Name of the model.
-        partition: The CAR ranges in words.
-        metrics: Of each tested stage, all metrics in percent.
+        metrics: Of each tested strategy, all metrics in percent.
         seconds: Of each step.
+        ranges: The CAR ranges, in words, of each set of specialists.
     """
 
     model: str
-    partition: str
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    ranges: dict[str, str] = field(default_factory=dict)
 
     @property
     def differences(self) -> dict[str, dict[str, float]]:
         """Of every other strategy to the origin, in percentage points."""
         origin = self.metrics.get('origin')
-        others = {stage: values for stage, values in self.metrics.items() if stage != 'origin'}
-        return {stage: {key: values[key] - origin[key] for key in COLUMNS} for stage, values in others.items()} if origin else {}
+        others = {name: values for name, values in self.metrics.items() if name != 'origin'}
+        return {name: {key: values[key] - origin[key] for key in COLUMNS} for name, values in others.items()} if origin else {}
 
     def as_markdown(self) -> str:
         """The tables as text."""
         lines = [f'{self.model}: per-image averages on the test data, in percent; in brackets the difference to the origin.', '']
-        rows = [[_TITLES[stage], *(self._cell(stage, column) for column in COLUMNS)] for stage in _TITLES if stage in self.metrics]
+        rows = [[title(name), *(self._cell(name, column) for column in COLUMNS)] for name in sorted(self.metrics, key=_order)]
         lines += _markdown(['', *COLUMNS], rows)
-        lines += ['', f'CAR ranges: {self.partition}', '']
+        lines += [f'\nCAR ranges of {name}: {ranges}' for name, ranges in self.ranges.items()] + ['']
         total = sum(self.seconds.values())
         lines += _markdown(['step', 'time'], [[step, _clock(seconds)] for step, seconds in self.seconds.items()] + [['all', _clock(total)]])
         return '\n'.join(lines) + '\n'
 
-    def _cell(self, stage: str, column: str) -> str:
-        value = f'{self.metrics[stage][column]:.2f}'
-        return f'{value} ({self.differences[stage][column]:+.2f})' if stage in self.differences else value
+    def _cell(self, name: str, column: str) -> str:
+        value = f'{self.metrics[name][column]:.2f}'
+        return f'{value} ({self.differences[name][column]:+.2f})' if name in self.differences else value
 
     def as_dict(self) -> dict[str, Any]:
         """All figures."""
@@ -57,6 +57,17 @@ class Report:
         with atomic_write(folder / 'report.md') as file:
             file.write(self.as_markdown())
         write_json(folder / 'report.json', self.as_dict())
+
+
+def title(strategy: str) -> str:
+    """How a strategy is called in tables: ``op@0.1`` is ``O-P @ 0.1``."""
+    stage, at, variant = strategy.partition('@')
+    return _TITLES[stage] + (f' @ {variant}' if at else '')
+
+
+def _order(strategy: str) -> tuple[int, str]:
+    stage, _, variant = strategy.partition('@')
+    return list(_TITLES).index(stage), variant
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:

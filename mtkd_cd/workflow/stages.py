@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +10,13 @@ from typing import Any, Literal
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 
-from mtkd_cd.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.car import DEFAULT_THRESHOLDS
 from mtkd_cd.errors import UserError
 from mtkd_cd.workflow import config as adjust
 from mtkd_cd.workflow.record import read_json, write_json
 from mtkd_cd.workflow.report import Report
 from mtkd_cd.workflow.run import BEST, open_test_data, prepare_training, run_test, run_training
+from mtkd_cd.workflow.variant import Variant, parse_strategy, strategy_name
 
 STAGES = ('origin', 'partition', 'op', 'mtkd')
 OPTIONAL_STAGES = ('continued',)
@@ -29,29 +31,40 @@ class Step:
         stage: The strategy, which is the folder of the config: ``origin``, ``partition``, ``op``, ``continued``, ``mtkd``.
         action: What is done.
         range: The CAR range of a specialist.
+        variant: What of the recipe's variant concerns the stage.
     """
 
     stage: str
     action: Literal['train', 'test']
     range: str | None = None
+    variant: Variant = adjust.DEFAULT_VARIANT
+
+    @property
+    def strategy(self) -> str:
+        """The stage and its variant, as folders and tables are called."""
+        return strategy_name(self.stage, self.variant)
+
+    def place(self, model: str, work_dir: Path) -> Path:
+        """Where the step keeps its files."""
+        return adjust.stage_dir(self.stage, model, self.range, work_dir, self.variant)
 
     def __str__(self) -> str:
-        return f'{self.action} {self.stage}{f"/{self.range}" if self.range else ""}'
+        return f'{self.action} {self.strategy}{f"/{self.range}" if self.range else ""}'
 
 
-def recipe(partition: CARPartition) -> list[Step]:
+def recipe(variant: Variant = adjust.DEFAULT_VARIANT) -> list[Step]:
     """All steps in their order: the origin learns from everything, a specialist from each CAR range; the cascade of them needs no
     training; the control is the origin trained on alone; the student starts from the origin and is taught by the specialists.
     """
     return [
         Step('origin', 'train'),
         Step('origin', 'test'),
-        *(Step('partition', 'train', name) for name in partition.names),
-        Step('op', 'test'),
+        *(Step('partition', 'train', name, variant.of('partition')) for name in variant.partition.names),
+        Step('op', 'test', variant=variant),
         Step('continued', 'train'),
         Step('continued', 'test'),
-        Step('mtkd', 'train'),
-        Step('mtkd', 'test'),
+        Step('mtkd', 'train', variant=variant),
+        Step('mtkd', 'test', variant=variant),
     ]
 
 
@@ -61,7 +74,8 @@ class RecipeOptions:
 
     Attributes:
         configs: Folder with ``origin/``, ``partition/``, ``op/``, ``continued/`` and ``mtkd/``.
-        work_dir: Stages keep their files in ``<work_dir>/<stage>/<model>[/<range>]``, the table goes to ``<work_dir>/report/<model>``.
+        work_dir: Stages keep their files in ``<work_dir>/<stage>[@<variant>]/<model>[/<range>]``, the tables go to
+            ``<work_dir>/report/<model>``.
         data_root: Folder of the data.
         dataset_type: Registered name of the data set class.
         iters: Iterations of the origin and of each specialist.
@@ -70,7 +84,8 @@ class RecipeOptions:
         batch_size: Pairs per training step and process.
         num_workers: Loader processes.
         val_interval: Iterations between validations.
-        thresholds: CAR thresholds.
+        thresholds: CAR thresholds between the specialists. Others than the default make a variant, which shares the origin.
+        routing: How an image finds its specialist, see :class:`~mtkd_cd.workflow.variant.Variant`.
         seed: Seed of every run.
         loss_weight: The paper's lambda, the weight of the distillation loss.
         amp: Mixed precision.
@@ -91,6 +106,7 @@ class RecipeOptions:
     num_workers: int | None = None
     val_interval: int | None = None
     thresholds: Sequence[float] | None = None
+    routing: str = 'car'
     seed: int | None = None
     loss_weight: float | None = None
     amp: bool = False
@@ -98,6 +114,11 @@ class RecipeOptions:
     launcher: str = 'none'
     show_dir: Path | None = None
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> Variant:
+        """The variant of the recipe."""
+        return Variant(tuple(self.thresholds or DEFAULT_THRESHOLDS), self.routing)
 
 
 def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGES) -> Report:
@@ -117,8 +138,7 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
     known = sorted(path.stem for path in (options.configs / 'origin').glob('*.py'))
     if model not in known:
         raise UserError(f'unknown model {model!r}: {adjust.closest(model, known)}')
-    partition = CARPartition(options.thresholds or DEFAULT_THRESHOLDS)
-    steps = [step for step in recipe(partition) if step.stage in stages]
+    steps = [step for step in recipe(options.variant) if step.stage in stages]
     configs = [step_config(step, model, options) for step in steps]
     # All settings and all data, before the first hours are spent.
     prepared = {step: prepare_training(cfg) for step, cfg in zip(steps, configs) if step.action == 'train'}
@@ -130,9 +150,9 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
         if step in prepared:
             run_training(prepared[step], resume=True, terse=True)
         else:
-            show_dir = options.show_dir / step.stage if options.show_dir else None
-            _test_once(cfg, report_dir / f'{step.stage}.csv', show_dir)
-    report = collect_report(model, options.work_dir, partition)
+            show_dir = options.show_dir / step.strategy if options.show_dir else None
+            _test_once(cfg, report_dir / f'{step.strategy}.csv', show_dir)
+    report = collect_report(model, options.work_dir)
     if is_main_process():
         report.write(report_dir)
     barrier()
@@ -149,8 +169,10 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
     if options.image_size is not None:
         adjust.set_image_size(cfg, options.image_size)
     adjust.set_loaders(cfg, options.batch_size, options.num_workers)
-    if options.thresholds is not None:
-        adjust.set_thresholds(cfg, options.thresholds)
+    if step.variant.thresholds != DEFAULT_THRESHOLDS:
+        adjust.set_thresholds(cfg, step.variant.thresholds)
+    if step.variant.routing != 'car':
+        cfg.model.routing = step.variant.routing
     if step.range is not None:
         adjust.set_partition(cfg, step.range)
     adjust.set_checkpoints(cfg, options.work_dir)
@@ -167,7 +189,7 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         cfg.randomness.seed = options.seed
     if options.amp:
         adjust.set_amp(cfg)
-    cfg.work_dir = str(adjust.stage_dir(step.stage, model, step.range, options.work_dir))
+    cfg.work_dir = str(step.place(model, options.work_dir))
     return cfg
 
 
@@ -213,17 +235,28 @@ def _test_once(cfg: Config, table: Path, show_dir: Path | None) -> None:
     barrier()
 
 
-def collect_report(model: str, work_dir: Path, partition: CARPartition) -> Report:
-    """What the stages' records say: the metrics of every test and the time of every step."""
-    report = Report(model, str(partition))
-    for step in recipe(partition):
-        place = adjust.stage_dir(step.stage, model, step.range, work_dir)
-        record = read_json(place / ('run.json' if step.action == 'train' else TEST_RECORD)) or {}
-        if 'seconds' in record:
-            report.seconds[str(step)] = record['seconds']
-        if 'metrics' in record:
-            report.metrics[step.stage] = record['metrics']
+def collect_report(model: str, work_dir: Path) -> Report:
+    """What the stages' records say: the metrics of every test and the time of every step, of every variant that is there."""
+    report = Report(model)
+    for variant in variants_of(model, work_dir):
+        for step in recipe(variant):
+            record = read_json(step.place(model, work_dir) / ('run.json' if step.action == 'train' else TEST_RECORD)) or {}
+            if 'seconds' in record:
+                report.seconds[str(step)] = record['seconds']
+                if step.stage == 'partition':
+                    report.ranges[step.strategy] = str(variant.partition)
+            if 'metrics' in record:
+                report.metrics[step.strategy] = record['metrics']
     return report
+
+
+def variants_of(model: str, work_dir: Path) -> list[Variant]:
+    """The default, and the variants that have files under ``work_dir``."""
+    found = set()
+    for place in work_dir.glob(f'*@*/{model}'):
+        with suppress(UserError):  # folders that are none of the recipe's
+            found.add(parse_strategy(place.parent.name, STAGES)[1])
+    return [Variant(), *sorted(found, key=str)]
 
 
 def _announce(text: str) -> None:

@@ -11,10 +11,10 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mtkd_cd.apis.complexity import build_without_weights
-from mtkd_cd.car import CARPartition
 from mtkd_cd.registry import PARAM_SCHEDULERS
 from mtkd_cd.workflow.config import load_config, set_iters, set_machine
 from mtkd_cd.workflow.stages import RecipeOptions, recipe, step_config
+from mtkd_cd.workflow.variant import Variant
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 STAGES = ('origin', 'continued', 'partition', 'op', 'mtkd')
@@ -166,7 +166,7 @@ def test_ttp_warms_up_over_five_epochs_and_follows_a_cosine(stage, epochs):
 @pytest.mark.parametrize('name', SYSU)
 def test_sysu_variant_is_an_option_of_the_recipe(name):
     options = RecipeOptions(configs=CONFIGS, data_root=Path('data/SYSU-CD'), dataset_type='SYSU_CD_Dataset', image_size=256)
-    for step in recipe(CARPartition((0.1,))):
+    for step in recipe(Variant((0.1,))):
         cfg = step_config(step, name, options)
         datasets = [
             loader.dataset.get('dataset', loader.dataset) for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtkd_cd.car import CARPartition
 from mtkd_cd.checkpoint import read_weights
 from mtkd_cd.workflow.stages import recipe
+from mtkd_cd.workflow.variant import Variant
 
 REPO = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ def whole(tool, recipe_argv, tmp_path):
 
 
 def test_recipe_is_the_papers():
-    assert [str(step) for step in recipe(CARPartition())] == [
+    assert [str(step) for step in recipe()] == [
         'train origin',
         'test origin',
         'train partition/small',
@@ -67,7 +67,7 @@ def test_recipe_is_the_papers():
         'train mtkd',
         'test mtkd',
     ]
-    assert [str(step) for step in recipe(CARPartition((0.1,)))][2:4] == ['train partition/small', 'train partition/large']
+    assert [str(step) for step in recipe(Variant((0.1,)))][2:4] == ['train partition@0.1/small', 'train partition@0.1/large']
 
 
 def test_recipe_leaves_weights_tables_and_report(whole):
@@ -80,7 +80,7 @@ def test_recipe_leaves_weights_tables_and_report(whole):
         assert len(rows) == 7
         assert scores['mIoU'] == pytest.approx(sum(float(row['mIoU']) for row in rows) / 7, abs=0.01)
     assert report['differences']['mtkd']['mIoU'] == pytest.approx(report['metrics']['mtkd']['mIoU'] - report['metrics']['origin']['mIoU'])
-    assert list(report['seconds']) == [str(step) for step in recipe(CARPartition()) if step.stage != 'continued']
+    assert list(report['seconds']) == [str(step) for step in recipe() if step.stage != 'continued']
     markdown = (whole / 'report' / 'fc_ef' / 'report.md').read_text()
     assert f'| O-P    | {report["metrics"]["op"]["mIoU"]:.2f} ({report["differences"]["op"]["mIoU"]:+.2f})' in markdown
 
@@ -120,7 +120,6 @@ def test_finished_recipe_is_not_repeated(whole, tool, recipe_argv):
         (('--batch-size', 3), 'origin/fc_ef holds another run: train_dataloader.batch_size is 2 there, 3 now'),
         (('--seed', 5), 'randomness.seed is 0 there, 5 now'),
         (('--loss-weight', 2), 'mtkd/fc_ef holds another run: model.distill_loss.loss_weight is 0.0001 there, 2.0 now'),
-        (('--thresholds', 0.1), 'thresholds is not set there, [0.1] now'),
     ],
 )
 def test_settings_are_not_mixed(flags, said, whole, tool, recipe_argv):
@@ -174,13 +173,33 @@ def test_recipe_killed_in_every_stage_ends_with_the_same_table(whole, tool, reci
     assert figures(cut) == figures(whole)
 
 
-@pytest.mark.slow
-def test_two_teachers(tool, recipe_argv, tmp_path):
+def test_two_teachers_share_the_origin_with_three(whole, tool, recipe_argv, tmp_path):
+    folder = Path(shutil.copytree(whole, tmp_path / 'recipe'))
+    before = weights_and_tables(folder)
     assert tool('run_mtkd', *recipe_argv('--thresholds', 0.1, '--stages', 'origin', 'partition', 'op')) == (0, '')
-    assert sorted(path.name for path in (tmp_path / 'recipe' / 'partition' / 'fc_ef').iterdir()) == ['large', 'small']
-    report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
-    assert set(report['metrics']) == {'origin', 'op'}
-    assert report['partition'] == 'small: CAR <= 0.1, large: CAR > 0.1'
+    new = set(weights_and_tables(folder)) - set(before)
+    assert {path: time for path, time in before.items() if path.suffix == '.pth'}.items() <= weights_and_tables(folder).items()
+    assert (folder / 'report' / 'fc_ef' / 'origin.csv').read_bytes() == (whole / 'report' / 'fc_ef' / 'origin.csv').read_bytes()
+    assert {path.relative_to(folder).parts[:3] for path in new} == {
+        ('partition@0.1', 'fc_ef', 'small'),
+        ('partition@0.1', 'fc_ef', 'large'),
+        ('report', 'fc_ef', 'op@0.1.csv'),
+    }
+    cascade = json.loads((folder / 'op@0.1' / 'fc_ef' / 'test.json').read_text())['stamp']['weights']
+    places = ('origin/fc_ef', 'partition@0.1/fc_ef/small', 'partition@0.1/fc_ef/large')
+    assert [path for path, *_ in cascade] == [str(folder / place / 'best.pth') for place in places]
+    report = json.loads((folder / 'report' / 'fc_ef' / 'report.json').read_text())
+    assert set(report['metrics']) == {'origin', 'op', 'mtkd', 'op@0.1'}
+    assert report['ranges']['partition@0.1'] == 'small: CAR <= 0.1, large: CAR > 0.1'
+    with (folder / 'report' / 'fc_ef' / 'op@0.1.csv').open(newline='') as file:  # scores keep the default's ranges, to be comparable
+        assert {row['range'] for row in csv.DictReader(file)} == {'small', 'medium', 'large'}
+
+
+def test_variant_without_specialists_names_the_command_that_makes_them(whole, tool, recipe_argv, tmp_path):
+    shutil.copytree(whole / 'origin', tmp_path / 'recipe' / 'origin')
+    code, err = tool('run_mtkd', *recipe_argv('--thresholds', 0.1, 0.3, '--stages', 'mtkd'))
+    assert code == 2
+    assert 'python tools/run_mtkd.py fc_ef --stages partition --thresholds 0.1 0.3' in err
 
 
 @pytest.mark.slow
@@ -190,7 +209,7 @@ def test_two_processes(recipe_argv, tmp_path):
     done = subprocess.run([*torchrun, 'tools/run_mtkd.py', *argv], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
-    assert list(report['seconds']) == [str(step) for step in recipe(CARPartition()) if step.stage != 'continued']
+    assert list(report['seconds']) == [str(step) for step in recipe() if step.stage != 'continued']
     for stage in ('origin', 'op', 'mtkd'):
         # Seven images do not divide by two: each counts once.
         assert len((tmp_path / 'recipe' / 'report' / 'fc_ef' / f'{stage}.csv').read_text().splitlines()) == 1 + 7
