@@ -1,23 +1,10 @@
 # BIT with the first three stages of ResNet-18 (arXiv:2103.00208).
-_base_ = '../data_preprocessor.py'
+_base_ = ['../data_preprocessor.py', '../backbones/resnet_18.py']
 
 model = dict(
     type='SiamEncoderDecoder',
     data_preprocessor={{_base_.pair_preprocessor}},
-    pretrained='https://download.openmmlab.com/pretrain/third_party/resnet18_v1c-b5776b93.pth',
-    backbone=dict(
-        type='ResNetV1c',
-        depth=18,
-        num_stages=3,
-        out_indices=(2,),
-        dilations=(1, 1, 1),
-        strides=(1, 2, 1),
-        # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
-        norm_cfg=dict(type='BN', requires_grad=True),
-        norm_eval=False,
-        style='pytorch',
-        contract_dilation=True,
-    ),
+    backbone=dict(num_stages=3, out_indices=(2,), dilations=(1, 1, 1), strides=(1, 2, 1)),
     neck=dict(type='FeatureFusionNeck', policy='concat', out_indices=(0,)),
     decode_head=dict(
         type='BITHead',

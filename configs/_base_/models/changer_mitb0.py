@@ -1,25 +1,11 @@
 # ChangerEx with MiT-b0 (arXiv:2209.08290).
-_base_ = '../data_preprocessor.py'
+_base_ = ['../data_preprocessor.py', '../backbones/mit_b0.py']
 
 model = dict(
     type='DIEncoderDecoder',
     data_preprocessor={{_base_.pair_preprocessor}},
-    pretrained='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer/mit_b0_20220624-7e0fe6dd.pth',
     backbone=dict(
         type='IA_MixVisionTransformer',
-        in_channels=3,
-        embed_dims=32,
-        num_stages=4,
-        num_layers=[2, 2, 2, 2],
-        num_heads=[1, 2, 5, 8],
-        patch_sizes=[7, 3, 3, 3],
-        sr_ratios=[8, 4, 2, 1],
-        out_indices=(0, 1, 2, 3),
-        mlp_ratio=4,
-        qkv_bias=True,
-        drop_rate=0.0,
-        attn_drop_rate=0.0,
-        drop_path_rate=0.1,
         interaction_cfg=(
             None,
             dict(type='SpatialExchange', p=1 / 2),

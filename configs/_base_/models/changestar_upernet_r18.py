@@ -1,25 +1,9 @@
 # ChangeStar 1x96 (arXiv:2108.07002) with UPerNet and ResNet-18.
-_base_ = '../data_preprocessor.py'
-
-# Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
-_norm_cfg = dict(type='BN', requires_grad=True)
+_base_ = ['../data_preprocessor.py', '../backbones/resnet_18.py']
 
 model = dict(
     type='SiamEncoderDecoder',
     data_preprocessor={{_base_.pair_preprocessor}},
-    pretrained='https://download.openmmlab.com/pretrain/third_party/resnet18_v1c-b5776b93.pth',
-    backbone=dict(
-        type='ResNetV1c',
-        depth=18,
-        num_stages=4,
-        out_indices=(0, 1, 2, 3),
-        dilations=(1, 1, 1, 1),
-        strides=(1, 2, 2, 2),
-        norm_cfg=_norm_cfg,
-        norm_eval=False,
-        style='pytorch',
-        contract_dilation=True,
-    ),
     neck=dict(type='FeatureFusionNeck', policy='concat'),
     decode_head=dict(
         type='ChangeStarHead',
@@ -36,7 +20,8 @@ model = dict(
             in_index=[0, 1, 2, 3],
             pool_scales=(1, 2, 3, 6),
             channels=128,
-            norm_cfg=_norm_cfg,
+            # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
+            norm_cfg=dict(type='BN', requires_grad=True),
             align_corners=False,
         ),
         changemixin_cfg=dict(in_channels=2 * 128, inner_channels=96, num_convs=1),
