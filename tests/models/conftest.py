@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -49,18 +49,28 @@ def _our_scope_and_seed():
 
 
 @pytest.fixture
-def build_model() -> Callable[..., nn.Module]:
-    """Build ``configs/_base_/models/NAME.py`` without preprocessor and pretrained weights, with changes of the model's entries.
+def model_config() -> Callable[..., ConfigDict]:
+    """``configs/_base_/models/NAME.py`` without preprocessor and pretrained weights, with changes of the model's entries.
 
     ``shallow``: with few and narrow layers, if the model has hundreds of millions of parameters.
     """
 
-    def build(name: str, shallow: bool = False, **changes) -> nn.Module:
+    def config_of(name: str, shallow: bool = False, **changes) -> ConfigDict:
         config = Config.fromfile(_CONFIGS / f'{name}.py')
         if shallow:
             config.merge_from_dict(dict(model=copy.deepcopy(_SHALLOW.get(name, {}))))
         config.merge_from_dict(dict(model={'data_preprocessor': None, 'pretrained': None, **changes}))
-        return MODELS.build(config.model)
+        return config.model
+
+    return config_of
+
+
+@pytest.fixture
+def build_model(model_config) -> Callable[..., nn.Module]:
+    """Build what ``model_config`` gives."""
+
+    def build(name: str, shallow: bool = False, **changes) -> nn.Module:
+        return MODELS.build(model_config(name, shallow, **changes))
 
     return build
 

@@ -1,10 +1,7 @@
 """Students taught by specialists of another architecture, in the pairs that users want."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -12,15 +9,8 @@ from mmseg.structures import SegDataSample
 from mtkd_cd.checkpoint import load_weights, save_checkpoint
 from mtkd_cd.registry import MODELS
 
-_CONFIGS = Path(__file__).parents[2] / 'configs' / '_base_' / 'models'
 _CARS = dict(small=0.03, medium=0.1, large=0.5)
 _STEPS = 8
-
-
-def _config(name: str) -> ConfigDict:
-    config = Config.fromfile(_CONFIGS / f'{name}.py').model
-    config.pretrained = None
-    return config
 
 
 def _batch(size: int = 64) -> dict:
@@ -40,21 +30,25 @@ def _batch(size: int = 64) -> dict:
     ('teacher', 'student'),
     [
         ('changer_mitb1', 'tinycd'),
+        ('ttp_vitsam_l', 'tinycd'),
         ('changer_s50', 'changer_r18'),
         ('changestar_upernet_r18', 'bit_r18'),
         ('changestar_farseg_r18', 'bit_r18'),
     ],
 )
-def test_student_comes_closer_to_teachers_of_another_architecture(teacher, student, tmp_path):
+def test_student_comes_closer_to_teachers_of_another_architecture(teacher, student, model_config, tmp_path):
     checkpoints = {name: str(tmp_path / f'{name}.pth') for name in ('student', *_CARS)}
+    preprocessor = dict(type='DualInputSegDataPreProcessor', mean=[127.5] * 6, std=[60.0] * 6)
+    student_config = model_config(student, data_preprocessor=preprocessor)
+    teacher_config = model_config(teacher, shallow=True)
     for name, path in checkpoints.items():
-        model = MODELS.build(_config(student if name == 'student' else teacher))
+        model = MODELS.build(student_config if name == 'student' else teacher_config)
         save_checkpoint(dict(state_dict=model.state_dict()), path)
     distiller = MODELS.build(
         dict(
             type='MultiTeacherDistiller',
-            student=_config(student),
-            teachers={name: _config(teacher) for name in _CARS},
+            student=student_config,
+            teachers=dict.fromkeys(_CARS, teacher_config),
             checkpoints=checkpoints,
             distill_loss=dict(type='ChangeMapMSELoss', loss_weight=10.0),
         )
@@ -72,7 +66,7 @@ def test_student_comes_closer_to_teachers_of_another_architecture(teacher, stude
         assert all(parameter.grad is None for parameter in model.parameters())
 
     save_checkpoint(dict(state_dict=distiller.state_dict()), tmp_path / 'best.pth')
-    alone = MODELS.build(_config(student)).eval()
+    alone = MODELS.build(student_config).eval()
     load_weights(alone, tmp_path / 'best.pth')
     inputs = torch.randn(1, 6, 64, 64)
     with torch.no_grad():
