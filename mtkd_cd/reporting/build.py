@@ -26,7 +26,7 @@ from mtkd_cd.reporting.score_tables import (
     p_text,
     percent_text,
     plain,
-    reference_words,
+    reference_title,
     scores_table,
     signed,
     teachers_table,
@@ -117,7 +117,7 @@ def _difference_sections(comparison: Comparison) -> list[Section]:
     for reference in comparison.references:
         if not reference.differences:
             continue
-        name, words = f'differences_{plain(reference.name)}', reference_words(reference)
+        name, words = f'differences_{plain(reference.name)}', reference_title(reference)
         picture = figures.differences(comparison, reference, name, words)
         table = differences_table(comparison, reference, name)
         sections.append(Section(name, f'Differences to {words}', (), [picture] if picture else [], [table]))
@@ -130,7 +130,7 @@ def _classes_section(comparison: Comparison, published: Published) -> Section:
 
 def _cars_section(comparison: Comparison) -> Section:
     quantiles, ranges = comparison.quantiles, comparison.ranges
-    pictures = [figures.car_curves(comparison, model, quantiles, 'car_quantiles', 'mIoU over CAR') for model in comparison.models]
+    pictures = [figures.car_curves(comparison, model, quantiles, 'car_quantiles', 'mIoU in bins of CAR') for model in comparison.models]
     pictures += [figures.car_curves(comparison, model, ranges, 'car_ranges', 'mIoU over CAR ranges') for model in comparison.models]
     tables = [
         bins_table(comparison, quantiles, 'car_quantiles', f'mIoU in {len(quantiles)} bins of equally many images'),
@@ -223,7 +223,7 @@ def _count_sentence(strategy: str, found: Sequence[Difference], reference: Refer
     means = np.array([difference.intervals['mIoU'].mean for difference in found])
     sure = np.array([difference.adjusted < SIGNIFICANT for difference in found])
     return (
-        f'{strategy_title(strategy)} against {reference_words(reference)}: higher mIoU in {(means > 0).sum()} of {len(found)} models '
+        f'{strategy_title(strategy)} against {reference_title(reference)}: higher mIoU in {(means > 0).sum()} of {len(found)} models '
         f"({(sure & (means > 0)).sum()} of them with p < {SIGNIFICANT} after Holm's correction), lower in {(means < 0).sum()} "
         f'({(sure & (means < 0)).sum()}); mean over models {signed(float(means.mean()))}.'
     )

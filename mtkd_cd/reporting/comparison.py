@@ -130,6 +130,7 @@ class Bin:
         high: Largest CAR, included.
         rows: Its images.
         intervals: Of the mean mIoU of each entry, by ``str(entry)``; empty without images.
+        differences: Of the mean difference in mIoU to the first reference, likewise.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Bin:
     high: float
     rows: np.ndarray
     intervals: Mapping[str, Interval]
+    differences: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -220,15 +222,21 @@ def compare(
         name: [(entry, other) for entry in entries if (other := choose(entry)) not in (None, entry)] for name, choose in chosen.items()
     }
     intervals, found = _statistics(entries, pairs, settings)
+    references_found = [Reference(name, found[name], _strays(name, found[name])) for name in chosen]
+    index = partition.range_of(cars)
+
+    def bin_of(name: str, low: float, high: float, rows: np.ndarray) -> Bin:
+        return Bin(name, float(low), float(high), rows, *_bin_intervals(entries, references_found[0], rows, settings))
+
     return Comparison(
         files=table.files,
         cars=cars,
         partition=partition,
         entries=entries,
         intervals=intervals,
-        references=[Reference(name, found[name], _strays(name, found[name])) for name in chosen],
-        quantiles=_quantile_bins(entries, cars, num_bins, settings),
-        ranges=_range_bins(entries, cars, partition, settings),
+        references=references_found,
+        quantiles=[bin_of(f'q{i}', cars[rows].min(), cars[rows].max(), rows) for i, rows in enumerate(_quantiles(cars, num_bins), 1)],
+        ranges=[bin_of(name, *partition.bounds(name), np.flatnonzero(index == i)) for i, name in enumerate(partition.names)],
         settings=settings,
     )
 
@@ -343,23 +351,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return result.tolist()
 
 
-def _quantile_bins(entries: Sequence[Entry], cars: np.ndarray, num_bins: int, settings: Settings) -> list[Bin]:
-    """The bins of :func:`~mtkd_cd.evaluation.scores.scores_by_quantile`, with their images."""
-    parts = np.array_split(np.argsort(cars, kind='stable'), min(num_bins, len(cars)))
-    return [
-        Bin(f'q{i}', float(cars[rows[0]]), float(cars[rows[-1]]), rows, _bin_intervals(entries, rows, settings))
-        for i, rows in enumerate(parts, 1)
-    ]
+def _quantiles(cars: np.ndarray, num_bins: int) -> list[np.ndarray]:
+    """Images of the bins of :func:`~mtkd_cd.evaluation.scores.scores_by_quantile`."""
+    return np.array_split(np.argsort(cars, kind='stable'), min(num_bins, len(cars)))
 
 
-def _range_bins(entries: Sequence[Entry], cars: np.ndarray, partition: CARPartition, settings: Settings) -> list[Bin]:
-    index = partition.range_of(cars)
-    members = {name: np.flatnonzero(index == i) for i, name in enumerate(partition.names)}
-    return [Bin(name, *partition.bounds(name), rows, _bin_intervals(entries, rows, settings)) for name, rows in members.items()]
-
-
-def _bin_intervals(entries: Sequence[Entry], rows: np.ndarray, settings: Settings) -> dict[str, Interval]:
+def _bin_intervals(
+    entries: Sequence[Entry], reference: Reference, rows: np.ndarray, settings: Settings
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
     if not len(rows):
-        return {}
+        return {}, {}
     columns = {str(entry): entry.scores['mIoU'][rows] for entry in entries}
-    return bootstrap_intervals(columns, settings.num_resamples, settings.confidence, settings.seed)
+    columns |= {f'{key}\ndifference': difference.by_image[rows] for key, difference in reference.differences.items()}
+    found = bootstrap_intervals(columns, settings.num_resamples, settings.confidence, settings.seed)
+    means = {str(entry): found[str(entry)] for entry in entries}
+    return means, {key: found[f'{key}\ndifference'] for key in reference.differences}

@@ -15,7 +15,7 @@ from mtkd_cd.reporting.comparison import Bin, Comparison, Entry, Reference
 from mtkd_cd.reporting.failure import CascadeAnalysis
 from mtkd_cd.reporting.names import strategy_title
 from mtkd_cd.reporting.published import model_title, published_scores
-from mtkd_cd.reporting.score_tables import Published, file_name, percent_text, plain, signed
+from mtkd_cd.reporting.score_tables import Published, file_name, percent_text, plain, reference_title, signed
 from mtkd_cd.reporting.tables import typographic
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white.
@@ -26,6 +26,7 @@ _OTHERS = [
     for line, markers in (('-.', 'vPX*<>d'), ((0, (5, 1)), '^sDovPX'), ((0, (1, 1)), 'X*<>dos'))
     for colour, marker in zip((_ORANGE, _PURPLE, _SKY, _GREEN, _VERMILION, _BLUE, _BLACK), markers)
 ]
+_CURVE: dict = dict(markersize=5, linewidth=1.5, elinewidth=0.8, capsize=2)
 _GRID, _MUTED = '#d9d9d9', '#555555'
 _SMALLEST_DRAWN_CAR = 1e-4
 _RC = {
@@ -141,7 +142,7 @@ def differences(comparison: Comparison, reference: Reference, name: str, words: 
 
 
 def _row_size(comparison: Comparison, entries: Sequence[Entry]) -> tuple[float, float]:
-    return 6.4, 1.4 + 0.2 * len(entries) + 0.14 * len({entry.model for entry in entries})
+    return 5.4, 1.4 + 0.2 * len(entries) + 0.14 * len({entry.model for entry in entries})
 
 
 def _rows_by_model(axis: Axes, comparison: Comparison, entries: Sequence[Entry]) -> dict[str, float]:
@@ -178,43 +179,65 @@ def _legend_of_strategies(
     ]
     handles = [Line2D([], [], **{'markersize': 5.5, **style, 'linestyle': ''}) for _, style in [*entries, *more]]
     labels = [title for title, _ in [*entries, *more]]
-    widest = max(map(len, labels))
-    figure.legend(handles, labels, loc='outside upper left', ncols=max(1, min(len(labels), 60 // (widest + 5))), handletextpad=0.3)
+    figure.legend(handles, labels, loc='outside upper left', ncols=_legend_columns(labels, 5.4), handletextpad=0.3)
 
 
 def car_curves(comparison: Comparison, model: str, bins: Sequence[Bin], prefix: str, title: str) -> Picture:
-    """mIoU over CAR, one curve per strategy of a model, as the paper's Figures 5 and 8; under it the bounds of the bins."""
+    """mIoU over CAR, one curve per strategy of a model, as the paper's Figures 5 and 8; the differences; and the bounds of the bins."""
     filled = [car_bin for car_bin in bins if len(car_bin.rows)]
     entries = comparison.of_model(model)
+    compared = [entry for entry in entries if str(entry) in comparison.references[0].differences]
     several = any(len(entry.runs) > 1 for entry in entries)
+    looks = styles(comparison.strategies)
 
     def draw(figure: Figure) -> None:
-        axis, strip = figure.subplots(2, sharex=True, gridspec_kw=dict(height_ratios=(3.2, 1)))
+        heights = (3.2, 1.9, 1) if compared else (3.2, 1)
+        axes = figure.subplots(len(heights), sharex=True, gridspec_kw=dict(height_ratios=heights))
         places = np.arange(len(filled))
         for entry, shift in zip(entries, _shifts(len(entries))):
-            style = styles(comparison.strategies)[entry.strategy]
             means = np.array([car_bin.intervals[str(entry)].mean for car_bin in filled])
             low, high = _band(entry, filled)
-            axis.errorbar(
-                places + shift, means, [means - low, high - means], **style, markersize=5, linewidth=1.5, elinewidth=0.8, capsize=2
-            )
-        axis.set_ylabel('mIoU (%)')
-        axis.grid(axis='y', color=_GRID, linewidth=0.6)
-        _draw_bounds(strip, filled)
-        strip.set_xticks(places, [_tick(car_bin, comparison.partition) for car_bin in filled])
-        strip.set_xlim(-0.5, len(filled) - 0.5)
+            axes[0].errorbar(places + shift, means, [means - low, high - means], **looks[entry.strategy], **_CURVE)
+        axes[0].set_ylabel('mIoU (%)')
+        if compared:
+            _draw_differences(axes[1], compared, filled, looks)
+        _draw_bounds(axes[-1], filled)
+        axes[-1].set_xticks(places, [_tick(car_bin, comparison.partition) for car_bin in filled])
+        axes[-1].set_xlim(-0.5, len(filled) - 0.5)
+        for axis in axes[:-1]:
+            axis.grid(axis='y', color=_GRID, linewidth=0.6)
+        figure.align_ylabels()
         labels = [strategy_title(entry.strategy) for entry in entries]
-        columns = max(1, min(len(labels), 46 // (max(map(len, labels)) + 6)))
-        figure.legend(axis.containers, labels, loc='outside upper left', ncols=columns, handlelength=2.6)
+        figure.legend(axes[0].containers, labels, loc='outside upper left', ncols=_legend_columns(labels, 5), handlelength=2.6)
 
-    spread = 'the standard deviation over seeds' if several else f'the {100 * comparison.settings.confidence:g} % interval over images'
-    caption = f'Bars at the points: {spread}. Below: the CARs that each bin spans, on a logarithmic axis, and its images.'
-    return _drawn(f'{prefix}_{plain(model)}', f'{model_title(model)}: {title}', caption, (5.0, 3.9), draw)
+    level = f'{100 * comparison.settings.confidence:g} %'
+    caption = f'Bars at the points: {"the standard deviation over seeds" if several else f"the {level} interval over images"}.'
+    if compared:
+        caption += f' Middle: the difference to {reference_title(comparison.references[0])}, with its {level} interval over images.'
+    caption += ' Bottom: the CARs that each bin spans.'
+    height = 5.0 if compared else 3.9
+    return _drawn(f'{prefix}_{plain(model)}', f'{model_title(model)}: {title}', caption, (5.0, height), draw)
 
 
-def _shifts(count: int) -> np.ndarray:
+def _draw_differences(axis: Axes, entries: Sequence[Entry], bins: Sequence[Bin], looks: Mapping[str, dict]) -> None:
+    axis.axhline(0, color=_MUTED, linewidth=1)
+    for entry, shift in zip(entries, _shifts(len(entries), 0.16)):
+        found = [car_bin.differences[str(entry)] for car_bin in bins]
+        means = np.array([interval.mean for interval in found])
+        reach = [means - [interval.low for interval in found], [interval.high for interval in found] - means]
+        axis.errorbar(np.arange(len(bins)) + shift, means, reach, **{**looks[entry.strategy], 'linestyle': ''}, **_CURVE)
+    axis.yaxis.set_major_formatter(lambda value, _: typographic(f'{value:+g}') if value else '0')
+    axis.set_ylabel('Δ mIoU')
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """As many as fit into ``width`` inches."""
+    return max(1, min(len(labels), int(width * 15 / (max(map(len, labels)) + 7))))
+
+
+def _shifts(count: int, most: float = 0.06) -> np.ndarray:
     """Sideways, so that bars at one place don't cover each other."""
-    return (np.arange(count) - (count - 1) / 2) * min(0.06, 0.3 / max(count, 1))
+    return (np.arange(count) - (count - 1) / 2) * min(most, 0.6 / max(count, 1))
 
 
 def _band(entry: Entry, bins: Sequence[Bin]) -> tuple[np.ndarray, np.ndarray]:
@@ -259,19 +282,19 @@ def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) 
         for axis, (name, cars), colour in zip(axes, splits.items(), colours):
             _draw_histogram(axis, {name: (cars, colour)}, partition)
             shares = ', '.join(f'{name} {count} ({count / len(cars):.0%})' for name, count in partition.counts(cars).items())
-            axis.set_title(f'{name}: {len(cars)} labels; {shares}', fontsize=9)
+            axis.set_title(f'{name}: {len(cars)} labels\n{shares}', fontsize=9)
             axis.set_ylabel('labels')
         axes[-1].set_xlabel('CAR of the label')
 
     caption = f'Dashed: the thresholds ({partition}). Hatched: labels without change, which have no place on a logarithmic axis.'
-    return _drawn('car_distribution', 'CAR distribution', caption, (6.4, 0.7 + 1.6 * len(splits)), draw)
+    return _drawn('car_distribution', 'CAR distribution', caption, (5.4, 0.6 + 1.9 * len(splits)), draw)
 
 
 def _draw_histogram(axis: Axes, sets: Mapping[str, tuple[np.ndarray, str]], partition: CARPartition) -> None:
     """Histograms of one or two sets of CARs over log10 of the CAR; CAR = 0 has a bar of its own on the left."""
     edges = np.linspace(np.log10(_SMALLEST_DRAWN_CAR), 0, 33)
     width = edges[1] - edges[0]
-    none_at = edges[0] - 2 * width
+    none_at = edges[0] - 4 * width
     for place, (name, (cars, colour)) in enumerate(sets.items()):
         counts, _ = np.histogram(np.log10(np.clip(cars[cars > 0], _SMALLEST_DRAWN_CAR, 1)), edges)
         unchanged = np.count_nonzero(cars == 0)
@@ -348,13 +371,13 @@ def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
             x, y = (np.maximum(cars[chosen], floor / 2) for cars in (analysis.true_cars, analysis.coarse_cars))
             # Thousands of points as vectors would make the file heavy.
             width, label = (0.8 if marker == 'x' else 0), f'{name} ({len(x)})'
-            axis.scatter(x, y, s=11, c=colour, marker=marker, alpha=0.55, linewidths=width, label=label, rasterized=True)
+            axis.scatter(x, y, s=11, c=colour, marker=marker, alpha=0.7, linewidths=width, label=label, rasterized=True, zorder=3)
         axis.plot([floor / 2, 1], [floor / 2, 1], color=_MUTED, linewidth=1)
         axis.set_xscale('log')
         axis.set_yscale('log')
         ticks, labels = _car_ticks(analysis.partition)
         for draw_line, draw_span in ((axis.axvline, axis.axvspan), (axis.axhline, axis.axhspan)):
-            draw_span(floor / 3, floor * 0.75, color='#efefef', linewidth=0)
+            draw_span(floor / 3, floor * 0.75, color='#efefef', linewidth=0, zorder=0)
             for threshold in analysis.partition.thresholds:
                 draw_line(threshold, color=_BLACK, linestyle='--', linewidth=0.8)
         axis.set_xticks([floor / 2, *ticks[1:]], ['0', *labels[1:]])
@@ -364,7 +387,7 @@ def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
         axis.set_ylim(floor / 3, 1.2)
         axis.set_xlabel('true CAR')
         axis.set_ylabel('coarse CAR')
-        figure.legend(loc='outside upper left', ncols=2, handletextpad=0.2)
+        figure.legend(loc='outside upper left', ncols=2, handletextpad=0.2, markerscale=1.5)
 
     caption = f'One point per image; on the grey margin CAR below {percent_text(_SMALLEST_DRAWN_CAR / 2)}, 0 included; dashed: thresholds.'
     return _drawn(file_name('cascade_scatter', analysis.entry), f'{title}: coarse against true CAR', caption, (4.2, 3.9), draw)

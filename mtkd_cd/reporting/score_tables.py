@@ -122,7 +122,7 @@ def differences_table(comparison: Comparison, reference: Reference, name: str) -
         'for all rows of this table. Scores are averaged over the seeds that both have, image by image, before they are paired; '
         '± is the standard deviation of the difference over those seeds.'
     )
-    return Table(name, f'Differences to {reference_words(reference)}', caption, columns, _by_model(comparison, row), 2)
+    return Table(name, f'Differences to {reference_title(reference)}', caption, columns, _by_model(comparison, row), 2)
 
 
 def classes_table(comparison: Comparison, published: Published) -> Table:
@@ -145,7 +145,7 @@ def classes_table(comparison: Comparison, published: Published) -> Table:
     groups = [[row for entry in comparison.of_model(model) for row in rows(entry)] for model in comparison.models]
     caption = f'Per-image scores of each class, averaged, in percent; in brackets the difference to {reference_words(reference)}.'
     caption += f' In italics: {published.words}.' if printed else ''
-    return Table('classes', 'Changed and unchanged', caption, columns, groups, 2)
+    return Table('classes', 'Changed and unchanged pixels', caption, columns, groups, 2)
 
 
 def teachers_table(comparison: Comparison) -> Table:
@@ -297,11 +297,11 @@ def confusion_table(analysis: CascadeAnalysis) -> Table:
         return Cell(str(count), (count, total, mean), f'({signed(mean)}; {signed(total, 0)})', bold=row == column, tone=tone_of(mean))
 
     rows = [
-        [text_cell(f'{name} ({analysis.partition.bounds_text(name)})'), *(cell(row, column) for column in range(len(analysis.chosen)))]
+        [text_cell(name), *(cell(row, column) for column in range(len(analysis.chosen)))]
         for row, name in enumerate(analysis.partition.names)
     ]
     origin = f'; in brackets the mIoU gained against {strategy_title(analysis.origin.strategy)}: mean; sum' if analysis.origin else ''
-    caption = f'{analysis.counts.sum()} images over {len(entry.runs)} run{"s"[: len(entry.runs) > 1]}{origin}, in percentage points.'
+    caption = f'{analysis.counts.sum()} images over {len(entry.runs)} run{"s"[: len(entry.runs) > 1]}{origin}, in percentage points. Ranges: {analysis.partition}.'
     name = file_name('cascade', entry)
     return Table(name, f'{model_title(entry.model)}, {strategy_title(entry.strategy)}', caption, columns, [rows])
 
@@ -410,10 +410,16 @@ def _against(difference: Difference) -> str:
     return title if reference.model == difference.entry.model else f'{model_title(reference.model)}, {title}'
 
 
-def reference_words(reference: Reference) -> str:
-    """``the same model's O-P``, or the one run that all are compared with."""
+def reference_title(reference: Reference) -> str:
+    """``origin``, or ``FC-EF, origin`` where all are compared with one run."""
     model, slash, strategy = reference.name.rpartition('/')
-    return f'{model_title(model)}, {strategy_title(strategy)}' if slash else f"the same model's {strategy_title(strategy)}"
+    return f'{model_title(model)}, {strategy_title(strategy)}' if slash else strategy_title(strategy)
+
+
+def reference_words(reference: Reference) -> str:
+    """The same within a sentence."""
+    title = reference_title(reference)
+    return title if '/' in reference.name else f'{title} of the same model'
 
 
 def _published_columns(comparison: Comparison, published: Published, scores: Sequence[str] = ('mIoU', 'mFscore')) -> list[Column]:

@@ -120,8 +120,8 @@ def text_cell(text: str, bold: bool = False, tone: Tone = '') -> Cell:
 
 
 def typographic(text: str) -> str:
-    """Hyphens before digits as minus signs, for HTML and figures."""
-    return _MINUS.sub('−', text)
+    """Minus signs and ``≤`` instead of ``-`` and ``<=``, for HTML, LaTeX and figures."""
+    return _MINUS.sub('−', text).replace('<=', '≤')
 
 
 def latex_text(text: str) -> str:

@@ -61,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = build_report(comparison, pictures, args.dataset, args.num_images, found.ignored, dropped)
     report.write(args.out)
     print(report.facts, *report.summary, *report.notes, sep='\n')
-    for path, reason in found.ignored:
-        print(f'no per-image table: {path}: {reason}')
+    if found.ignored:
+        print(
+            f'{len(found.ignored)} files are no per-image tables, for instance {found.ignored[0][0]}; the report lists them under Sources'
+        )
     print(f'written to {args.out / "report.html"}')
 
 
