@@ -513,13 +513,15 @@ def test_variant_gives_a_change_map_and_trains(name, make_pairs):
     assert all(p.grad.isfinite().all() for p in model.decode_head.parameters() if p.grad is not None)
 
 
-def test_synchronised_batch_norm_predicts_without_a_process_group(make_pairs):
-    model = build(BENCHMARK['changer_r18'])
-    synchronised = [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
-    inputs, _ = make_pairs(1, 64)
+def test_synchronised_batch_norm_needs_no_process_group(make_pairs):
+    model = build(BENCHMARK['changer_r18']).train()
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    inputs, samples = make_pairs(2, 64)
+    model.parse_losses(model(inputs, samples, mode='loss'))[0].backward()
+    assert model.backbone.stem[0].weight.grad.any()
+    assert int(model.backbone.stem[1].num_batches_tracked) == 2  # one for each date
     with torch.no_grad():
-        assert model.eval()(inputs, mode='tensor').shape == (1, 2, 16, 16)
-    assert synchronised
+        assert model.eval()(inputs, mode='tensor').shape == (2, 2, 16, 16)
 
 
 def test_one_seed_gives_both_spellings_the_same_numbers(make_pairs):

@@ -1,5 +1,6 @@
 """Backbones, neck and heads on their own."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from mtkd_cd.models.backbones import FC_EF, FC_Siam_conc, FC_Siam_diff, IA_MixVi
 from mtkd_cd.models.decode_heads import DSIdentityHead, IdentityHead, OHEMPixelSampler
 from mtkd_cd.models.decode_heads.changer import FDAF, _warp
 from mtkd_cd.models.necks import FeatureFusionNeck
+from mtkd_cd.registry import MODELS
 
 _TINY_MIT = dict(embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 2, 4])
 
@@ -161,3 +163,15 @@ def test_deep_supervision_takes_the_loss_of_every_level_at_the_labels_size(make_
         valid = label != 255
         bce = F.binary_cross_entropy_with_logits(logits, (label == 1).float(), reduction='none') * valid
         assert float(losses[name]) == pytest.approx(1.5 * float(bce.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize('channels', [1, 2])
+def test_cross_entropy_divides_by_ignored_pixels_too_unless_told_not_to(channels):
+    label = torch.zeros(1, 8, 8, dtype=torch.int64)
+    label[:, 0] = 255
+    logits = torch.zeros(1, channels, 8, 8)
+    means = [
+        float(MODELS.build(dict(type='CrossEntropyLoss', use_sigmoid=channels == 1, avg_non_ignore=valid))(logits, label, ignore_index=255))
+        for valid in (False, True)
+    ]
+    assert means == pytest.approx([math.log(2) * 56 / 64, math.log(2)])
