@@ -56,7 +56,8 @@ def load_only_tensors(enabled: bool = True) -> None:
 
 
 def training_command(path: str | os.PathLike) -> str | None:
-    """The command that makes ``.../<stage>[@<variant>]/<model>[/<range>]/best.pth``, where the stages of the recipe leave their weights."""
+    """The command that makes a file where the recipe's stages leave it: ``.../<stage>[@<variant>]/<model>[/<range>]/best.pth``, or
+    ``.../routing[@<variant>]/<model>/routing.json``."""
     match Path(path).parts[-4:]:
         case [*_, 'origin' | 'continued' | 'mtkd' as stage, model, 'best.pth']:
             return f'python tools/train.py configs/{stage}/{model}.py'
@@ -66,14 +67,17 @@ def training_command(path: str | os.PathLike) -> str | None:
             return _variant_command(place, model)
         case [place, model, _, 'best.pth'] if place.startswith('partition@'):
             return _variant_command(place, model)
+        case [*_, place, model, 'routing.json'] if place.partition('@')[0] == 'routing':
+            return _variant_command(place, model)
     return None
 
 
 def _variant_command(place: str, model: str) -> str:
-    """The command that makes a variant's weights; ``place`` is called as ``mtkd_cd.workflow.variant`` calls it."""
+    """The command that makes what a variant's stage leaves; ``place`` is called as ``mtkd_cd.workflow.variant`` calls it."""
     stage, _, variant = place.partition('@')
-    options = [f'--routing {part}' if part.isalpha() else f'--thresholds {part.replace("_", " ")}' for part in variant.split('+')]
-    return f'python tools/run_mtkd.py {model} --stages {stage} {" ".join(options)}'
+    parts = variant.split('+') if variant else []
+    options = [f'--routing {part}' if part.isalpha() else f'--thresholds {part.replace("_", " ")}' for part in parts]
+    return ' '.join(['python tools/run_mtkd.py', model, '--stages', stage, *options])
 
 
 def read_checkpoint(path: str | os.PathLike, *, trusted: bool = False) -> dict[str, Any]:

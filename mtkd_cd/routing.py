@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtkd_cd.car import ArrayOrTensor, CARPartition
+from mtkd_cd.checkpoint import training_command
 from mtkd_cd.errors import UserError
 from mtkd_cd.files import atomic_write
 
@@ -148,8 +149,5 @@ def _teachers(by_range: Mapping[str, str], names: Sequence[str]) -> tuple[str, .
 
 
 def _advice(path: Path | None) -> str:
-    """The command that makes ``.../<stage>/<model>/routing.json``, where the recipe keeps it."""
-    match path.parts[-3:] if path is not None else ():
-        case [stage, model, _] if stage.partition('@')[0] == 'routing':
-            return f'Make it with: python tools/run_mtkd.py {model} --stages {stage}'
-    return 'Make it with: python tools/run_mtkd.py MODEL --stages routing'
+    command = training_command(path) if path is not None else None
+    return f'Make it with: {command or "python tools/run_mtkd.py MODEL --stages routing"}'

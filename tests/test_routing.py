@@ -47,7 +47,7 @@ def test_the_papers_routing_is_the_partition():
     ('path', 'command'),
     [
         ('work_dirs/routing/tinycd/routing.json', 'python tools/run_mtkd.py tinycd --stages routing'),
-        ('/tmp/w/routing@two/bit_r18/routing.json', 'python tools/run_mtkd.py bit_r18 --stages routing@two'),
+        ('/tmp/w/routing@0.1_0.3/bit_r18/routing.json', 'python tools/run_mtkd.py bit_r18 --stages routing --thresholds 0.1 0.3'),
         ('elsewhere.json', 'python tools/run_mtkd.py MODEL --stages routing'),
     ],
 )

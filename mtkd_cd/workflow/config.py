@@ -14,6 +14,8 @@ from mmengine.utils.dl_utils import set_multi_processing
 from mtkd_cd.car import CARPartition
 from mtkd_cd.checkpoint import training_command
 from mtkd_cd.errors import UserError
+from mtkd_cd.routing import FILENAME as ROUTING
+from mtkd_cd.routing import choose_routing
 from mtkd_cd.workflow.variant import Variant, strategy_name
 
 WORK_DIRS = 'work_dirs'
@@ -136,7 +138,7 @@ def set_thresholds(cfg: Config, thresholds: Sequence[float]) -> None:
 
 
 def set_checkpoints(cfg: Config, root: str | Path) -> None:
-    """Look for the weights that a config starts from, if it does, in the stages' places under ``root``."""
+    """Look for the weights that a config starts from, if it does, and a validated routing in the stages' places under ``root``."""
     model = model_of(cfg)
     origin = str(stage_dir('origin', model, root=root) / 'best.pth')
     if stage_of(cfg) == 'continued':
@@ -144,18 +146,37 @@ def set_checkpoints(cfg: Config, root: str | Path) -> None:
     if 'checkpoints' not in cfg.model:
         return
     first = 'student' if 'student' in cfg.model else 'origin'
-    partition = CARPartition(**_given(cfg.model, 'thresholds', 'names'))
+    partition = partition_of(cfg)
     variant = Variant(partition.thresholds)
     cfg.model.checkpoints = {
         first: origin,
         **{name: str(stage_dir('partition', model, name, root, variant) / 'best.pth') for name in partition.names},
     }
+    if cfg.model.get('routing', 'car') == 'validated':
+        cfg.model.routing_file = str(stage_dir('routing', model, root=root, variant=variant) / ROUTING)
+
+
+def partition_of(cfg: Config) -> CARPartition:
+    """The CAR ranges of a cascade's specialists or a distiller's teachers."""
+    return CARPartition(**_given(cfg.model, 'thresholds', 'names'))
 
 
 def starting_weights(cfg: Config) -> dict[str, str]:
-    """The files that a run starts from, by name: those of a cascade or a distiller, and ``start``, the config's ``load_from``."""
+    """The files that a run starts from, by name.
+
+    Those of a cascade or a distiller; under a validated routing ``routing``, its file, and of the specialists those that it uses; and
+    ``start``, the config's ``load_from``.
+
+    Raises:
+        UserError: The routing file is missing or no good.
+    """
     start = dict(start=cfg.load_from) if cfg.get('load_from') else {}
-    return start | dict(cfg.model.get('checkpoints') or {})
+    checkpoints = dict(cfg.model.get('checkpoints') or {})
+    if cfg.model.get('routing', 'car') != 'validated':
+        return start | checkpoints
+    routing = choose_routing('validated', cfg.model.get('routing_file'), partition_of(cfg))
+    used = ('origin', 'student', *(routing.detectors if is_cascade(cfg) else routing.teachers))
+    return start | {name: path for name, path in checkpoints.items() if name in used} | {'routing': str(cfg.model.routing_file)}
 
 
 def check_checkpoints(cfg: Config) -> None:

@@ -16,7 +16,10 @@ FILENAME = 'run.json'
 _SHOWN_DIFFERENCES = 8
 # What makes a training run what it is, and what of that may differ between two sittings of one run: machine and places.
 _SETTINGS = ('train_cfg', 'randomness', 'train_dataloader', 'model', 'optim_wrapper', 'param_scheduler', 'val_dataloader')
-_FREE = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root', 'checkpoints', 'out_file', 'backend_args')
+_FREE = (
+    *('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'),
+    *('data_root', 'checkpoints', 'routing_file', 'out_file', 'backend_args'),
+)
 # Added to the settings once the data and the weights that a run starts from are there.
 _KNOWN_LATER = ('data.', 'weights.')
 

@@ -16,7 +16,7 @@ class Variant:
 
     Attributes:
         thresholds: CAR thresholds between the specialists.
-        routing: How an image finds its specialist: ``car``, by its CAR range; ``validated``, see ``docs/method.md``.
+        routing: How an image finds its specialist: ``car``, by its CAR range; ``validated``, see ``docs/routing.md``.
     """
 
     thresholds: tuple[float, ...] = DEFAULT_THRESHOLDS
@@ -58,10 +58,10 @@ class Variant:
         return CARPartition(self.thresholds)
 
     def of(self, stage: str) -> 'Variant':
-        """What of the variant concerns a stage: nothing the origin's, the thresholds a specialist's training."""
+        """What of the variant concerns a stage: nothing the origin's, the thresholds the specialists' training and their validation."""
         if stage in ('origin', 'continued'):
             return Variant()
-        return Variant(self.thresholds) if stage == 'partition' else self
+        return Variant(self.thresholds) if stage in ('partition', 'routing') else self
 
 
 def strategy_name(stage: str, variant: Variant) -> str:
