@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--thresholds', nargs='+', type=float, help='CAR thresholds; 0.1 alone makes two teachers')
     parser.add_argument('--routing', choices=ROUTINGS, default='car', help='how an image finds its specialist')
     parser.add_argument('--seed', type=int)
+    parser.add_argument('--lr', type=float, help='learning rate')
     parser.add_argument('--loss-weight', '--lambda', type=float, help="weight of the distillation loss, the paper's lambda")
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
     parser.add_argument('--show-dir', type=Path, help='write pictures of each test image to origin/, op/ and mtkd/ here')
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: getattr(args, name)
             for name in (
                 *('data_root', 'dataset_type', 'iters', 'student_iters', 'image_size', 'batch_size', 'num_workers', 'val_interval'),
-                *('thresholds', 'routing', 'seed', 'loss_weight', 'amp', 'device', 'launcher', 'show_dir', 'cfg_options'),
+                *('thresholds', 'routing', 'seed', 'lr', 'loss_weight', 'amp', 'device', 'launcher', 'show_dir', 'cfg_options'),
             )
         },
     )

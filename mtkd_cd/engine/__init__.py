@@ -1,6 +1,6 @@
 """Hooks and loops of the training runs."""
 
-from mtkd_cd.engine.hooks import BestWeightsHook, ChannelsLastHook, StartingWeightsHook, StopwatchHook
+from mtkd_cd.engine.hooks import BestWeightsHook, ChannelsLastHook, StartingWeightsHook, StopwatchHook, ValidationCurveHook, read_curve
 from mtkd_cd.engine.optim import BFloat16OptimWrapper, TrainableOptimWrapperConstructor
 from mtkd_cd.engine.replay import NumberedSampler, ReplayableIterLoop, SeededDataset
 
@@ -14,4 +14,6 @@ __all__ = [
     'StartingWeightsHook',
     'StopwatchHook',
     'TrainableOptimWrapperConstructor',
+    'ValidationCurveHook',
+    'read_curve',
 ]

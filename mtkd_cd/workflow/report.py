@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtkd_cd.evaluation.tables import format_markdown_table
 from mtkd_cd.files import atomic_write
 from mtkd_cd.workflow.record import write_json
 
@@ -38,10 +39,11 @@ class Report:
         """The tables as text."""
         lines = [f'{self.model}: per-image averages on the test data, in percent; in brackets the difference to the origin.', '']
         rows = [[title(name), *(self._cell(name, column) for column in COLUMNS)] for name in sorted(self.metrics, key=_order)]
-        lines += _markdown(['', *COLUMNS], rows)
+        lines.append(format_markdown_table(['', *COLUMNS], rows))
         lines += [f'\nCAR ranges of {name}: {ranges}' for name, ranges in self.ranges.items()] + ['']
         total = sum(self.seconds.values())
-        lines += _markdown(['step', 'time'], [[step, _clock(seconds)] for step, seconds in self.seconds.items()] + [['all', _clock(total)]])
+        times = [[step, _clock(seconds)] for step, seconds in self.seconds.items()]
+        lines.append(format_markdown_table(['step', 'time'], [*times, ['all', _clock(total)]]))
         return '\n'.join(lines) + '\n'
 
     def _cell(self, name: str, column: str) -> str:
@@ -68,12 +70,6 @@ def title(strategy: str) -> str:
 def _order(strategy: str) -> tuple[int, str]:
     stage, _, variant = strategy.partition('@')
     return list(_TITLES).index(stage), variant
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |' for row in [header, *rows]]
-    return [lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|', *lines[1:]]
 
 
 def _clock(seconds: float) -> str:

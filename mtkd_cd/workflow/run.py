@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mtkd_cd.checkpoint import load_weights, read_checkpoint
-from mtkd_cd.engine import StartingWeightsHook, StopwatchHook
+from mtkd_cd.engine import StartingWeightsHook, StopwatchHook, ValidationCurveHook
 from mtkd_cd.errors import UserError
 from mtkd_cd.registry import DATASETS, RUNNERS
 from mtkd_cd.workflow.config import check_checkpoints, check_exists, is_cascade, model_of, stage_of, starting_weights, work_dir_of
@@ -137,6 +137,7 @@ def run_training(prepared: Prepared, *, resume: bool = False, terse: bool = Fals
             runner.logger.info(note)
         if start and not checkpoint:
             runner.register_hook(StartingWeightsHook(start))
+        runner.register_hook(ValidationCurveHook())
         runner.train()
         seconds = next((hook.seconds for hook in runner.hooks if isinstance(hook, StopwatchHook)), None)
     barrier()  # the best weights are written by one process

@@ -1,5 +1,6 @@
 """The paper's recipe (arXiv:2502.13407, sections 4.1 and 4.2) as data, and the machine that works through it."""
 
+import csv
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,9 +12,11 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 
 from mtkd_cd.car import DEFAULT_THRESHOLDS
+from mtkd_cd.engine import read_curve
 from mtkd_cd.errors import UserError
+from mtkd_cd.files import atomic_write
 from mtkd_cd.workflow import config as adjust
-from mtkd_cd.workflow.record import read_json, write_json
+from mtkd_cd.workflow.record import check_settings, read_json, read_record, settings_of, write_json
 from mtkd_cd.workflow.report import Report
 from mtkd_cd.workflow.run import BEST, open_test_data, prepare_training, run_test, run_training
 from mtkd_cd.workflow.variant import Variant, parse_strategy, strategy_name
@@ -21,6 +24,7 @@ from mtkd_cd.workflow.variant import Variant, parse_strategy, strategy_name
 STAGES = ('origin', 'partition', 'op', 'mtkd')
 OPTIONAL_STAGES = ('continued',)
 TEST_RECORD = 'test.json'
+CURVES = 'curves.csv'
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,13 @@ class RecipeOptions:
         thresholds: CAR thresholds between the specialists. Others than the default make a variant, which shares the origin.
         routing: How an image finds its specialist, see :class:`~mtkd_cd.workflow.variant.Variant`.
         seed: Seed of every run.
+        lr: Learning rate.
         loss_weight: The paper's lambda, the weight of the distillation loss.
         amp: Mixed precision.
         device: ``auto``, ``cpu`` or ``cuda``.
         launcher: As in mmengine.
         show_dir: Where to write a picture of each test image, in ``origin/``, ``op/`` and ``mtkd/``.
+        keep_checkpoints: Whether a finished training keeps the checkpoints that it could have been resumed from, optimiser and all.
         cfg_options: Changes to the origin's config, from which all stages derive.
     """
 
@@ -108,11 +114,13 @@ class RecipeOptions:
     thresholds: Sequence[float] | None = None
     routing: str = 'car'
     seed: int | None = None
+    lr: float | None = None
     loss_weight: float | None = None
     amp: bool = False
     device: str = 'auto'
     launcher: str = 'none'
     show_dir: Path | None = None
+    keep_checkpoints: bool = True
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -149,12 +157,15 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
         _announce(f'[{number}/{len(steps)}] {step}: {_summary(step, cfg)}')
         if step in prepared:
             run_training(prepared[step], resume=True, terse=True)
+            if not options.keep_checkpoints and is_main_process():
+                _drop_checkpoints(Path(cfg.work_dir))
         else:
             show_dir = options.show_dir / step.strategy if options.show_dir else None
             _test_once(cfg, report_dir / f'{step.strategy}.csv', show_dir)
     report = collect_report(model, options.work_dir)
     if is_main_process():
         report.write(report_dir)
+        _write_curves(model, options.work_dir, report_dir / CURVES)
     barrier()
     return report
 
@@ -185,6 +196,8 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         adjust.set_iters(cfg, iters)
     if options.val_interval is not None:
         adjust.set_val_interval(cfg, options.val_interval)
+    if options.lr is not None:
+        cfg.optim_wrapper.optimizer.lr = options.lr
     if options.seed is not None:
         cfg.randomness.seed = options.seed
     if options.amp:
@@ -218,21 +231,64 @@ def _summary(step: Step, cfg: Config) -> str:
 
 def _test_once(cfg: Config, table: Path, show_dir: Path | None) -> None:
     """Test, unless these weights have been tested like this before."""
+    if is_tested(cfg, table) and (show_dir is None or show_dir.is_dir()):
+        return
     record_path = Path(cfg.work_dir) / TEST_RECORD
+    stamp = _test_stamp(cfg)
+    start = time.monotonic()
+    weights = None if adjust.is_cascade(cfg) else Path(cfg.work_dir) / BEST
+    cfg.work_dir = str(Path(cfg.work_dir) / 'test')
+    metrics = run_test(cfg, weights, out=table, show_dir=show_dir, terse=True)
+    if is_main_process():
+        write_json(record_path, dict(stamp=stamp, metrics=metrics, seconds=time.monotonic() - start))
+    barrier()
+
+
+def is_tested(cfg: Config, table: Path) -> bool:
+    """Whether the per-image table is that of a step's present weights, tested as its config says.
+
+    Raises:
+        UserError: There are no weights to test; names the command that makes them.
+    """
+    record = read_json(Path(cfg.work_dir) / TEST_RECORD)
+    return _test_stamp(cfg) == (record or {}).get('stamp') and table.is_file()
+
+
+def _test_stamp(cfg: Config) -> dict[str, Any]:
     weights = [Path(cfg.work_dir) / BEST] if not adjust.is_cascade(cfg) else [Path(path) for path in cfg.model.checkpoints.values()]
     for path in weights:
         adjust.check_exists(path, str(path))
     test = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
-    stamp = dict(test=repr(test), weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in weights])
-    done = read_json(record_path)
-    if done and done['stamp'] == stamp and table.is_file() and (show_dir is None or show_dir.is_dir()):
-        return
-    start = time.monotonic()
-    cfg.work_dir = str(Path(cfg.work_dir) / 'test')
-    metrics = run_test(cfg, None if adjust.is_cascade(cfg) else weights[0], out=table, show_dir=show_dir, terse=True)
-    if is_main_process():
-        write_json(record_path, dict(stamp=stamp, metrics=metrics, seconds=time.monotonic() - start))
-    barrier()
+    return dict(test=repr(test), weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in weights])
+
+
+def is_trained(cfg: Config) -> bool:
+    """Whether a step's training has finished.
+
+    Raises:
+        UserError: Its work dir holds a run with other settings.
+    """
+    check_settings(cfg.work_dir, settings_of(cfg))
+    return bool(read_record(cfg.work_dir).get('finished')) and (Path(cfg.work_dir) / BEST).is_file()
+
+
+def _drop_checkpoints(place: Path) -> None:
+    for path in (*place.glob('iter_*.pth'), place / 'last_checkpoint'):
+        path.unlink(missing_ok=True)
+
+
+def _write_curves(model: str, work_dir: Path, path: Path) -> None:
+    """The validation curves of all trainings, in one table."""
+    steps = [step for variant in variants_of(model, work_dir) for step in recipe(variant) if step.action == 'train']
+    rows = [
+        dict(strategy=step.strategy, range=step.range or '', iter=point['iter'], mIoU=point['mIoU'])
+        for step in dict.fromkeys(steps)
+        for point in read_curve(step.place(model, work_dir) / 'curve.csv')
+    ]
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, ('strategy', 'range', 'iter', 'mIoU'), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def collect_report(model: str, work_dir: Path) -> Report:

@@ -1,0 +1,82 @@
+"""Run an experiment, models x seeds x strategies, as jobs of this machine or of Slurm, and gather one table. Call it again to go on."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mtkd_cd.workflow.cli import ConfigOptions, at_least, run_tool
+from mtkd_cd.workflow.jobs import Cluster
+from mtkd_cd.workflow.matrix import gather, read_experiment, run_matrix
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+_OF_EXPERIMENT = (
+    *('models', 'seeds', 'strategies', 'work_dir', 'data_root', 'dataset_type', 'iters', 'student_iters', 'image_size', 'batch_size'),
+    *('num_workers', 'val_interval', 'lr', 'loss_weight', 'amp', 'device', 'keep_checkpoints', 'cfg_options'),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and gather; 1 if a cell is missing in the end."""
+    args = _parse(argv)
+    overrides = {name: value for name in _OF_EXPERIMENT if (value := getattr(args, name)) is not None}
+    experiment = read_experiment(args.settings, CONFIGS, overrides)
+    if args.gather:
+        matrix = gather(experiment)
+    else:
+        slurm = dict(slurm_partition=args.partition, timeout_min=args.time, gpus_per_node=args.gpus, mem_gb=args.memory)
+        cluster = Cluster(
+            folder=experiment.work_dir / 'jobs',
+            kind=args.cluster,
+            jobs=args.jobs,
+            devices=tuple(range(torch.cuda.device_count())) if args.devices is None else tuple(args.devices),
+            threads=args.threads,
+            nice=args.nice,
+            slurm={**slurm, 'slurm_additional_parameters': args.slurm_options},
+        )
+        matrix = run_matrix(experiment, cluster, args.retries)
+    print(f'\n{matrix.as_markdown()}\nwritten to {experiment.work_dir}/matrix.md, .csv and .json')
+    return 0 if matrix.complete else 1
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    what = parser.add_argument_group('what to run; each overrides the settings file')
+    what.add_argument('--settings', type=Path, help='file that holds the experiment, for instance configs/experiments/ombria.py')
+    what.add_argument('--models', nargs='+')
+    what.add_argument('--seeds', nargs='+', type=int)
+    what.add_argument('--strategies', nargs='+', help='origin, continued, op, mtkd, and variants such as op@0.1')
+    what.add_argument('--work-dir')
+    what.add_argument('--data-root')
+    what.add_argument('--dataset-type')
+    what.add_argument('--iters', type=at_least(1))
+    what.add_argument('--student-iters', type=at_least(1))
+    what.add_argument('--image-size', type=at_least(1))
+    what.add_argument('--batch-size', type=at_least(1))
+    what.add_argument('--num-workers', type=at_least(0))
+    what.add_argument('--val-interval', type=at_least(1))
+    what.add_argument('--lr', type=float)
+    what.add_argument('--loss-weight', '--lambda', type=float)
+    what.add_argument('--amp', action='store_true', default=None)
+    what.add_argument('--device', choices=['auto', 'cpu', 'cuda'])
+    what.add_argument('--keep-checkpoints', action='store_true', default=None, help='of finished trainings, to resume from')
+    what.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE')
+    where = parser.add_argument_group('where and how')
+    where.add_argument('--cluster', choices=['local', 'slurm', 'debug'], default='local', help='debug: in this process')
+    where.add_argument('--jobs', type=at_least(1), help='at most so many at a time; default: one per GPU, on Slurm all')
+    where.add_argument('--devices', nargs='*', type=int, help='local GPUs, default all; none for the CPU')
+    where.add_argument('--threads', type=at_least(1), help='CPU threads of a job')
+    where.add_argument('--nice', type=at_least(0), default=0, help='added to the niceness of local jobs')
+    where.add_argument('--retries', type=at_least(0), default=1, help='times that a killed or failed job is started again')
+    where.add_argument('--gather', action='store_true', help='run nothing, write the table of what there is')
+    where.add_argument('--partition', help="Slurm's partition")
+    where.add_argument('--time', type=at_least(1), help='minutes of a Slurm job; one that runs out is started again')
+    where.add_argument('--gpus', type=at_least(0), help='GPUs of a Slurm job')
+    where.add_argument('--memory', type=float, help='GiB of a Slurm job')
+    where.add_argument('--slurm-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='further options of sbatch')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    run_tool(main)
