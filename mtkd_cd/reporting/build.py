@@ -32,7 +32,7 @@ from mtkd_cd.reporting.score_tables import (
     teachers_table,
 )
 from mtkd_cd.reporting.tables import Table
-from mtkd_cd.reporting.thumbnails import Scene, check_scenes, prediction_thumbnail, scene_thumbnails
+from mtkd_cd.reporting.thumbnails import Scene, prediction_thumbnail, scene_thumbnails
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Pictures:
     """What is known of the images besides their scores.
 
     Attributes:
-        scenes: Files by image name; empty for no thumbnails.
+        scenes: Files by image name, see :func:`~mtkd_cd.reporting.thumbnails.check_scenes`; empty for no thumbnails.
         cars: (N,) CARs of each split of the data set.
         predictions: Folder of predictions by ``str(entry)``.
     """
@@ -71,8 +71,6 @@ def build_report(
     Raises:
         UserError: A picture is missing or cannot be read.
     """
-    if pictures.scenes:
-        check_scenes(pictures.scenes, comparison.files)
     pixels = {int(count) for count in comparison.entries[0].runs[0].table.counts.sum(1)}
     published = Published(*published_dataset(dataset, len(comparison.files), pixels.pop() if len(pixels) == 1 else 0))
     analyses = analyse_cascades(comparison)
@@ -87,11 +85,11 @@ def build_report(
     ]
     num_runs = sum(len(entry.runs) for entry in comparison.entries)
     facts = [
-        f'{num_runs} runs',
-        f'{len(comparison.models)} models',
-        f'{len(comparison.strategies)} strategies',
+        _count(num_runs, 'run'),
+        _count(len(comparison.models), 'model'),
+        _count(len(comparison.strategies), 'strategy', 'strategies'),
         f'seeds {", ".join(map(str, comparison.seeds))}' if len(comparison.seeds) > 1 else '',
-        f'{len(comparison.files)} images' + (f' ({num_dropped} left out that not all runs have)' if num_dropped else ''),
+        _count(len(comparison.files), 'image') + (f' ({num_dropped} left out that not all runs have)' if num_dropped else ''),
         f'CAR ranges {comparison.partition}',
     ]
     sources = {'Tables read': [f'{run.identity}: {run.path}' for entry in comparison.entries for run in entry.runs]}
@@ -99,12 +97,16 @@ def build_report(
         sources['Files that are no per-image tables'] = [f'{path}: {reason}' for path, reason in ignored]
     return Report(
         title='Comparison of runs' + (f' on {dataset}' if dataset else ''),
-        facts=' · '.join(filter(None, facts)).replace('1 models', '1 model').replace('1 strategies', '1 strategy'),
+        facts=' · '.join(filter(None, facts)),
         summary=_summary(comparison),
-        notes=_notes(comparison, published, analyses),
+        notes=_notes(comparison, published, dataset, analyses),
         sections=sections,
         sources=sources,
     )
+
+
+def _count(number: int, one: str, several: str = '') -> str:
+    return f'{number} {one if number == 1 else several or one + "s"}'
 
 
 def _scores_section(comparison: Comparison, published: Published) -> Section:
@@ -229,13 +231,18 @@ def _count_sentence(strategy: str, found: Sequence[Difference], reference: Refer
     )
 
 
-def _notes(comparison: Comparison, published: Published, analyses: Sequence[CascadeAnalysis]) -> list[str]:
+def _notes(comparison: Comparison, published: Published, dataset: str | None, analyses: Sequence[CascadeAnalysis]) -> list[str]:
     notes = []
     known = [entry for entry in comparison.entries if published_scores(published.dataset, entry.model, entry.strategy)]
     if known and not published.same:
         notes.append(
             f'Published figures (arXiv:2502.13407) are of the test set of {published.dataset}, another data set than the one evaluated '
             'here: compare differences between strategies, not levels.'
+        )
+    elif known and dataset is None:
+        notes.append(
+            f'The evaluated images are as many and as large as the test set of {published.dataset}, so the published figures are shown as '
+            'figures of the same images. If they are others, say so with --dataset NAME.'
         )
     for reference in comparison.references:
         for entry in reference.strays:

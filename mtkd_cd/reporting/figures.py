@@ -29,6 +29,8 @@ _OTHERS = [
 _CURVE: dict = dict(markersize=5, linewidth=1.5, elinewidth=0.8, capsize=2)
 _GRID, _MUTED = '#d9d9d9', '#555555'
 _SMALLEST_DRAWN_CAR = 1e-4
+# Rows beyond which the horizontal axis is wanted above as well as below.
+_MANY = 24
 _RC = {
     'svg.hashsalt': 'mtkd-cd',
     'svg.fonttype': 'path',
@@ -77,6 +79,7 @@ def _drawn(name: str, title: str, caption: str, size: tuple[float, float], draw:
         for kind, metadata in (('png', {'Software': None}), ('svg', {'Date': None, 'Creator': None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata=metadata)
+            figure.set_layout_engine('none')  # both files have the layout of the first, which takes as long as drawing
             files.append(buffer.getvalue())
     return Picture(name, title, caption, *files)
 
@@ -161,6 +164,8 @@ def _rows_by_model(axis: Axes, comparison: Comparison, entries: Sequence[Entry])
         at += 0.7
     axis.set_yticks(*zip(*ticks))
     axis.tick_params(axis='y', length=0)
+    if len(entries) > _MANY:
+        axis.tick_params(axis='x', top=True, labeltop=True)
     axis.set_ylim(at - 0.85, -0.8)
     axis.spines['left'].set_visible(False)
     axis.grid(axis='x', color=_GRID, linewidth=0.6)

@@ -301,7 +301,8 @@ def confusion_table(analysis: CascadeAnalysis) -> Table:
         for row, name in enumerate(analysis.partition.names)
     ]
     origin = f'; in brackets the mIoU gained against {strategy_title(analysis.origin.strategy)}: mean; sum' if analysis.origin else ''
-    caption = f'{analysis.counts.sum()} images over {len(entry.runs)} run{"s"[: len(entry.runs) > 1]}{origin}, in percentage points. Ranges: {analysis.partition}.'
+    runs = '1 run' if len(entry.runs) == 1 else f'{len(entry.runs)} runs'
+    caption = f'{analysis.counts.sum()} images of {runs}{origin}, in percentage points. Ranges: {analysis.partition}.'
     name = file_name('cascade', entry)
     return Table(name, f'{model_title(entry.model)}, {strategy_title(entry.strategy)}', caption, columns, [rows])
 

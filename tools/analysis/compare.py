@@ -8,7 +8,7 @@ from mtkd_cd.car import CARPartition
 from mtkd_cd.datasets.base import SPLITS
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
 from mtkd_cd.reporting import Pictures, Settings, aligned, build_report, collect_runs, compare
-from mtkd_cd.reporting.thumbnails import find_predictions, read_data_set, read_folders
+from mtkd_cd.reporting.thumbnails import check_scenes, find_predictions, read_data_set, read_folders
 from mtkd_cd.workflow.cli import at_least, run_tool
 
 
@@ -46,16 +46,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show_dirs and not (args.data_root or args.images):
         parser.error('--show-dirs needs --data-root or --images')
 
-    found = collect_runs(args.runs, args.thresholds, args.zero_division)
-    runs = aligned(found.runs, args.common)
-    partition = CARPartition(args.thresholds) if args.thresholds else None
-    settings = Settings(args.resamples, args.confidence)
-    comparison = compare(runs, partition, args.reference, settings, args.bins)
     scenes, cars = {}, {}
     if args.data_root:
         scenes, cars = read_data_set(args.data_root, args.split, args.dataset_type)
     elif args.images:
         scenes = read_folders(*args.images)
+    found = collect_runs(args.runs, args.thresholds, args.zero_division)
+    runs = aligned(found.runs, args.common)
+    if scenes:
+        check_scenes(scenes, runs[0].table.files)
+    partition = CARPartition(args.thresholds) if args.thresholds else None
+    comparison = compare(runs, partition, args.reference, Settings(args.resamples, args.confidence), args.bins)
     pictures = Pictures(scenes, cars, find_predictions(args.show_dirs, comparison.entries))
     dropped = len(set().union(*(run.table.files for run in found.runs))) - len(comparison.files)
     report = build_report(comparison, pictures, args.dataset, args.num_images, found.ignored, dropped)

@@ -1,0 +1,38 @@
+"""Who a run is, from its path and from what the user calls it."""
+
+import pytest
+
+from mtkd_cd.reporting.names import Identity, identity_of_path, relabelled, strategy_rank, strategy_title
+
+
+@pytest.mark.parametrize(
+    ('path', 'identity'),
+    [
+        ('/exp/seed3/report/changer_mitb0/op@0.1.csv', Identity('changer_mitb0', 'op@0.1', 3)),
+        ('/work_dirs/report/fc_ef/mtkd.csv', Identity('fc_ef', 'mtkd', None)),
+        ('/exp/seed1/fc_ef/origin.json', Identity('fc_ef', 'origin', 1)),
+        ('/exp/seed1/fc_ef/report/fc_ef/origin.csv', Identity('fc_ef', 'origin', 1)),
+        ('/seeds/fc_ef/origin.csv', Identity('fc_ef', 'origin', None)),
+    ],
+)
+def test_path_tells_model_strategy_and_seed(path, identity):
+    assert identity_of_path(path) == identity
+
+
+@pytest.mark.parametrize(
+    ('label', 'whole_folder', 'wanted'),
+    [
+        ('ours', False, Identity('fc_ef', 'ours', 2)),
+        ('net/ours', False, Identity('net', 'ours', 2)),
+        ('net/ours/seed7', False, Identity('net', 'ours', 7)),
+        ('lambda 1e-3', True, Identity('fc_ef', 'lambda 1e-3:op', 2)),
+    ],
+)
+def test_label_overrides_what_it_names(label, whole_folder, wanted):
+    assert relabelled(Identity('fc_ef', 'op', 2), label, whole_folder) == wanted
+
+
+def test_strategies_are_titled_as_in_the_paper_and_the_origin_comes_first():
+    assert [strategy_title(name) for name in ('op', 'mtkd@0.1', 'mine:op', 'other')] == ['O-P', 'MTKD @ 0.1', 'mine: O-P', 'other']
+    names = ['zebra', 'mtkd@validated', 'mtkd', 'op', 'continued', 'origin']
+    assert sorted(names, key=strategy_rank) == ['origin', 'continued', 'op', 'mtkd', 'mtkd@validated', 'zebra']
