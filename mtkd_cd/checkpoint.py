@@ -68,7 +68,7 @@ def training_command(path: str | os.PathLike) -> str | None:
         case [place, model, _, 'best.pth'] if place.startswith('partition@'):
             return _variant_command(place, model)
         case [*_, place, model, 'routing.json'] if place.partition('@')[0] == 'routing':
-            return _variant_command(place, model)
+            return f'{_variant_command(place.replace("routing", "op", 1), model)} --routing validated'
     return None
 
 

@@ -58,7 +58,7 @@ class Routing:
         return ranges_between(self.cuts, predicted_cars)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write ``routing.json``, whole or not at all."""
+        """Write ``routing.json``, whole or not at all; a file that holds the same already stays as it is."""
         content = {
             'thresholds': self.partition.thresholds,
             'names': self.partition.names,
@@ -66,9 +66,11 @@ class Routing:
             'cascade': {'cuts': self.cuts, 'detectors': self.detectors},
             'evidence': self.evidence,
         }
+        text = json.dumps(content, indent=1) + '\n'
+        if Path(path).is_file() and Path(path).read_bytes() == text.encode():
+            return
         with atomic_write(path) as file:
-            json.dump(content, file, indent=1)
-            file.write('\n')
+            file.write(text)
 
 
 def ranges_between(cuts: Sequence[float], cars: ArrayOrTensor) -> ArrayOrTensor:
@@ -150,4 +152,4 @@ def _teachers(by_range: Mapping[str, str], names: Sequence[str]) -> tuple[str, .
 
 def _advice(path: Path | None) -> str:
     command = training_command(path) if path is not None else None
-    return f'Make it with: {command or "python tools/run_mtkd.py MODEL --stages routing"}'
+    return f'Make it with: {command or "python tools/run_mtkd.py MODEL --stages op --routing validated"}'

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -30,6 +31,16 @@ def test_predicted_cars_are_served_by_the_range_that_the_cuts_make(routing):
     assert routing.serving(np.array(cars)).tolist() == [0, 0, 1, 1, 2]
 
 
+def test_file_is_written_anew_only_when_it_changes(routing, tmp_path):
+    file = tmp_path / 'routing.json'
+    routing.save(file)
+    os.utime(file, ns=(0, 0))
+    routing.save(file)
+    assert file.stat().st_mtime_ns == 0
+    car_routing(THREE).save(file)
+    assert load_routing(file) == car_routing(THREE)
+
+
 @pytest.mark.parametrize('cars', [torch.tensor([0.0, 1.0]), np.array([0.0, 1.0])])
 def test_without_cuts_one_detector_serves_everything(cars):
     assert Routing(THREE, THREE.names, (), ('medium',)).serving(cars).tolist() == [0, 0]
@@ -46,13 +57,13 @@ def test_the_papers_routing_is_the_partition():
 @pytest.mark.parametrize(
     ('path', 'command'),
     [
-        ('work_dirs/routing/tinycd/routing.json', 'python tools/run_mtkd.py tinycd --stages routing'),
-        ('/tmp/w/routing@0.1_0.3/bit_r18/routing.json', 'python tools/run_mtkd.py bit_r18 --stages routing --thresholds 0.1 0.3'),
-        ('elsewhere.json', 'python tools/run_mtkd.py MODEL --stages routing'),
+        ('work_dirs/routing/tinycd/routing.json', 'tinycd --stages op --routing validated'),
+        ('/tmp/w/routing@0.1_0.3/bit_r18/routing.json', 'bit_r18 --stages op --thresholds 0.1 0.3 --routing validated'),
+        ('elsewhere.json', 'MODEL --stages op --routing validated'),
     ],
 )
 def test_missing_file_names_the_command_that_makes_it(path, command):
-    with pytest.raises(UserError, match=f'{path} does not exist. Make it with: {command}$'):
+    with pytest.raises(UserError, match=f'{path} does not exist. Make it with: python tools/run_mtkd.py {command}$'):
         load_routing(path)
 
 

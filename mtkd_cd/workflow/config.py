@@ -247,6 +247,17 @@ def set_data(cfg: Config, root: str | Path | None = None, dataset_type: str | No
             node.type = dataset_type or node.type
 
 
+def set_test_data_to_validation(cfg: Config) -> None:
+    """Let the config's test be one on the validation split.
+
+    Raises:
+        UserError: The config has none.
+    """
+    if not cfg.get('val_dataloader'):
+        raise UserError(f'{cfg.filename} has no val_dataloader: what is chosen by validation needs validation data')
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+
+
 def set_loaders(cfg: Config, batch_size: int | None = None, num_workers: int | None = None) -> None:
     """Images per training step, and loader processes of every split."""
     if batch_size is not None:

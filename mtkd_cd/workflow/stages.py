@@ -14,7 +14,11 @@ from mmengine.dist import barrier, is_main_process
 from mtkd_cd.car import DEFAULT_THRESHOLDS
 from mtkd_cd.engine import read_curve
 from mtkd_cd.errors import UserError
+from mtkd_cd.evaluation import load_table
+from mtkd_cd.evaluation.calibration import calibrate_routing
 from mtkd_cd.files import atomic_write
+from mtkd_cd.routing import FILENAME as ROUTING
+from mtkd_cd.routing import ORIGIN
 from mtkd_cd.workflow import config as adjust
 from mtkd_cd.workflow.record import check_settings, read_json, read_record, settings_of, write_json
 from mtkd_cd.workflow.report import Report
@@ -32,14 +36,14 @@ class Step:
     """One training run or one test.
 
     Attributes:
-        stage: The strategy, which is the folder of the config: ``origin``, ``partition``, ``op``, ``continued``, ``mtkd``.
-        action: What is done.
+        stage: The strategy, which is the folder of the config: ``origin``, ``partition``, ``op``, ``continued``, ``mtkd``; or ``routing``.
+        action: What is done; ``validate`` tests origin and specialists on the validation split.
         range: The CAR range of a specialist.
         variant: What of the recipe's variant concerns the stage.
     """
 
     stage: str
-    action: Literal['train', 'test']
+    action: Literal['train', 'validate', 'test']
     range: str | None = None
     variant: Variant = adjust.DEFAULT_VARIANT
 
@@ -58,12 +62,15 @@ class Step:
 
 def recipe(variant: Variant = adjust.DEFAULT_VARIANT) -> list[Step]:
     """All steps in their order: the origin learns from everything, a specialist from each CAR range; the cascade of them needs no
-    training; the control is the origin trained on alone; the student starts from the origin and is taught by the specialists.
+    training; the control is the origin trained on alone; the student starts from the origin and is taught by the specialists. A validated
+    routing is found before the cascade and the student follow it.
     """
+    routing = [Step('routing', 'validate', variant=variant.of('routing'))] if variant.routing == 'validated' else []
     return [
         Step('origin', 'train'),
         Step('origin', 'test'),
         *(Step('partition', 'train', name, variant.of('partition')) for name in variant.partition.names),
+        *routing,
         Step('op', 'test', variant=variant),
         Step('continued', 'train'),
         Step('continued', 'test'),
@@ -135,7 +142,7 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
     Args:
         model: Name of a benchmark model.
         options: See there.
-        stages: Those to do now; the report covers whatever has been tested.
+        stages: Those to do now, a validated routing being part of those that follow it; the report covers whatever has been tested.
 
     Returns:
         The report, which is also written to ``<work_dir>/report/<model>``.
@@ -146,7 +153,8 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
     known = sorted(path.stem for path in (options.configs / 'origin').glob('*.py'))
     if model not in known:
         raise UserError(f'unknown model {model!r}: {adjust.closest(model, known)}')
-    steps = [step for step in recipe(options.variant) if step.stage in stages]
+    routed = not {'op', 'mtkd'}.isdisjoint(stages)
+    steps = [step for step in recipe(options.variant) if step.stage in stages or (step.stage == 'routing' and routed)]
     configs = [step_config(step, model, options) for step in steps]
     # All settings and all data, before the first hours are spent.
     prepared = {step: prepare_training(cfg) for step, cfg in zip(steps, configs) if step.action == 'train'}
@@ -159,6 +167,8 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
             run_training(prepared[step], resume=True, terse=True)
             if not options.keep_checkpoints and is_main_process():
                 _drop_checkpoints(Path(cfg.work_dir))
+        elif step.action == 'validate':
+            _find_routing(step, model, options)
         else:
             show_dir = options.show_dir / step.strategy if options.show_dir else None
             _test_once(cfg, report_dir / f'{step.strategy}.csv', show_dir)
@@ -172,7 +182,7 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
 
 def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
     """The shipped config of a step, adjusted."""
-    cfg = adjust.load_config(options.configs / step.stage / f'{model}.py')
+    cfg = adjust.load_config(options.configs / ('origin' if step.stage == 'routing' else step.stage) / f'{model}.py')
     adjust.merge_options(cfg, {_place_of_option(cfg, key): value for key, value in options.cfg_options.items()})
     adjust.set_machine(cfg, options.device, options.launcher)
     if options.data_root is not None or options.dataset_type is not None:
@@ -202,6 +212,8 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         cfg.randomness.seed = options.seed
     if options.amp:
         adjust.set_amp(cfg)
+    if step.action == 'validate':
+        adjust.set_test_data_to_validation(cfg)
     cfg.work_dir = str(step.place(model, options.work_dir))
     return cfg
 
@@ -220,7 +232,7 @@ def _place_of_option(cfg: Config, key: str) -> str:
 
 
 def _summary(step: Step, cfg: Config) -> str:
-    if step.action == 'test':
+    if step.action != 'train':
         return cfg.work_dir
     warmup = next((scheduler.end for scheduler in cfg.param_scheduler if scheduler.type == 'LinearLR'), 0)
     epochs = cfg.train_cfg.get('max_epochs')
@@ -229,37 +241,58 @@ def _summary(step: Step, cfg: Config) -> str:
     return f'{schedule}, in {cfg.work_dir}'
 
 
-def _test_once(cfg: Config, table: Path, show_dir: Path | None) -> None:
-    """Test, unless these weights have been tested like this before."""
-    if is_tested(cfg, table) and (show_dir is None or show_dir.is_dir()):
+def _find_routing(step: Step, model: str, options: RecipeOptions) -> None:
+    """Test the origin and every specialist on the whole validation split; who scores best where serves there."""
+    place, partition = step.place(model, options.work_dir), step.variant.partition
+    tables = {}
+    for name in (ORIGIN, *partition.names):
+        source = Step(ORIGIN, 'train') if name == ORIGIN else Step('partition', 'train', name, step.variant)
+        cfg = step_config(step, model, options)
+        cfg.work_dir = str(place / name)
+        _test_once(cfg, place / f'{name}.json', weights=source.place(model, options.work_dir) / BEST)
+        tables[name] = load_table(place / f'{name}.json')
+    if is_main_process():
+        calibrate_routing(tables, partition).save(place / ROUTING)
+    barrier()
+
+
+def _test_once(cfg: Config, table: Path, show_dir: Path | None = None, weights: Path | None = None) -> None:
+    """Test, unless these weights, by default those of the work dir, have been tested like this before."""
+    if is_tested(cfg, table, weights) and (show_dir is None or show_dir.is_dir()):
         return
     record_path = Path(cfg.work_dir) / TEST_RECORD
-    stamp = _test_stamp(cfg)
+    stamp = _test_stamp(cfg, weights)
     start = time.monotonic()
-    weights = None if adjust.is_cascade(cfg) else Path(cfg.work_dir) / BEST
+    tested = None if adjust.is_cascade(cfg) else weights or Path(cfg.work_dir) / BEST
     cfg.work_dir = str(Path(cfg.work_dir) / 'test')
-    metrics = run_test(cfg, weights, out=table, show_dir=show_dir, terse=True)
+    metrics = run_test(cfg, tested, out=table, show_dir=show_dir, terse=True)
     if is_main_process():
         write_json(record_path, dict(stamp=stamp, metrics=metrics, seconds=time.monotonic() - start))
     barrier()
 
 
-def is_tested(cfg: Config, table: Path) -> bool:
+def is_tested(cfg: Config, table: Path, weights: Path | None = None) -> bool:
     """Whether the per-image table is that of a step's present weights, tested as its config says.
+
+    Args:
+        cfg: The step's config.
+        table: Where the table is.
+        weights: Other weights than those of the step's own training.
 
     Raises:
         UserError: There are no weights to test; names the command that makes them.
     """
     record = read_json(Path(cfg.work_dir) / TEST_RECORD)
-    return _test_stamp(cfg) == (record or {}).get('stamp') and table.is_file()
+    return _test_stamp(cfg, weights) == (record or {}).get('stamp') and table.is_file()
 
 
-def _test_stamp(cfg: Config) -> dict[str, Any]:
-    weights = [Path(cfg.work_dir) / BEST] if not adjust.is_cascade(cfg) else [Path(path) for path in cfg.model.checkpoints.values()]
-    for path in weights:
+def _test_stamp(cfg: Config, weights: Path | None) -> dict[str, Any]:
+    own = [weights or Path(cfg.work_dir) / BEST]
+    files = [Path(path) for path in adjust.starting_weights(cfg).values()] if adjust.is_cascade(cfg) else own
+    for path in files:
         adjust.check_exists(path, str(path))
     test = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
-    return dict(test=repr(test), weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in weights])
+    return dict(test=repr(test), weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files])
 
 
 def is_trained(cfg: Config) -> bool:
