@@ -172,6 +172,8 @@ def _image_sections(comparison: Comparison, pictures: Pictures, num_images: int)
         if key in extremes and pictures.scenes
     }
     legend = 'Predictions are drawn as errors: white = hit, red = missed, blue = false alarm.' if pictures.predictions else ''
+    if legend and any(len(entry.runs) > 1 for entry in comparison.entries):
+        legend += ' Scores are averages over seeds, predictions those of the folder that was given.'
     table = images_table(comparison, extremes)
     return [Section('images', 'Images that gained and lost most', [legend] if legend else (), (), [table], cards)]
 
@@ -184,7 +186,7 @@ def _extremes(by_image: np.ndarray, num_images: int) -> list[int]:
 
 
 def _card(comparison: Comparison, found: Difference, row: int, pictures: Pictures) -> Card:
-    file, change, score = comparison.files[row], found.by_image[row], found.entry.scores['mIoU'][row]
+    file, change, score = comparison.files[row], found.by_image[row], found.scores[row]
     scene = pictures.scenes[file]
     tiles = scene_thumbnails(scene)
     for entry in (found.reference, found.entry):

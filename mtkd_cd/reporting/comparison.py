@@ -77,7 +77,8 @@ class Difference:
     Attributes:
         entry: What is compared.
         reference: With what.
-        by_image: (N,) differences of mIoU, averaged over the seeds.
+        scores: (N,) mIoU of the entry, averaged over the seeds that both have.
+        by_image: (N,) differences of mIoU, likewise.
         intervals: Of each score's mean difference, in percentage points.
         deviations: Of each score's mean difference over the seeds that both have; ``None`` for one.
         p_values: Of each score in :data:`TESTED`.
@@ -87,6 +88,7 @@ class Difference:
 
     entry: Entry
     reference: Entry
+    scores: np.ndarray
     by_image: np.ndarray
     intervals: Mapping[str, Interval]
     deviations: Mapping[str, float | None]
@@ -308,6 +310,7 @@ def _statistics(
             differences[name][key] = Difference(
                 entry=entry,
                 reference=other,
+                scores=values['mIoU'],
                 by_image=values['mIoU'] - reference['mIoU'],
                 intervals={score: found[f'{key}\n{score}\n{name}'] for score in values},
                 deviations={score: _paired_deviation(entry, other, seeds, score) for score in values},

@@ -332,7 +332,7 @@ def images_table(comparison: Comparison, extremes: Mapping[str, Sequence[int]]) 
 
 
 def _image_row(comparison: Comparison, difference: Difference, row: int) -> Row:
-    change, score = float(difference.by_image[row]), float(difference.entry.scores['mIoU'][row])
+    change, score = float(difference.by_image[row]), float(difference.scores[row])
     return [
         *_entry_cells(difference.entry),
         text_cell(comparison.files[row]),

@@ -108,3 +108,10 @@ def test_holm_multiplies_the_smallest_by_their_number_and_never_falls():
     assert holm([0.03, 0.01, 0.9, 0.04]) == pytest.approx([0.09, 0.04, 0.9, 0.09])
     assert holm([0.6, 0.7]) == [1, 1]
     assert holm([]) == []
+
+
+def test_scores_of_an_image_belong_to_the_seeds_of_its_difference(run):
+    runs = [run('m', 'origin', 1, hits=[0.4] * 8), run('m', 'op', 0, hits=[0.2] * 8), run('m', 'op', 1, hits=[0.9] * 8)]
+    found = compare(runs, settings=FAST).references[0].differences['m/op']
+    np.testing.assert_allclose(found.scores, mean_iou(runs[2]))
+    np.testing.assert_allclose(found.scores - found.by_image, mean_iou(runs[0]))
