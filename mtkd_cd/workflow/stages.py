@@ -14,7 +14,7 @@ from mmengine.dist import barrier, is_main_process
 from mtkd_cd.car import DEFAULT_THRESHOLDS
 from mtkd_cd.engine import read_curve
 from mtkd_cd.errors import UserError
-from mtkd_cd.evaluation import load_table
+from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.evaluation.calibration import calibrate_routing
 from mtkd_cd.files import atomic_write
 from mtkd_cd.routing import FILENAME as ROUTING
@@ -136,13 +136,14 @@ class RecipeOptions:
         return Variant(tuple(self.thresholds or DEFAULT_THRESHOLDS), self.routing)
 
 
-def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGES) -> Report:
+def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGES, tests: bool = True) -> Report:
     """Work through the recipe; what is finished is skipped, what was interrupted goes on.
 
     Args:
         model: Name of a benchmark model.
         options: See there.
         stages: Those to do now, a validated routing being part of those that follow it; the report covers whatever has been tested.
+        tests: Whether to test too; without, the test split is not read.
 
     Returns:
         The report, which is also written to ``<work_dir>/report/<model>``.
@@ -155,6 +156,7 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
         raise UserError(f'unknown model {model!r}: {adjust.closest(model, known)}')
     routed = not {'op', 'mtkd'}.isdisjoint(stages)
     steps = [step for step in recipe(options.variant) if step.stage in stages or (step.stage == 'routing' and routed)]
+    steps = [step for step in steps if tests or step.action != 'test']
     configs = [step_config(step, model, options) for step in steps]
     # All settings and all data, before the first hours are spent.
     prepared = {step: prepare_training(cfg) for step, cfg in zip(steps, configs) if step.action == 'train'}
@@ -212,8 +214,6 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         cfg.randomness.seed = options.seed
     if options.amp:
         adjust.set_amp(cfg)
-    if step.action == 'validate':
-        adjust.set_test_data_to_validation(cfg)
     cfg.work_dir = str(step.place(model, options.work_dir))
     return cfg
 
@@ -247,13 +247,32 @@ def _find_routing(step: Step, model: str, options: RecipeOptions) -> None:
     tables = {}
     for name in (ORIGIN, *partition.names):
         source = Step(ORIGIN, 'train') if name == ORIGIN else Step('partition', 'train', name, step.variant)
-        cfg = step_config(step, model, options)
-        cfg.work_dir = str(place / name)
-        _test_once(cfg, place / f'{name}.json', weights=source.place(model, options.work_dir) / BEST)
-        tables[name] = load_table(place / f'{name}.json')
+        weights = source.place(model, options.work_dir) / BEST
+        tables[name] = validation_table(step_config(step, model, options), place / name, weights)
     if is_main_process():
         calibrate_routing(tables, partition).save(place / ROUTING)
     barrier()
+
+
+def validation_table(cfg: Config, place: Path, weights: Path) -> ImageTable:
+    """Test on the validation split, unless it has been done before.
+
+    Args:
+        cfg: Config of a step.
+        place: Folder for logs and the record; the per-image table goes beside it, ``<place>.json``.
+        weights: What to test; a cascade brings its own.
+
+    Returns:
+        The per-image table.
+
+    Raises:
+        UserError: No validation split, or no weights.
+    """
+    adjust.set_test_data_to_validation(cfg)
+    cfg.work_dir = str(place)
+    table = place.with_name(f'{place.name}.json')
+    _test_once(cfg, table, weights=weights)
+    return load_table(table)
 
 
 def _test_once(cfg: Config, table: Path, show_dir: Path | None = None, weights: Path | None = None) -> None:
