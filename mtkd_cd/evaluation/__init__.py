@@ -11,6 +11,7 @@ from mtkd_cd.evaluation.statistics import (
     bootstrap_intervals,
     mean_and_deviation,
     paired_difference,
+    paired_p_value,
 )
 from mtkd_cd.evaluation.tables import ImageTable, format_markdown_table, format_score_table, load_table
 
@@ -29,6 +30,7 @@ __all__ = [
     'mean_and_deviation',
     'mean_scores',
     'paired_difference',
+    'paired_p_value',
     'per_image_scores',
     'pooled_scores',
     'scores_by_quantile',

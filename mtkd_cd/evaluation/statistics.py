@@ -104,11 +104,6 @@ def paired_difference(
 ) -> PairedDifference:
     """Mean difference of two runs over the same images, its bootstrap interval, and a test of whether it is there at all.
 
-    The test is the paired permutation test of the mean (Fisher 1935), two-sided: if both runs were equally good, the difference on each
-    image could as well have had the other sign. It tests what is claimed, the difference of the *means*; a rank test such as Wilcoxon's
-    would test another quantity. With at most ``num_resamples`` ways to choose the signs all are taken, else that many are drawn and the
-    p-value is (hits + 1) / (draws + 1), which is never 0.
-
     Args:
         values: (N,) score of each image.
         reference: (N,) score of the same images, in the same order, in the run compared with.
@@ -117,18 +112,38 @@ def paired_difference(
         seed: Of the draws.
 
     Returns:
-        The difference; ``p_value`` is 1 where all images score the same in both runs.
+        The difference, with the p-value of :func:`paired_p_value`.
 
     Raises:
         UserError: Unequally many values; or as :func:`bootstrap_interval` does.
     """
+    interval = bootstrap_interval(_differences(values, reference), num_resamples, confidence, seed)
+    p_value = paired_p_value(values, reference, num_resamples, seed)
+    return PairedDifference(*interval, p_value=p_value, test=_TEST, num_images=len(values))
+
+
+def paired_p_value(
+    values: Sequence[float] | np.ndarray, reference: Sequence[float] | np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> float:
+    """The paired permutation test of the mean (Fisher 1935), two-sided.
+
+    If both runs were equally good, the difference on each image could as well have had the other sign. This tests what is claimed, the
+    difference of the *means*; a rank test such as Wilcoxon's would test another quantity. With at most ``num_resamples`` ways to choose the
+    signs all are taken, else that many are drawn and the p-value is (hits + 1) / (draws + 1), which is never 0. It is 1 where all images
+    score the same in both runs.
+
+    Args:
+        values: As in :func:`paired_difference`; likewise the others, and the errors.
+    """
+    differences = _differences(values, reference)
+    return _sign_flip_p_value(differences[differences != 0], num_resamples, np.random.default_rng(seed))
+
+
+def _differences(values: Sequence[float] | np.ndarray, reference: Sequence[float] | np.ndarray) -> np.ndarray:
     values, reference = _checked(values), _checked(reference)
     if len(values) != len(reference):
         raise UserError(f'{len(values)} scores cannot be paired with {len(reference)}: both runs need the same images in the same order')
-    differences = values - reference
-    interval = bootstrap_interval(differences, num_resamples, confidence, seed)
-    p_value = _sign_flip_p_value(differences[differences != 0], num_resamples, np.random.default_rng(seed))
-    return PairedDifference(*interval, p_value=p_value, test=_TEST, num_images=len(differences))
+    return values - reference
 
 
 def _sign_flip_p_value(differences: np.ndarray, num_resamples: int, rng: np.random.Generator) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtkd_cd.car import CARPartition
 from mtkd_cd.errors import UserError
-from mtkd_cd.evaluation import Interval, bootstrap_intervals, mean_and_deviation, paired_difference
+from mtkd_cd.evaluation import Interval, bootstrap_intervals, mean_and_deviation, paired_p_value
 from mtkd_cd.evaluation.scores import label_cars
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
 from mtkd_cd.reporting.names import Identity
@@ -339,7 +339,7 @@ def _paired_deviation(entry: Entry, reference: Entry, seeds: Sequence[int | None
 
 def _p_values(values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], settings: Settings) -> dict[str, float]:
     return {
-        score: paired_difference(values[score], reference[score], settings.num_resamples, settings.confidence, settings.seed).p_value
+        score: paired_p_value(values[score], reference[score], settings.num_resamples, settings.seed)
         for score in TESTED
     }
 
