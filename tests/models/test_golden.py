@@ -21,11 +21,13 @@ _TOLERANCE = 1e-4
 # memory layout, and the reference, float32 too, is 1e-3 away. So it is compared in float64, and no closer than that.
 _ILL_CONDITIONED = {'changer_s50': 2e-3}
 # With the reference's weights the scores of this network's attention have a standard deviation of 18, and its 24 layers turn rounding
-# into differences of the size of the values, in clusters of tokens. Mean difference of change maps, correlation: 0.055, 0.985 between
-# our float32 and float64, 0.037, 0.991 between two float32 forms of our attention, 0.045, 0.989 between our float32 and the reference.
-# So this cannot show a small error: our losses agree with each other to 0.1 percent, with the reference's to 1 percent.
-_CHAOTIC = {'ttp_vitsam_l': 2e-2}
-_CHAOTIC_CORRELATION = 0.97
+# into differences of the size of the values, in clusters of tokens: no order of operations comes close to the reference. Errors of the
+# encoder grow as rounding does, so that small ones stand out (docs/measurements.md): 18 runs that differ by rounding correlate 0.977 to
+# 0.989 with the reference, with median differences of 0.017 to 0.042 and losses 0.6 to 3 percent away; a relative error of 1e-5 in the
+# tokens gives 0.89 and 0.17. test_foundation_models.py compares the whole network, made shallow, in double precision.
+_CHAOTIC = {'ttp_vitsam_l': 5e-2}
+_CHAOTIC_CORRELATION = 0.96
+_CHAOTIC_MEDIAN = 0.08
 
 
 @pytest.fixture(scope='module')
@@ -89,6 +91,7 @@ def test_model_computes_what_open_cd_computes(name, golden, build_model, seed_we
         report.append(f'{key} {difference:.1e} (of {facts["largest"][key]:.1f}), correlation {correlation:.6f}')
         if name in _CHAOTIC:
             assert correlation > _CHAOTIC_CORRELATION, key
+            assert np.median(np.abs(output - reference)) < _CHAOTIC_MEDIAN, key
         else:
             assert difference <= tolerance * max(1, facts['largest'][key]), key
     for key, reference in facts['losses'].items():
