@@ -198,8 +198,12 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path, wait: bool = False) -> Iterator[None]:
     """Keep other processes out of what a lock file stands for; it holds the process id.
+
+    Args:
+        lock: The file.
+        wait: For another process to leave it.
 
     Raises:
         UserError: Another process is at it.
@@ -207,7 +211,7 @@ def alone(lock: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, 'a+', encoding='utf-8') as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone: loader processes may outlive it
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # of this process alone: loader processes may outlive it
         except OSError:
             file.seek(0)
             raise UserError(f'process {file.read() or "unknown"} is at work on {lock}: wait for it, or end it') from None

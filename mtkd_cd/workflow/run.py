@@ -4,7 +4,7 @@ import gc
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import barrier
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
@@ -102,13 +103,14 @@ def _image_name(info: Mapping[str, Any]) -> str:
     return Path(path if isinstance(path, str) else path[0]).name
 
 
-def run_training(prepared: Prepared, *, resume: bool = False, terse: bool = False) -> dict[str, Any]:
+def run_training(prepared: Prepared, *, resume: bool = False, terse: bool = False, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     """Train in the config's work dir, or go on with the run that the work dir holds.
 
     Args:
         prepared: See :func:`prepare_training`.
         resume: Go on from the newest readable checkpoint where there is one; a finished run is left as it is.
         terse: Whether to keep everything longer than a line off the console.
+        hooks: Beside those of the config.
 
     Returns:
         The record of the finished run: ``settings``, ``seconds`` (those before interruptions included) and, of the best weights, ``iter``,
@@ -137,7 +139,8 @@ def run_training(prepared: Prepared, *, resume: bool = False, terse: bool = Fals
             runner.logger.info(note)
         if start and not checkpoint:
             runner.register_hook(StartingWeightsHook(start))
-        runner.register_hook(ValidationCurveHook())
+        for hook in (ValidationCurveHook(), *hooks):
+            runner.register_hook(hook)
         runner.train()
         seconds = next((hook.seconds for hook in runner.hooks if isinstance(hook, StopwatchHook)), None)
     barrier()  # the best weights are written by one process

@@ -168,7 +168,7 @@ def run_recipe(model: str, options: RecipeOptions, stages: Sequence[str] = STAGE
         if step in prepared:
             run_training(prepared[step], resume=True, terse=True)
             if not options.keep_checkpoints and is_main_process():
-                _drop_checkpoints(Path(cfg.work_dir))
+                drop_checkpoints(Path(cfg.work_dir))
         elif step.action == 'validate':
             _find_routing(step, model, options)
         else:
@@ -324,7 +324,8 @@ def is_trained(cfg: Config) -> bool:
     return bool(read_record(cfg.work_dir).get('finished')) and (Path(cfg.work_dir) / BEST).is_file()
 
 
-def _drop_checkpoints(place: Path) -> None:
+def drop_checkpoints(place: Path) -> None:
+    """Delete what a training in this work dir could be resumed from; the best weights stay."""
     for path in (*place.glob('iter_*.pth'), place / 'last_checkpoint'):
         path.unlink(missing_ok=True)
 
