@@ -2,8 +2,8 @@
 
     python benchmarks/ttp_rounding.py ../shared/reference [--runs 8] [--threads 1]
 
-The weights make the network chaotic: every run of it differs by more than single precision explains, and an error grows with rounding. So
-the reference is judged by whether it is as far from our runs as these are from each other. A run takes half a minute and 6 GB.
+The weights make the network chaotic: rounding grows to differences of the size of the values, and so do small errors. So the reference is
+judged by whether it is as far from our runs as these are from each other. A run takes half a minute on an idle core, and a few GB.
 """
 
 import argparse
