@@ -14,7 +14,7 @@ from mmengine.dist import is_main_process
 
 from mtkd_cd.evaluation import PerImageChangeMetric, load_table
 from mtkd_cd.evaluation.tables import NUM_QUANTILES, check_table_suffix
-from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, run_tool
+from mtkd_cd.workflow.cli import add_data_arguments, add_machine_arguments, add_run_arguments, apply_data_arguments, run_tool
 from mtkd_cd.workflow.config import is_cascade, load_config, set_machine, set_partition, work_dir_of
 from mtkd_cd.workflow.run import BEST, run_test
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--show-dir', help='write date A, date B, label, prediction and error map of each image here')
     parser.add_argument('--out', help=f'write the table of each image here too, .json or .csv; {TABLE} in the work dir has it anyway')
     parser.add_argument('--partition', help='CAR range of the specialist to test: small, medium or large')
+    add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     if args.partition:
         set_partition(cfg, args.partition)
+    apply_data_arguments(cfg, args)
     training_dir = work_dir_of(cfg)
     checkpoint = args.checkpoint or (None if is_cascade(cfg) else training_dir / BEST)
     cfg.work_dir = args.work_dir or str(training_dir / 'test')

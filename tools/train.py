@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, run_tool
+from mtkd_cd.workflow.cli import add_data_arguments, add_machine_arguments, add_run_arguments, apply_data_arguments, run_tool
 from mtkd_cd.workflow.config import load_config, set_amp, set_machine, set_partition
 from mtkd_cd.workflow.run import prepare_training, run_training
 
@@ -15,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--resume', action='store_true', help='go on with the run in the work dir, or start it')
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
     parser.add_argument('--partition', help='CAR range of a specialist: small, medium or large')
+    add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     if args.partition:
         set_partition(cfg, args.partition)
+    apply_data_arguments(cfg, args)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     set_machine(cfg, args.device, args.launcher)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, at_least
+from mtkd_cd.workflow.cli import add_data_arguments, add_machine_arguments, add_run_arguments, at_least
 from mtkd_cd.workflow.stages import RecipeOptions
 
 _OPTIONS = (
@@ -15,11 +15,9 @@ _OPTIONS = (
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, and whatever of :class:`~mtkd_cd.workflow.stages.RecipeOptions` is the same for all variants."""
     parser.add_argument('model', help='name of a benchmark model, for instance changer_mitb0')
-    parser.add_argument('--data-root', help='folder with train/ and test/ (and val/, else a tenth of train is held out)')
-    parser.add_argument('--dataset-type', help='registered data set class, default JL1_CD_Dataset')
+    add_data_arguments(parser)
     parser.add_argument('--iters', type=at_least(1), help='iterations of the origin and of each specialist')
     parser.add_argument('--student-iters', type=at_least(1), help='iterations of the student and of `continued`, default: half of --iters')
-    parser.add_argument('--image-size', type=at_least(1), help='side of training crops and test images')
     parser.add_argument('--batch-size', type=at_least(1), help='pairs per step and process')
     parser.add_argument('--num-workers', type=at_least(0), help='loader processes')
     parser.add_argument('--val-interval', type=at_least(1), help='iterations between validations')

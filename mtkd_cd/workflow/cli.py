@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch.distributed
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from mmengine.registry import build_functions
 
 from mtkd_cd.checkpoint import load_only_tensors
 from mtkd_cd.errors import UserError
 from mtkd_cd.registry import similar_names
+from mtkd_cd.workflow.config import set_data, set_image_size
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -57,6 +58,21 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', help='default: work_dirs/<stage>/<model>[/<range>]')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, default={}, metavar='KEY=VALUE', help='override config entries')
     parser.add_argument('--trust-checkpoint', action='store_true', help='load checkpoints that hold pickled objects: they can run code')
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The data, where they are not as the config says; :func:`apply_data_arguments` puts them into it."""
+    parser.add_argument('--data-root', help='folder with train/ and test/ (and val/, else a tenth of train is held out)')
+    parser.add_argument('--dataset-type', help="registered data set class, default: the config's, JL1_CD_Dataset")
+    parser.add_argument('--image-size', type=at_least(1), help='side of training crops and test images')
+
+
+def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Make a config read what :func:`add_data_arguments` was told, in every split."""
+    if args.data_root or args.dataset_type:
+        set_data(cfg, args.data_root, args.dataset_type)
+    if args.image_size:
+        set_image_size(cfg, args.image_size)
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:

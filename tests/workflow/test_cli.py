@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from torch.utils.data import DataLoader
 
 from mtkd_cd.errors import UserError
 from mtkd_cd.registry import DATASETS
-from mtkd_cd.workflow.cli import add_machine_arguments, add_run_arguments, run_tool
+from mtkd_cd.workflow.cli import add_data_arguments, add_machine_arguments, add_run_arguments, apply_data_arguments, run_tool
+from mtkd_cd.workflow.config import load_config
+
+REPO = Path(__file__).parents[2]
 
 
 class BadImages(torch.utils.data.Dataset):
@@ -100,3 +104,26 @@ def test_options_that_are_no_pairs_are_a_usage_error(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(['--cfg-options', 'a.b'])
     assert 'KEY=VALUE' in capsys.readouterr().err
+
+
+def test_data_arguments_reach_every_split_and_size():
+    parser = argparse.ArgumentParser()
+    add_data_arguments(parser)
+    cfg = load_config(REPO / 'configs' / 'mtkd' / 'fc_ef.py')
+    apply_data_arguments(cfg, parser.parse_args(['--data-root', 'elsewhere', '--dataset-type', 'SYSU_CD_Dataset', '--image-size', '96']))
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        assert (dataset.data_root, dataset.type) == ('elsewhere', 'SYSU_CD_Dataset')
+    sizes = {
+        step.type: step.get('crop_size') or step.get('scale')
+        for step in cfg.train_dataloader.dataset.pipeline + cfg.test_dataloader.dataset.pipeline
+    }
+    assert (sizes['MultiImgRandomCrop'], sizes['MultiImgResize']) == ((96, 96), (96, 96))
+
+
+def test_without_data_arguments_the_config_stays_as_it_is():
+    parser = argparse.ArgumentParser()
+    add_data_arguments(parser)
+    cfg, untouched = (load_config(REPO / 'configs' / 'mtkd' / 'fc_ef.py') for _ in range(2))
+    apply_data_arguments(cfg, parser.parse_args([]))
+    assert cfg.to_dict() == untouched.to_dict()

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtkd_cd.visualization.browse import pairs_summary, partition_of, training_pairs, write_pairs
-from mtkd_cd.workflow.cli import ConfigOptions, at_least, run_tool
-from mtkd_cd.workflow.config import load_config, set_data, set_image_size, set_partition, work_dir_of
+from mtkd_cd.workflow.cli import ConfigOptions, add_data_arguments, apply_data_arguments, at_least, run_tool
+from mtkd_cd.workflow.config import load_config, set_partition, work_dir_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,18 +20,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--rows', type=at_least(1), default=4, help='pairs on a sheet (default: %(default)s)')
     parser.add_argument('--out', help='folder to write to (default: browse in the work dir of the config)')
     parser.add_argument('--partition', help='CAR range of a specialist: small, medium or large')
-    parser.add_argument('--data-root', help='folder with train/ and test/')
-    parser.add_argument('--dataset-type', help='registered data set class')
-    parser.add_argument('--image-size', type=at_least(1), help='side of training crops')
+    add_data_arguments(parser)
     parser.add_argument('--seed', type=at_least(0), help="default: the config's")
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, default={}, metavar='KEY=VALUE', help='override config entries')
     args = parser.parse_args(argv)
 
     cfg = load_config(args.config, args.cfg_options)
-    if args.data_root or args.dataset_type:
-        set_data(cfg, args.data_root, args.dataset_type)
-    if args.image_size:
-        set_image_size(cfg, args.image_size)
+    apply_data_arguments(cfg, args)
     if args.partition:
         set_partition(cfg, args.partition)
     pairs = list(training_pairs(cfg, args.num, args.seed))
