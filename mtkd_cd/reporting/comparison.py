@@ -338,10 +338,7 @@ def _paired_deviation(entry: Entry, reference: Entry, seeds: Sequence[int | None
 
 
 def _p_values(values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], settings: Settings) -> dict[str, float]:
-    return {
-        score: paired_p_value(values[score], reference[score], settings.num_resamples, settings.seed)
-        for score in TESTED
-    }
+    return {score: paired_p_value(values[score], reference[score], settings.num_resamples, settings.seed) for score in TESTED}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

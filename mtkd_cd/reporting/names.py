@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+REPORT = 'report'  # the folder that the recipe writes its tables to
 _SEED = re.compile(r'seed[-_]?(\d+)')
 _ORDER = ('origin', 'continued', 'op', 'mtkd')
 _TITLES = {'op': 'O-P', 'mtkd': 'MTKD'}
@@ -31,11 +32,21 @@ class Identity:
 
 
 def identity_of_path(path: str | os.PathLike) -> Identity:
-    """From ``.../seed<k>/report/<model>/<strategy>.csv``, where ``seed<k>`` and ``report`` may be absent."""
+    """From ``.../seed<k>/report/<model>/<strategy>.csv``, where ``seed<k>`` and ``report`` may be absent.
+
+    Or from what ``tools/test.py`` leaves: ``.../<strategy>/<model>/test/per_image.json``; of a specialist,
+    ``.../partition/<model>/<range>/test/per_image.json``, the strategy is ``partition/<range>``.
+    """
     path = Path(os.path.abspath(path))
     seeds = (match for folder in path.parents if (match := _SEED.fullmatch(folder.name)))
     first = next(seeds, None)
-    return Identity(path.parent.name, path.stem, None if first is None else int(first[1]))
+    model, strategy = path.parent.name, path.stem
+    match path.parts[-5:]:
+        case [stage, of_model, range_name, 'test', 'per_image.json'] if stage.partition('@')[0] == 'partition':
+            model, strategy = of_model, f'{stage}/{range_name}'
+        case [_, stage, of_model, 'test', 'per_image.json']:
+            model, strategy = of_model, stage
+    return Identity(model, strategy, None if first is None else int(first[1]))
 
 
 def relabelled(identity: Identity, label: str, whole_folder: bool) -> Identity:

@@ -16,7 +16,7 @@ from mtkd_cd.errors import UserError
 from mtkd_cd.evaluation import ImageTable, image_scores, load_table
 from mtkd_cd.evaluation.counts import COUNT_NAMES
 from mtkd_cd.evaluation.tables import TABLE_SUFFIXES
-from mtkd_cd.reporting.names import Identity, base_strategy, identity_of_path, relabelled, strategy_rank
+from mtkd_cd.reporting.names import REPORT, Identity, base_strategy, identity_of_path, relabelled, strategy_rank
 from mtkd_cd.reporting.published import published_models
 
 _SHOWN = 3
@@ -58,7 +58,7 @@ def collect_runs(arguments: Sequence[str], thresholds: Sequence[float] | None = 
 
     Args:
         arguments: Each ``[LABEL=]PATH`` of a per-image table or of a folder, which stands for all tables below it; see
-            :func:`~mtkd_cd.reporting.names.relabelled`.
+            :func:`~mtkd_cd.reporting.names.relabelled`. Of a folder with ``report/<model>/`` somewhere in it, only the tables there.
         thresholds: CAR ranges of every run; by default what a JSON table stores, a strategy like ``op@0.1`` says, or 0.05 and 0.2.
         zero_division: What CSV tables were scored with.
 
@@ -104,7 +104,11 @@ def _tables_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     if not tables:
         found = f' ({"; ".join(f"{path.name}: {reason}" for path, reason in others[:_SHOWN])})' if others else ''
         raise UserError(f'{folder} has no per-image table in it{found}: they come from tools/run_mtkd.py, or tools/test.py --out FILE')
-    return tables, others
+    # A work dir holds tables of the validation split and of single tests too; what the recipe reports is what there is to compare.
+    reported = [path for path in tables if path.parent.parent.name == REPORT]
+    unreported = [path for path in tables if path not in reported] if reported else []
+    others += [(path, f'a table outside of the folder {REPORT}/: name it as a RUN of its own to compare it') for path in unreported]
+    return reported or tables, others
 
 
 def _not_a_table(path: Path) -> str | None:

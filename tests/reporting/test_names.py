@@ -13,6 +13,8 @@ from mtkd_cd.reporting.names import Identity, identity_of_path, relabelled, stra
         ('/exp/seed1/fc_ef/origin.json', Identity('fc_ef', 'origin', 1)),
         ('/exp/seed1/fc_ef/report/fc_ef/origin.csv', Identity('fc_ef', 'origin', 1)),
         ('/seeds/fc_ef/origin.csv', Identity('fc_ef', 'origin', None)),
+        ('/work_dirs/mtkd@0.1/fc_ef/test/per_image.json', Identity('fc_ef', 'mtkd@0.1', None)),
+        ('/work_dirs/partition/fc_ef/small/test/per_image.json', Identity('fc_ef', 'partition/small', None)),
     ],
 )
 def test_path_tells_model_strategy_and_seed(path, identity):

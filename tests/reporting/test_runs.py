@@ -28,6 +28,14 @@ def test_folder_stands_for_all_tables_below_it_and_lists_what_is_none(save, tmp_
     }
 
 
+def test_work_dir_is_compared_by_its_reports_alone_and_lists_its_other_tables(save, tmp_path):
+    for place in ('report/fc_ef/origin.csv', 'routing/fc_ef/origin.json', 'origin/fc_ef/test/per_image.json'):
+        save(place)
+    found = collect(tmp_path / 'runs')
+    assert [str(run.path.relative_to(tmp_path / 'runs')) for run in found.runs] == ['report/fc_ef/origin.csv']
+    assert [path.name for path, _ in found.ignored] == ['per_image.json', 'origin.json']
+
+
 def test_json_table_is_found_and_keeps_its_partition(save):
     path = save('fc_ef/origin.json')
     assert collect(path.parent).runs[0].table.partition.thresholds == (0.05, 0.2)
