@@ -8,7 +8,7 @@ from typing import Literal
 from mmengine.dist import barrier, is_main_process
 
 from mtkd_cd.car import DEFAULT_THRESHOLDS, THRESHOLD_RULES
-from mtkd_cd.datasets.car_stats import config_text, propose_for, read_splits
+from mtkd_cd.datasets.car_stats import propose_for, read_splits
 from mtkd_cd.errors import UserError
 from mtkd_cd.evaluation import ImageTable, format_markdown_table
 from mtkd_cd.evaluation.scores import image_scores
@@ -112,8 +112,8 @@ def _trial(thresholds: tuple[float, ...], sources: tuple[str, ...], table: Image
     return Trial(thresholds, sources, table.means()['mIoU'], paired.difference, paired.low, paired.high)
 
 
-def search_text(trials: Sequence[Trial], model: str, stage: str) -> str:
-    """The table of the trials, and the config lines of the best."""
+def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, stage: str) -> str:
+    """The table of the trials; of the best, the command that goes on with it, and the lines for a config derived from the shipped one."""
     rows = [
         [
             str(Variant(trial.thresholds).partition),
@@ -123,7 +123,17 @@ def search_text(trials: Sequence[Trial], model: str, stage: str) -> str:
         ]
         for trial in trials
     ]
-    best = trials[0]
-    title = f'{model}, {stage}: mIoU on the validation split in percent, and difference to the origin with its 95 % bootstrap interval.'
-    table = format_markdown_table(['CAR ranges', 'proposed by', 'mIoU', 'to the origin'], rows)
-    return f'{title}\n\n{table}\n\nBest:\n{config_text({", ".join(best.sources): best.thresholds}).replace("MODEL", model)}'
+    best = dataclasses.replace(options, thresholds=trials[0].thresholds)
+    # Variants have places of their own: lines without the paths would find the default's specialists.
+    files = step_config(Step(stage, 'test', variant=best.variant), model, best).model.checkpoints
+    paths = ''.join(f'        {name}={path!r},\n' for name, path in files.items())
+    return '\n'.join(
+        [
+            f'{model}, {stage}: mIoU on the validation split in percent, and difference to the origin with its 95 % bootstrap interval.\n',
+            format_markdown_table(['CAR ranges', 'proposed by', 'mIoU', 'to the origin'], rows),
+            '\nThe best, trained and tested:',
+            f'python tools/run_mtkd.py {model} --thresholds {" ".join(map(repr, trials[0].thresholds))}   # and the other options as here',
+            f'or in a config derived from configs/{stage}/{model}.py:',
+            f'model = dict(\n    thresholds={trials[0].thresholds},\n    checkpoints=dict(\n        _delete_=True,\n{paths}    ),\n)',
+        ]
+    )

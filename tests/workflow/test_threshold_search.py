@@ -10,7 +10,11 @@ from mtkd_cd.datasets.synthetic import make_dataset
 from mtkd_cd.errors import UserError
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.workflow import threshold_search
+from mtkd_cd.workflow.config import load_config
+from mtkd_cd.workflow.stages import RecipeOptions
 from mtkd_cd.workflow.threshold_search import Trial, candidate_thresholds, search_text
+
+REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -66,16 +70,24 @@ def test_search_ranks_by_the_validation_score_and_shares_the_origin(monkeypatch,
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_best_comes_with_the_lines_that_use_it():
+def test_best_comes_with_the_lines_that_use_it(tmp_path):
     trials = [
         Trial((0.3,), ('images', 'log'), 61.25, 1.5, -0.25, 3.0),
         Trial((0.05, 0.2), ('paper',), 60.0, 0.25, -1.0, 1.0),
     ]
-    text = search_text(trials, 'tinycd', 'mtkd')
+    text = search_text(trials, 'tinycd', RecipeOptions(REPO / 'configs', Path('w')), 'mtkd')
     first, second = [line for line in text.splitlines() if line.startswith('| small')]
     assert 'small: CAR <= 0.3, large: CAR > 0.3' in first
     assert 'equally many images, equal steps in log CAR' in first
     assert '61.25 | +1.50 [-0.25, +3.00]' in first
     assert 'paper' in second
-    assert 'python tools/run_mtkd.py tinycd --thresholds 0.3\n' in text
+    assert 'python tools/run_mtkd.py tinycd --thresholds 0.3 ' in text
     assert '--thresholds 0.05 0.2' not in text
+    config = tmp_path / 'mtkd' / 'tinycd.py'
+    config.parent.mkdir()
+    lines = text[text.index('model = dict(') :]
+    config.write_text(f"_base_ = '{REPO}/configs/mtkd/tinycd.py'\n{lines}")
+    model = load_config(config).model
+    assert model.thresholds == (0.3,)
+    places = dict(student='origin/tinycd', small='partition@0.3/tinycd/small', large='partition@0.3/tinycd/large')
+    assert model.checkpoints == {name: f'w/{place}/best.pth' for name, place in places.items()}

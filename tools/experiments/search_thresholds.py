@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = recipe_options(args, Path(__file__).resolve().parents[2] / 'configs')
     trials = search_thresholds(args.model, options, args.num_ranges, args.score)
     if is_main_process():
-        print(f'\n{search_text(trials, args.model, args.score)}')
+        print(f'\n{search_text(trials, args.model, options, args.score)}')
 
 
 if __name__ == '__main__':
