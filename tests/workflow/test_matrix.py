@@ -44,7 +44,7 @@ def times(folder):
 
 @pytest.mark.slow
 def test_every_cell_is_run_once_and_gathered(tool, argv, tmp_path):
-    strategies = ('origin', 'continued', 'op', 'mtkd', 'op@0.1')
+    strategies = ('origin', 'continued', 'op', 'mtkd', 'op@0.1', 'op@0.1+validated')
     assert tool('experiments/run_matrix', *argv, '--seeds', 0, 1, '--strategies', *strategies)[0] == 0
     table = cells(tmp_path)
     assert set(table) == {('fc_ef', strategy, seed) for strategy in strategies for seed in (0, 1)}
