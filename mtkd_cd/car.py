@@ -76,6 +76,11 @@ class CARPartition:
     def __hash__(self) -> int:
         return hash((self.thresholds, self.names))
 
+    @property
+    def tag(self) -> str:
+        """``0.1``, ``0.1_0.3``: what the places of specialists on these ranges are called after; empty for the default thresholds."""
+        return '_'.join(map(repr, self.thresholds)) if self.thresholds != DEFAULT_THRESHOLDS else ''
+
     def __repr__(self) -> str:
         return f'CARPartition(thresholds={self.thresholds}, names={self.names})'
 

@@ -179,3 +179,8 @@ def test_more_ranges_than_different_cars_are_refused(cars, num_ranges, message):
 def test_an_unknown_rule_is_refused():
     with pytest.raises(UserError, match='images, pixels, log'):
         suggest_thresholds(np.array([0.1, 0.2]), 2, 'median')
+
+
+@pytest.mark.parametrize(('thresholds', 'tag'), [((0.05, 0.2), ''), ((0.1,), '0.1'), ((0.1, 0.35), '0.1_0.35')])
+def test_partition_has_a_name_for_folders(thresholds, tag):
+    assert CARPartition(thresholds).tag == tag

@@ -189,15 +189,17 @@ def config_lines(thresholds: Sequence[float]) -> dict[str, str]:
     return {
         'run_mtkd': f'python tools/run_mtkd.py MODEL --thresholds {" ".join(map(repr, partition.thresholds))}\n',
         'partition': f'train_dataloader = {data}\nval_dataloader = {data}\n',
-        'op': _model_lines(partition, 'origin') if renamed else f'model = dict({values})\n',
-        'mtkd': _model_lines(partition, 'student') if renamed else f'model = dict({values})\n',
+        'op': _model_lines(partition, 'origin'),
+        'mtkd': _model_lines(partition, 'student'),
         'report': f'val_evaluator = dict({values})\ntest_evaluator = dict({values})\n',
     }
 
 
 def _model_lines(partition: CARPartition, first: str) -> str:
     paths = {first: 'origin/{{fileBasenameNoExtension}}'}
-    paths |= {name: f'partition/{{{{fileBasenameNoExtension}}}}/{name}' for name in partition.names}
+    # Where run_mtkd.py keeps the specialists on these ranges; under the default's names there may be others in partition/.
+    folder = f'partition@{partition.tag}' if partition.tag else 'partition'
+    paths |= {name: f'{folder}/{{{{fileBasenameNoExtension}}}}/{name}' for name in partition.names}
     checkpoints = ''.join(f"        {name}='work_dirs/{path}/best.pth',\n" for name, path in paths.items())
     return f'model = dict(\n    thresholds={partition.thresholds},\n    checkpoints=dict(\n        _delete_=True,\n{checkpoints}    ),\n)\n'
 

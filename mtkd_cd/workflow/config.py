@@ -105,8 +105,16 @@ def is_cascade(cfg: Config) -> bool:
 
 
 def work_dir_of(cfg: Config) -> Path:
-    """The config's own work dir, or the stage's place under ``work_dirs``."""
-    return Path(cfg.get('work_dir') or stage_dir(stage_of(cfg), model_of(cfg), specialist_of(cfg)))
+    """The config's own work dir, or the place of its stage and variant under ``work_dirs``."""
+    return Path(cfg.get('work_dir') or stage_dir(stage_of(cfg), model_of(cfg), specialist_of(cfg), variant=variant_of(cfg)))
+
+
+def variant_of(cfg: Config) -> Variant:
+    """The variant of the recipe that a config belongs to, by the thresholds and the routing in it."""
+    for node in (cfg.train_dataloader.dataset, cfg.model):
+        if _is_type(node, 'CARPartitionDataset', 'OriginPartitionCascade', 'MultiTeacherDistiller'):
+            return Variant(**_given(node, 'thresholds', 'routing'))
+    return DEFAULT_VARIANT
 
 
 def set_partition(cfg: Config, name: str) -> None:

@@ -29,8 +29,7 @@ class Variant:
 
     def __str__(self) -> str:
         """Empty for the default, else ``0.1``, ``0.1_0.3``, ``validated`` or ``0.1+validated``."""
-        thresholds = '_'.join(map(repr, self.thresholds)) if self.thresholds != DEFAULT_THRESHOLDS else ''
-        return '+'.join(part for part in (thresholds, self.routing if self.routing != 'car' else '') if part)
+        return '+'.join(part for part in (self.partition.tag, self.routing if self.routing != 'car' else '') if part)
 
     @classmethod
     def parse(cls, text: str) -> 'Variant':

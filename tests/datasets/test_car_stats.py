@@ -13,8 +13,10 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from mtkd_cd.car import CARPartition
 from mtkd_cd.datasets.car_stats import config_lines, config_text, propose_for, range_rows, read_splits
 from mtkd_cd.errors import UserError
+from mtkd_cd.workflow.config import load_config, set_partition, work_dir_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,6 +160,18 @@ def test_a_split_without_labels_is_left_out(tmp_path, write_pairs, tool, capsys)
     os.rename(tmp_path / 'test', tmp_path / 'alone/test')
     with pytest.raises(UserError, match='no label in any split'):
         tool([str(tmp_path / 'alone'), '--dataset-type', 'RSIPAC_CD_Dataset'])
+
+
+@pytest.mark.parametrize('thresholds', [(0.1,), (0.07, 0.3), (0.05, 0.2)])
+def test_model_lines_find_what_training_by_the_data_lines_leaves(thresholds, tmp_path):
+    lines = config_lines(thresholds)
+    for folder in ('partition', 'mtkd'):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'fc_ef.py').write_text(f'_base_ = {str(ROOT / "configs" / folder / "fc_ef.py")!r}\n{lines[folder]}')
+    specialist, student = (load_config(tmp_path / folder / 'fc_ef.py') for folder in ('partition', 'mtkd'))
+    for name in CARPartition(thresholds).names:
+        set_partition(specialist, name)
+        assert student.model.checkpoints[name] == str(work_dir_of(specialist) / 'best.pth')
 
 
 @pytest.mark.realdata
