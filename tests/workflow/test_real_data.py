@@ -38,11 +38,12 @@ def first_of_each_range(source: Path, count: int, partition: CARPartition) -> li
     return [name for members in chosen.values() for name in members]
 
 
-def check_report(place: Path, tested: Path) -> None:
+def check_report(place: Path, tested: Path, variant: str = '') -> None:
     folder = place / 'report' / 'fc_ef'
-    assert set(json.loads((folder / 'report.json').read_text())['metrics']) == {'origin', 'op', 'mtkd'}
-    for stage in ('origin', 'op', 'mtkd'):
-        with (folder / f'{stage}.csv').open(newline='') as file:
+    strategies = {'origin', f'op{variant}', f'mtkd{variant}'}
+    assert set(json.loads((folder / 'report.json').read_text())['metrics']) == strategies
+    for strategy in strategies:
+        with (folder / f'{strategy}.csv').open(newline='') as file:
             rows = {row['file']: row for row in csv.DictReader(file)}
         assert len(rows) == len(list((tested / 'label').iterdir()))
         for name, row in rows.items():
@@ -65,4 +66,4 @@ def test_recipe_on_levir_with_thresholds_of_its_own_and_a_held_out_validation(to
     copy_pairs(source, names[2:], data / 'train')
     copy_pairs(source, names[:2], data / 'test')
     assert tool('run_mtkd', *recipe_argv('--thresholds', *thresholds, data=data)) == (0, '')
-    check_report(tmp_path / 'recipe', data / 'test')
+    check_report(tmp_path / 'recipe', data / 'test', f'@{"_".join(map(str, thresholds))}')
