@@ -9,6 +9,7 @@ import numpy as np
 
 from mtkd_cd.reporting import figures
 from mtkd_cd.reporting.comparison import Comparison, Difference, Reference
+from mtkd_cd.reporting.curves import CURVES, read_curves
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
 from mtkd_cd.reporting.names import base_strategy, strategy_title
 from mtkd_cd.reporting.published import model_title, published_dataset, published_scores
@@ -82,6 +83,7 @@ def build_report(
         _distribution_section(comparison, pictures.cars),
         *_cascade_sections(analyses),
         *_image_sections(comparison, pictures, num_images),
+        *_training_sections(comparison),
     ]
     num_runs = sum(len(entry.runs) for entry in comparison.entries)
     facts = [
@@ -93,8 +95,9 @@ def build_report(
         f'CAR ranges {comparison.partition}',
     ]
     sources = {'Tables read': [f'{run.identity}: {run.path}' for entry in comparison.entries for run in entry.runs]}
-    if ignored:
-        sources['Files that are no per-image tables'] = [f'{path}: {reason}' for path, reason in ignored]
+    others = [f'{path}: {reason}' for path, reason in ignored if path.name != CURVES]
+    if others:
+        sources['Files that are no per-image tables'] = others
     return Report(
         title='Comparison of runs' + (f' on {dataset}' if dataset else ''),
         facts=' · '.join(filter(None, facts)),
@@ -156,6 +159,17 @@ def _cascade_sections(analyses: Sequence[CascadeAnalysis]) -> list[Section]:
     pictures = [picture for analysis in analyses for picture in figures.cascade_figures(analysis)]
     tables: list[Table] = [cascades_table(analyses), *map(confusion_table, analyses)]
     return [Section('cascades', 'When O-P fails', [text], pictures, tables)]
+
+
+def _training_sections(comparison: Comparison) -> list[Section]:
+    curves = read_curves(run for entry in comparison.entries for run in entry.runs)
+    if not curves:
+        return []
+    text = 'Scores on the validation split while training. The weights that were tested are those of the best validation.'
+    pictures = [
+        figures.training_curves(comparison, model, own) for model in comparison.models if (own := [c for c in curves if c.model == model])
+    ]
+    return [Section('training', 'Training', [text], pictures)]
 
 
 def _image_sections(comparison: Comparison, pictures: Pictures, num_images: int) -> list[Section]:

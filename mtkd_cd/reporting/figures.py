@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from mtkd_cd.car import CARPartition
 from mtkd_cd.reporting.comparison import Bin, Comparison, Entry, Reference
+from mtkd_cd.reporting.curves import Curve
 from mtkd_cd.reporting.failure import CascadeAnalysis
 from mtkd_cd.reporting.names import strategy_title
 from mtkd_cd.reporting.published import model_title, published_scores
@@ -271,6 +272,40 @@ def _tick(car_bin: Bin, partition: CARPartition) -> str:
     if car_bin.name in partition.names:
         return f'{car_bin.name}\n{partition.bounds_text(car_bin.name).replace("<=", "≤")}\n{images}'
     return f'{percent_text(car_bin.low)}\nto {percent_text(car_bin.high)}\n{images}'
+
+
+def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve]) -> Picture:
+    """mIoU of the validations over the iterations: the origin, behind it what starts from it; and the specialists. A line per seed."""
+    specialists = [curve for curve in curves if curve.range_name]
+    others = [curve for curve in curves if not curve.range_name]
+    ends = {curve.seed: curve.iters[-1] for curve in others if curve.strategy == 'origin'}
+    looks = styles(list(dict.fromkeys([*comparison.strategies, *(curve.strategy for curve in others)])))
+    names = list(dict.fromkeys(f'{curve.range_name}{curve.strategy.removeprefix("partition")}' for curve in specialists))
+    specialist_looks = dict(zip(names, styles([f'specialist {name}' for name in names]).values()))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(1, 1 + bool(specialists), sharey=True, squeeze=False)[0]
+        for curve in others:
+            shift = 0 if curve.strategy == 'origin' else ends.get(curve.seed, 0)
+            _draw_curve(axes[0], curve, shift, strategy_title(curve.strategy), looks[curve.strategy])
+        axes[0].set_ylabel('mIoU, validation (%)')
+        for curve in specialists:
+            name = f'{curve.range_name}{curve.strategy.removeprefix("partition")}'
+            _draw_curve(axes[1], curve, 0, name, specialist_looks[name])
+        for axis, title in zip(axes, ('all images', 'specialists, images of their range')):
+            axis.set_title(title)
+            axis.set_xlabel('iteration')
+            axis.grid(axis='y', color=_GRID, linewidth=0.6)
+            handles = dict(zip(*reversed(axis.get_legend_handles_labels())))
+            axis.legend(handles.values(), handles.keys(), fontsize=8)
+
+    caption = 'One line per seed. What starts from the origin goes on where its training ended.'
+    width = 7.2 if specialists else 4.4
+    return _drawn(f'training_{plain(model)}', f'{model_title(model)}: validation while training', caption, (width, 3.4), draw)
+
+
+def _draw_curve(axis: Axes, curve: Curve, shift: int, label: str, look: dict) -> None:
+    axis.plot([shift + step for step in curve.iters], curve.scores, label=label, markersize=4, linewidth=1.2, **look)
 
 
 def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) -> Picture:

@@ -8,6 +8,7 @@ from mtkd_cd.car import CARPartition
 from mtkd_cd.datasets.base import SPLITS
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
 from mtkd_cd.reporting import Pictures, Settings, aligned, build_report, collect_runs, compare
+from mtkd_cd.reporting.curves import CURVES
 from mtkd_cd.reporting.thumbnails import check_scenes, find_predictions, read_data_set, read_folders
 from mtkd_cd.workflow.cli import at_least, run_tool
 
@@ -62,10 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = build_report(comparison, pictures, args.dataset, args.num_images, found.ignored, dropped)
     report.write(args.out)
     print(report.facts, *report.summary, *report.notes, sep='\n')
-    if found.ignored:
-        print(
-            f'{len(found.ignored)} files are no per-image tables, for instance {found.ignored[0][0]}; the report lists them under Sources'
-        )
+    others = [path for path, _ in found.ignored if path.name != CURVES]
+    if others:
+        print(f'{len(others)} files are no per-image tables, for instance {others[0]}; the report lists them under Sources')
     print(f'written to {args.out / "report.html"}')
 
 
