@@ -1,6 +1,7 @@
 """Pictures of images while a model is tested or validated: what went in, what came out, what was wrong."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mtkd_cd.visualization.panel import compose_panel, png_bytes
 from mtkd_cd.visualization.photo import read_photo
 
 
-class _DrawingHook(Hook):
+class _DrawingHook(Hook, ABC):
     """Counts and names the images that pass, and draws those that its heir wants.
 
     Args:
@@ -37,8 +38,9 @@ class _DrawingHook(Hook):
         self._num_seen = 0
         self._num_images = 0
 
+    @abstractmethod
     def _wants(self, index: int) -> bool:
-        raise NotImplementedError
+        """Whether to draw the image at this position of the data set."""
 
     def _start(self, dataset: Any) -> None:
         """Name the images, which takes the whole list of them."""
