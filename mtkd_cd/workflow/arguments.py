@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 from mtkd_cd.workflow.cli import add_data_arguments, add_machine_arguments, add_run_arguments, at_least
-from mtkd_cd.workflow.stages import RecipeOptions
+from mtkd_cd.workflow.stages import SPECIALISTS_FROM, RecipeOptions
 
 _OPTIONS = (
-    *('data_root', 'dataset_type', 'iters', 'student_iters', 'image_size', 'batch_size', 'num_workers', 'val_interval'),
-    *('seed', 'lr', 'loss_weight', 'amp', 'device', 'launcher', 'cfg_options'),
+    *('data_root', 'dataset_type', 'iters', 'specialist_iters', 'specialists_from', 'student_iters', 'image_size', 'crop_size'),
+    *('batch_size', 'num_workers', 'val_interval', 'seed', 'lr', 'loss_weight', 'amp', 'device', 'launcher', 'cfg_options'),
 )
 
 
@@ -17,6 +17,13 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('model', help='name of a benchmark model, for instance changer_mitb0')
     add_data_arguments(parser)
     parser.add_argument('--iters', type=at_least(1), help='iterations of the origin and of each specialist')
+    parser.add_argument('--specialist-iters', type=at_least(1), help='iterations of each specialist, default: --iters')
+    parser.add_argument(
+        '--specialists-from',
+        choices=SPECIALISTS_FROM,
+        default='config',
+        help="what specialists start from: the config's initial weights, as in the paper, or the origin's (default: %(default)s)",
+    )
     parser.add_argument('--student-iters', type=at_least(1), help='iterations of the student and of `continued`, default: half of --iters')
     parser.add_argument('--batch-size', type=at_least(1), help='pairs per step and process')
     parser.add_argument('--num-workers', type=at_least(0), help='loader processes')

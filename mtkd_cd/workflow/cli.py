@@ -16,7 +16,7 @@ from mmengine.registry import build_functions
 from mtkd_cd.checkpoint import load_only_tensors
 from mtkd_cd.errors import UserError
 from mtkd_cd.registry import similar_names
-from mtkd_cd.workflow.config import set_data, set_image_size
+from mtkd_cd.workflow.config import set_crop_size, set_data, set_image_size
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -65,6 +65,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--data-root', help='folder with train/ and test/ (and val/, else a tenth of train is held out)')
     parser.add_argument('--dataset-type', help="registered data set class, default: the config's, JL1_CD_Dataset")
     parser.add_argument('--image-size', type=at_least(1), help='side of training crops and test images')
+    parser.add_argument('--crop-size', type=at_least(1), help='side of training crops alone')
 
 
 def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
@@ -73,6 +74,8 @@ def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
         set_data(cfg, args.data_root, args.dataset_type)
     if args.image_size:
         set_image_size(cfg, args.image_size)
+    if args.crop_size:
+        set_crop_size(cfg, args.crop_size)
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:

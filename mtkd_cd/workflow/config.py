@@ -240,11 +240,17 @@ def set_image_size(cfg: Config, size: int) -> None:
     """Train on crops and test on images of ``size`` x ``size`` pixels."""
     if 'image_size' in cfg:
         cfg.image_size = size
+    set_crop_size(cfg, size)
+    for node in _nodes(cfg):
+        if _is_type(node, 'MultiImgResize'):
+            node.scale = (size, size)
+
+
+def set_crop_size(cfg: Config, size: int) -> None:
+    """Train on crops of ``size`` x ``size`` pixels; test images keep their size."""
     for node in _nodes(cfg):
         if _is_type(node, 'MultiImgRandomCrop'):
             node.crop_size = (size, size)
-        elif _is_type(node, 'MultiImgResize'):
-            node.scale = (size, size)
 
 
 def set_data(cfg: Config, root: str | Path | None = None, dataset_type: str | None = None) -> None:

@@ -23,8 +23,8 @@ STRATEGIES = tuple(stage for stage in (*STAGES, *OPTIONAL_STAGES) if stage != 'p
 REFERENCES = ('origin', 'continued')
 # What an experiment may say about a run, for all models or for one.
 _RUN_SETTINGS = (
-    *('data_root', 'dataset_type', 'iters', 'student_iters', 'image_size', 'batch_size', 'num_workers', 'val_interval', 'lr'),
-    *('loss_weight', 'amp', 'device', 'keep_checkpoints', 'cfg_options'),
+    *('data_root', 'dataset_type', 'iters', 'specialist_iters', 'specialists_from', 'student_iters', 'image_size', 'crop_size'),
+    *('batch_size', 'num_workers', 'val_interval', 'lr', 'loss_weight', 'amp', 'device', 'keep_checkpoints', 'cfg_options'),
 )
 
 

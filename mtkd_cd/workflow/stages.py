@@ -27,6 +27,7 @@ from mtkd_cd.workflow.variant import Variant, parse_strategy, strategy_name
 
 STAGES = ('origin', 'partition', 'op', 'mtkd')
 OPTIONAL_STAGES = ('continued',)
+SPECIALISTS_FROM = ('config', 'origin')
 TEST_RECORD = 'test.json'
 CURVES = 'curves.csv'
 
@@ -90,8 +91,12 @@ class RecipeOptions:
         data_root: Folder of the data.
         dataset_type: Registered name of the data set class.
         iters: Iterations of the origin and of each specialist.
+        specialist_iters: Iterations of each specialist, where they are not the origin's.
+        specialists_from: What specialists start from: ``config``, the initial weights of the configs, as in the paper; ``origin``, the
+            origin's, where there are no pretrained weights and too few images of a range to learn from.
         student_iters: Iterations of the student, and of the control; default: half of ``iters``, as in the paper.
         image_size: Side of training crops and test images in pixels.
+        crop_size: Side of training crops, where it is not that of the test images.
         batch_size: Pairs per training step and process.
         num_workers: Loader processes.
         val_interval: Iterations between validations.
@@ -106,6 +111,9 @@ class RecipeOptions:
         show_dir: Where to write a picture of each test image, in ``origin/``, ``op/`` and ``mtkd/``.
         keep_checkpoints: Whether a finished training keeps the checkpoints that it could have been resumed from, optimiser and all.
         cfg_options: Changes to the origin's config, from which all stages derive.
+
+    Raises:
+        UserError: Another ``specialists_from`` than these two.
     """
 
     configs: Path
@@ -113,8 +121,11 @@ class RecipeOptions:
     data_root: Path | None = None
     dataset_type: str | None = None
     iters: int | None = None
+    specialist_iters: int | None = None
+    specialists_from: str = 'config'
     student_iters: int | None = None
     image_size: int | None = None
+    crop_size: int | None = None
     batch_size: int | None = None
     num_workers: int | None = None
     val_interval: int | None = None
@@ -129,6 +140,10 @@ class RecipeOptions:
     show_dir: Path | None = None
     keep_checkpoints: bool = True
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.specialists_from not in SPECIALISTS_FROM:
+            raise UserError(f'specialists_from={self.specialists_from!r}: choose one of {", ".join(SPECIALISTS_FROM)}')
 
     @property
     def variant(self) -> Variant:
@@ -191,6 +206,8 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         adjust.set_data(cfg, options.data_root, options.dataset_type)
     if options.image_size is not None:
         adjust.set_image_size(cfg, options.image_size)
+    if options.crop_size is not None:
+        adjust.set_crop_size(cfg, options.crop_size)
     adjust.set_loaders(cfg, options.batch_size, options.num_workers)
     if step.variant.thresholds != DEFAULT_THRESHOLDS:
         adjust.set_thresholds(cfg, step.variant.thresholds)
@@ -199,8 +216,12 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
     if step.range is not None:
         adjust.set_partition(cfg, step.range)
     adjust.set_checkpoints(cfg, options.work_dir)
+    if step.stage == 'partition' and options.specialists_from == 'origin':
+        cfg.load_from = str(Step('origin', 'train').place(model, options.work_dir) / BEST)
     iters = options.iters
-    if step.stage in ('continued', 'mtkd'):
+    if step.stage == 'partition':
+        iters = options.specialist_iters or iters
+    elif step.stage in ('continued', 'mtkd'):
         iters = options.student_iters or (max(1, iters // 2) if iters else None)
     if step.stage == 'mtkd' and options.loss_weight is not None:
         cfg.model.distill_loss.loss_weight = options.loss_weight

@@ -79,11 +79,20 @@ def test_missing_checkpoint_names_the_command_that_makes_it():
 def test_image_size_reaches_every_pipeline():
     cfg = load('partition')
     adjust.set_image_size(cfg, 96)
-    pipelines = [
-        loader.dataset.get('dataset', loader.dataset).pipeline for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
-    ]
-    sizes = [size for pipeline in pipelines for step in pipeline for size in (step.get('crop_size') or step.get('scale') or ())]
-    assert sizes == [96] * 6
+    assert pipeline_sizes(cfg) == [96] * 6
+
+
+def test_crop_size_is_that_of_training_alone():
+    cfg = load('partition')
+    adjust.set_image_size(cfg, 96)
+    adjust.set_crop_size(cfg, 48)
+    assert pipeline_sizes(cfg) == [48] * 2 + [96] * 4
+
+
+def pipeline_sizes(cfg):
+    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+    pipelines = [loader.dataset.get('dataset', loader.dataset).pipeline for loader in loaders]
+    return [size for pipeline in pipelines for step in pipeline for size in (step.get('crop_size') or step.get('scale') or ())]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

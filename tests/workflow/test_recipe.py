@@ -204,6 +204,21 @@ def test_variant_without_specialists_names_the_command_that_makes_them(whole, to
     assert 'python tools/run_mtkd.py fc_ef --stages partition --thresholds 0.1 0.3' in err
 
 
+def test_specialists_start_from_the_origin_where_asked(whole, tool, recipe_argv, tmp_path):
+    """A learning rate of 0 keeps what was started from."""
+    folder = tmp_path / 'recipe'
+    shutil.copytree(whole / 'origin', folder / 'origin')
+    flags = ('--stages', 'partition', '--specialists-from', 'origin', '--specialist-iters', 2, '--lr', 0)
+    assert tool('run_mtkd', *recipe_argv(*flags)) == (0, '')
+    origin = read_weights(folder / 'origin' / 'fc_ef' / 'best.pth')
+    weights = [key for key in origin if key.endswith('.weight')]
+    for name in ('small', 'medium', 'large'):
+        place = Path('partition', 'fc_ef', name)
+        assert sorted(path.name for path in (folder / place).glob('iter_*')) == ['iter_2.pth']
+        assert all(torch.equal(read_weights(folder / place / 'best.pth')[key], origin[key]) for key in weights)
+        assert not all(torch.equal(read_weights(whole / place / 'best.pth')[key], origin[key]) for key in weights)
+
+
 @pytest.mark.slow
 def test_two_processes(recipe_argv, tmp_path):
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']

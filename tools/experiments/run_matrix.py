@@ -9,11 +9,13 @@ import torch
 from mtkd_cd.workflow.cli import ConfigOptions, at_least, run_tool
 from mtkd_cd.workflow.jobs import Cluster
 from mtkd_cd.workflow.matrix import gather, read_experiment, run_matrix
+from mtkd_cd.workflow.stages import SPECIALISTS_FROM
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 _OF_EXPERIMENT = (
-    *('models', 'seeds', 'strategies', 'work_dir', 'data_root', 'dataset_type', 'iters', 'student_iters', 'image_size', 'batch_size'),
-    *('num_workers', 'val_interval', 'lr', 'loss_weight', 'amp', 'device', 'keep_checkpoints', 'cfg_options'),
+    *('models', 'seeds', 'strategies', 'work_dir', 'data_root', 'dataset_type', 'iters', 'specialist_iters', 'specialists_from'),
+    *('student_iters', 'image_size', 'crop_size', 'batch_size', 'num_workers', 'val_interval', 'lr', 'loss_weight', 'amp', 'device'),
+    *('keep_checkpoints', 'cfg_options'),
 )
 
 
@@ -51,8 +53,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument('--data-root')
     what.add_argument('--dataset-type')
     what.add_argument('--iters', type=at_least(1))
+    what.add_argument('--specialist-iters', type=at_least(1))
+    what.add_argument('--specialists-from', choices=SPECIALISTS_FROM)
     what.add_argument('--student-iters', type=at_least(1))
     what.add_argument('--image-size', type=at_least(1))
+    what.add_argument('--crop-size', type=at_least(1))
     what.add_argument('--batch-size', type=at_least(1))
     what.add_argument('--num-workers', type=at_least(0))
     what.add_argument('--val-interval', type=at_least(1))
