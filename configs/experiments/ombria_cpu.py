@@ -1,6 +1,6 @@
 # ombria.py for two CPU cores and three hours: crops of 128 x 128 in training, smaller batches, two of the models with all strategies and
-# seeds, the others once. No pretrained weights are at hand and 33 images alone have a CAR of at most 0.05: specialists start from the origin
-# (ombria_pilot.py shows what becomes of those that don't).
+# seeds, the others once. No pretrained weights are at hand and only 33 images have a CAR of at most 0.05: specialists start from the
+# origin (ombria_pilot.py shows what becomes of those that don't).
 #   python tools/experiments/run_matrix.py --settings configs/experiments/ombria_cpu.py --data-root data/ombria --jobs 2 --threads 1
 _base_ = './ombria.py'
 
@@ -12,8 +12,8 @@ models = dict(
     _delete_=True,
     fc_siam_diff=dict(iters=1200, specialist_iters=300, student_iters=600, val_interval=100, lr=1e-3),
     changeformer_mitb0=dict(iters=1200, specialist_iters=300, student_iters=600, val_interval=100, lr=2e-4),
-    snunet_c16=dict(iters=800, specialist_iters=200, student_iters=400, val_interval=100, lr=1e-3),
-    tinycd=dict(iters=800, specialist_iters=200, student_iters=400, val_interval=100, lr=1e-3),
+    snunet_c16=dict(iters=800, specialist_iters=200, student_iters=400, val_interval=100),
+    tinycd=dict(iters=800, specialist_iters=200, student_iters=400, val_interval=100),
     changer_mitb0=dict(iters=800, specialist_iters=200, student_iters=400, val_interval=100, lr=2e-4),
     changer_mitb1=dict(iters=800, specialist_iters=200, student_iters=400, val_interval=100, lr=2e-4),
 )
