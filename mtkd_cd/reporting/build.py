@@ -11,7 +11,7 @@ from mtkd_cd.reporting import figures
 from mtkd_cd.reporting.comparison import Comparison, Difference, Reference
 from mtkd_cd.reporting.curves import CURVES, read_curves
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
-from mtkd_cd.reporting.names import base_strategy, strategy_title
+from mtkd_cd.reporting.names import base_strategy
 from mtkd_cd.reporting.published import model_title, published_dataset, published_scores
 from mtkd_cd.reporting.report import Card, Report, Section
 from mtkd_cd.reporting.score_tables import (
@@ -34,6 +34,7 @@ from mtkd_cd.reporting.score_tables import (
 )
 from mtkd_cd.reporting.tables import Table
 from mtkd_cd.reporting.thumbnails import Scene, prediction_thumbnail, scene_thumbnails
+from mtkd_cd.strategies import strategy_title
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from mtkd_cd.car import CARPartition
 from mtkd_cd.reporting.comparison import Bin, Comparison, Entry, Reference
 from mtkd_cd.reporting.curves import Curve
 from mtkd_cd.reporting.failure import CascadeAnalysis
-from mtkd_cd.reporting.names import strategy_title
 from mtkd_cd.reporting.published import model_title, published_scores
 from mtkd_cd.reporting.score_tables import Published, file_name, percent_text, plain, reference_title, signed
 from mtkd_cd.reporting.tables import typographic
+from mtkd_cd.strategies import strategy_title
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white.
 _BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _VERMILION, _PURPLE = '#000000', '#E69F00', '#56B4E9', '#009E73', '#0072B2', '#D55E00', '#CC79A7'

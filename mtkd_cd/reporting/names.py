@@ -1,4 +1,4 @@
-"""Names of runs: what a path says about a run, what it is called in a report, and the order in which runs are listed."""
+"""Names of runs: what a path, or a user's label, says about a run."""
 
 import os
 import re
@@ -7,8 +7,6 @@ from pathlib import Path
 
 REPORT = 'report'  # the folder that the recipe writes its tables to
 _SEED = re.compile(r'seed[-_]?(\d+)')
-_ORDER = ('origin', 'continued', 'op', 'mtkd')
-_TITLES = {'op': 'O-P', 'mtkd': 'MTKD'}
 
 
 @dataclass(frozen=True)
@@ -68,18 +66,3 @@ def relabelled(identity: Identity, label: str, whole_folder: bool) -> Identity:
 def base_strategy(strategy: str) -> str:
     """The strategy without a folder's label."""
     return strategy.rpartition(':')[2]
-
-
-def strategy_title(strategy: str) -> str:
-    """As the paper writes it: ``O-P``, ``MTKD``; ``O-P @ 0.1``; ``mine: O-P``."""
-    label, _, own = strategy.rpartition(':')
-    base, at, variant = own.partition('@')
-    title = _TITLES.get(base, base) + (f' @ {variant}' if at else '')
-    return f'{label}: {title}' if label else title
-
-
-def strategy_rank(strategy: str) -> tuple[str, int, str]:
-    """Sort key of the strategies in a folder: origin, continued, O-P, MTKD, each followed by its variants; others behind."""
-    label, _, own = strategy.rpartition(':')
-    base, _, variant = own.partition('@')
-    return label, _ORDER.index(base) if base in _ORDER else len(_ORDER), own if base not in _ORDER else variant

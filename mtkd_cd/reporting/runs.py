@@ -16,8 +16,9 @@ from mtkd_cd.errors import UserError
 from mtkd_cd.evaluation import ImageTable, image_scores, load_table
 from mtkd_cd.evaluation.counts import COUNT_NAMES
 from mtkd_cd.evaluation.tables import TABLE_SUFFIXES
-from mtkd_cd.reporting.names import REPORT, Identity, base_strategy, identity_of_path, relabelled, strategy_rank
+from mtkd_cd.reporting.names import REPORT, Identity, base_strategy, identity_of_path, relabelled
 from mtkd_cd.reporting.published import published_models
+from mtkd_cd.strategies import strategy_rank
 
 _SHOWN = 3
 

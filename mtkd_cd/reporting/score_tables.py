@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtkd_cd.evaluation.scores import CLASSES
+from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
 from mtkd_cd.reporting.comparison import Bin, Comparison, Difference, Entry, Reference
 from mtkd_cd.reporting.failure import CascadeAnalysis
-from mtkd_cd.reporting.names import base_strategy, strategy_title
+from mtkd_cd.reporting.names import base_strategy
 from mtkd_cd.reporting.published import JL1_CD, SYSU_CD, model_title, published_models, published_scores
 from mtkd_cd.reporting.tables import Cell, Column, Row, Table, Tone, text_cell
+from mtkd_cd.strategies import strategy_title
 
 # The order of the paper's tables.
-MEAN_COLUMNS = ('mIoU', 'mRecall', 'mPrecision', 'mFscore')
-CLASS_COLUMNS = ('IoU', 'Recall', 'Precision', 'Fscore')
 SIGNIFICANT = 0.05
 _MODEL, _STRATEGY = Column('Model', ('model',), 'left'), Column('Strategy', ('strategy',), 'left')
 _ENTRY_COLUMNS = (_MODEL, _STRATEGY)
@@ -63,11 +62,11 @@ def tone_of(difference: float) -> Tone:
 def scores_table(comparison: Comparison, published: Published) -> Table:
     """All models and strategies, as the paper's Table 2."""
     printed = _published_columns(comparison, published)
-    columns = [*_ENTRY_COLUMNS, Column('Seeds', ('seeds',)), *map(_score_column, MEAN_COLUMNS), *printed]
-    best = {(model, score): _best(comparison.of_model(model), score) for model in comparison.models for score in MEAN_COLUMNS}
+    columns = [*_ENTRY_COLUMNS, Column('Seeds', ('seeds',)), *map(_score_column, MEAN_NAMES), *printed]
+    best = {(model, score): _best(comparison.of_model(model), score) for model in comparison.models for score in MEAN_NAMES}
 
     def row(entry: Entry) -> Row:
-        scores = [_score_cell(comparison, entry, score, best[entry.model, score]) for score in MEAN_COLUMNS]
+        scores = [_score_cell(comparison, entry, score, best[entry.model, score]) for score in MEAN_NAMES]
         return [*_entry_cells(entry), _seeds_cell(entry), *scores, *_published_cells(entry, published, ('mIoU', 'mFscore'), printed)]
 
     return Table('scores', 'Scores', _score_caption(comparison, published if printed else None), columns, _by_model(comparison, row), 2)
@@ -129,14 +128,14 @@ def classes_table(comparison: Comparison, published: Published) -> Table:
     """Both classes of all models and strategies, as the paper's Tables 4 and 7."""
     reference = comparison.references[0]
     printed = _published_columns(comparison, published, ('IoU', 'Fscore'))
-    columns = [*_ENTRY_COLUMNS, Column('Class', ('class',), 'left'), *map(_score_column, CLASS_COLUMNS), *printed]
+    columns = [*_ENTRY_COLUMNS, Column('Class', ('class',), 'left'), *map(_score_column, SCORE_NAMES), *printed]
 
     def rows(entry: Entry) -> list[Row]:
         return [
             [
                 *_entry_cells(entry),
                 text_cell(name),
-                *(_score_cell(comparison, entry, f'{score}_{name}') for score in CLASS_COLUMNS),
+                *(_score_cell(comparison, entry, f'{score}_{name}') for score in SCORE_NAMES),
                 *_published_cells(entry, published, [f'{score}_{name}' for score in ('IoU', 'Fscore')], printed),
             ]
             for name in CLASSES
@@ -157,7 +156,7 @@ def teachers_table(comparison: Comparison) -> Table:
     columns = [
         *_ENTRY_COLUMNS,
         Column('Teachers', ('teachers',)),
-        *map(_score_column, MEAN_COLUMNS),
+        *map(_score_column, MEAN_NAMES),
         *differences,
         *itertools.chain(*printed.values()),
     ]
@@ -168,7 +167,7 @@ def teachers_table(comparison: Comparison) -> Table:
         return [
             *_entry_cells(entry),
             Cell('-' if teachers is None else str(teachers), (teachers,)),
-            *(_score_cell(comparison, entry, score) for score in MEAN_COLUMNS),
+            *(_score_cell(comparison, entry, score) for score in MEAN_NAMES),
             *(_plain_difference(found, f'{score}_{name}') for score, name in by_class),
             *(
                 cell

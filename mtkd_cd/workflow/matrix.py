@@ -10,12 +10,13 @@ from typing import Any
 
 from mtkd_cd.errors import UserError
 from mtkd_cd.evaluation import load_table
+from mtkd_cd.evaluation.scores import MEAN_NAMES
 from mtkd_cd.evaluation.tables import format_markdown_table
 from mtkd_cd.files import atomic_write
+from mtkd_cd.strategies import strategy_title
 from mtkd_cd.workflow import config as adjust
 from mtkd_cd.workflow.jobs import Cluster, Job, Outcome, alone, last_lines, run_jobs
 from mtkd_cd.workflow.record import write_json
-from mtkd_cd.workflow.report import COLUMNS, title
 from mtkd_cd.workflow.stages import OPTIONAL_STAGES, STAGES, RecipeOptions, Step, is_tested, is_trained, recipe, run_recipe, step_config
 from mtkd_cd.workflow.variant import Variant, parse_strategy
 
@@ -246,7 +247,7 @@ class Matrix:
         for model, strategy in dict.fromkeys((cell.model, cell.strategy) for cell in self.cells):
             seeds = [seed for name, other, seed in done if (name, other) == (model, strategy)]
             row: dict[str, Any] = dict(model=model, strategy=strategy, seeds=len(seeds))
-            for column in COLUMNS:
+            for column in MEAN_NAMES:
                 row[column] = _spread([done[model, strategy, seed][column] for seed in seeds])
                 for reference in REFERENCES:
                     paired = [seed for seed in seeds if (model, reference, seed) in done and strategy != reference]
@@ -260,10 +261,10 @@ class Matrix:
         wanted = len({cell.seed for cell in self.cells})
         lines = ['Per-image averages on the test data in percent: mean ± standard deviation over seeds. Differences are of the same seed.']
         lines.append('')
-        header = ['model', 'strategy', 'seeds', *COLUMNS, *(f'mIoU - {reference}' for reference in REFERENCES)]
+        header = ['model', 'strategy', 'seeds', *MEAN_NAMES, *(f'mIoU - {reference}' for reference in REFERENCES)]
         rows = [
-            [row['model'], title(row['strategy']), f'{row["seeds"]}/{wanted}']
-            + [_text(row[column], '.2f') for column in COLUMNS]
+            [row['model'], strategy_title(row['strategy']), f'{row["seeds"]}/{wanted}']
+            + [_text(row[column], '.2f') for column in MEAN_NAMES]
             + [_text(row[f'mIoU - {reference}'], '+.2f') for reference in REFERENCES]
             for row in self.summary()
         ]
@@ -279,7 +280,7 @@ class Matrix:
             file.write(self.as_markdown())
         columns = [f.name for f in dataclasses.fields(Cell) if f.name != 'scores']
         with atomic_write(folder / 'matrix.csv') as file:
-            writer = csv.DictWriter(file, [*columns, *COLUMNS], lineterminator='\n', extrasaction='ignore')
+            writer = csv.DictWriter(file, [*columns, *MEAN_NAMES], lineterminator='\n', extrasaction='ignore')
             writer.writeheader()
             writer.writerows({**dataclasses.asdict(cell), **cell.scores} for cell in self.cells)
         write_json(folder / 'matrix.json', dict(cells=[dataclasses.asdict(cell) for cell in self.cells], summary=self.summary()))

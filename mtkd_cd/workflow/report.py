@@ -4,12 +4,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtkd_cd.evaluation.scores import MEAN_NAMES
 from mtkd_cd.evaluation.tables import format_markdown_table
 from mtkd_cd.files import atomic_write
+from mtkd_cd.strategies import strategy_rank, strategy_title
 from mtkd_cd.workflow.record import write_json
-
-COLUMNS = ('mIoU', 'mPrecision', 'mRecall', 'mFscore')
-_TITLES = {'origin': 'origin', 'op': 'O-P', 'continued': 'continued', 'mtkd': 'MTKD'}
 
 
 @dataclass
@@ -33,13 +32,14 @@ class Report:
         """Of every other strategy to the origin, in percentage points."""
         origin = self.metrics.get('origin')
         others = {name: values for name, values in self.metrics.items() if name != 'origin'}
-        return {name: {key: values[key] - origin[key] for key in COLUMNS} for name, values in others.items()} if origin else {}
+        return {name: {key: values[key] - origin[key] for key in MEAN_NAMES} for name, values in others.items()} if origin else {}
 
     def as_markdown(self) -> str:
         """The tables as text."""
         lines = [f'{self.model}: per-image averages on the test data, in percent; in brackets the difference to the origin.', '']
-        rows = [[title(name), *(self._cell(name, column) for column in COLUMNS)] for name in sorted(self.metrics, key=_order)]
-        lines.append(format_markdown_table(['', *COLUMNS], rows))
+        names = sorted(self.metrics, key=strategy_rank)
+        rows = [[strategy_title(name), *(self._cell(name, column) for column in MEAN_NAMES)] for name in names]
+        lines.append(format_markdown_table(['', *MEAN_NAMES], rows))
         lines += [f'\nCAR ranges of {name}: {ranges}' for name, ranges in self.ranges.items()] + ['']
         total = sum(self.seconds.values())
         times = [[step, _clock(seconds)] for step, seconds in self.seconds.items()]
@@ -59,17 +59,6 @@ class Report:
         with atomic_write(folder / 'report.md') as file:
             file.write(self.as_markdown())
         write_json(folder / 'report.json', self.as_dict())
-
-
-def title(strategy: str) -> str:
-    """How a strategy is called in tables: ``op@0.1`` is ``O-P @ 0.1``."""
-    stage, at, variant = strategy.partition('@')
-    return _TITLES[stage] + (f' @ {variant}' if at else '')
-
-
-def _order(strategy: str) -> tuple[int, str]:
-    stage, _, variant = strategy.partition('@')
-    return list(_TITLES).index(stage), variant
 
 
 def _clock(seconds: float) -> str:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mtkd_cd.reporting.names import Identity, identity_of_path, relabelled, strategy_rank, strategy_title
+from mtkd_cd.reporting.names import Identity, identity_of_path, relabelled
+from mtkd_cd.strategies import strategy_rank, strategy_title
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_lock_keeps_another_process_out_and_dies_with_its_owner(tmp_path):
 
 def test_spread_and_differences_are_those_of_the_seeds():
     scores = {('origin', 0): 50.0, ('origin', 1): 60.0, ('mtkd', 0): 51.0, ('mtkd', 1): 63.0, ('continued', 1): 62.0}
-    named = [Cell('m', *key, 'done', scores=dict.fromkeys(matrix_module.COLUMNS, value)) for key, value in scores.items()]
+    named = [Cell('m', *key, 'done', scores=dict.fromkeys(matrix_module.MEAN_NAMES, value)) for key, value in scores.items()]
     matrix = Matrix([*named, Cell('m', 'continued', 0, 'failed', 'a\nb')])
     rows = {row['strategy']: row for row in matrix.summary()}
     assert rows['mtkd']['mIoU'] == dict(mean=57.0, std=pytest.approx(8.485281374238571))
