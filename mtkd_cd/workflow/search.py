@@ -20,6 +20,7 @@ from mtkd_cd.workflow.variant import strategy_name
 
 PARAMETER = 'lambda'
 METRIC = 'mIoU'
+_GOLDEN_SECTION = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Search:
         model: Name of the model.
         options: Of the recipe whose origin and specialists are there; their ``loss_weight`` does not matter.
         low: Smallest lambda.
-        high: Largest lambda; drawn uniformly in the logarithm.
+        high: Largest lambda.
         trials: Students in all, those of earlier calls included; lambda = 0 is not counted.
-        startup: Trials drawn at random, and never pruned, before the others learn from them.
+        startup: Trials spread evenly over the range, and never pruned, before the others learn from them.
     """
 
     model: str
@@ -55,6 +56,10 @@ class Search:
     def place(self, weight: float) -> Path:
         """The work dir of a trial; the same lambda, drawn again after an interruption, resumes there."""
         return self.folder / self.name / f'{weight:g}'
+
+    def startup_weight(self, number: int) -> float:
+        """The lambda of a startup trial. Steps of the golden section: however many there are, they lie evenly, in the logarithm."""
+        return self.low * (self.high / self.low) ** ((number + 1) * _GOLDEN_SECTION % 1)
 
     def lock(self, what: object) -> Path:
         """A lock file: ``'draw'``, or the number of a trial, held by the process that trains it."""
@@ -124,6 +129,9 @@ def work(search: Search) -> None:
                 _requeue_lost_trials(search, study)
                 if sum(trial.state.name in ('COMPLETE', 'PRUNED', 'RUNNING') for trial in study.trials) >= search.trials:
                     return
+                states = [trial.state.name for trial in study.trials if trial.state.name != 'FAIL']
+                if len(states) < search.startup and 'WAITING' not in states:
+                    study.enqueue_trial({PARAMETER: search.startup_weight(len(states))})
                 trial = study.ask({PARAMETER: optuna.distributions.FloatDistribution(search.low, search.high, log=True)})
                 held.enter_context(alone(search.lock(trial.number)))
             _train_trial(search, study, trial)

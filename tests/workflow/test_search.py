@@ -40,11 +40,11 @@ def test_search_finds_the_best_of_its_trials_and_goes_on_where_it_was(tool, reci
     shutil.rmtree(hidden / 'test')
     assert tool('experiments/search_lambda', *argv, '--trials', 2)[0] == 0
     records = {path.parent.name: json.loads(path.read_text()) for path in (folder / 'search' / 'fc_ef').glob('*/run.json')}
-    assert len(records) == 2
-    assert all(0.1 <= float(weight) <= 10 and record['finished'] for weight, record in records.items())
+    assert set(records) == {'1.72', '0.297'}  # 0.1 * 100 ** 0.618, 0.1 * 100 ** 0.236
+    assert all(record['finished'] for record in records.values())
     assert all(float(weight) == record['settings']['model.distill_loss.loss_weight'] for weight, record in records.items())
     control = json.loads((folder / 'continued' / 'fc_ef' / 'run.json').read_text())
-    best = max(records, key=lambda weight: records[weight]['score'])
+    best = max(sorted(records, key=float), key=lambda weight: records[weight]['score'])
     text = (folder / 'search' / 'fc_ef.md').read_text()
     assert f'Best: lambda = {best}, {records[best]["score"] - control["score"]:+.2f} to lambda = 0' in text
     assert not list((folder / 'search').rglob('iter_*.pth'))
@@ -69,6 +69,14 @@ def ask(study, weight=None):
     if weight is not None:
         study.enqueue_trial({'lambda': weight})
     return study.ask({'lambda': optuna.distributions.FloatDistribution(1e-3, 10.0, log=True)})
+
+
+def test_startup_lambdas_cover_the_range(search):
+    """After any number of them no gap is much wider than in an even spacing."""
+    for count in range(2, 12):
+        logarithms = sorted(math.log10(search.startup_weight(number)) for number in range(count))
+        gaps = [right - left for left, right in zip([-3, *logarithms], [*logarithms, 1])]
+        assert max(gaps) < 2 * 4 / count
 
 
 def test_lambda_is_uniform_in_the_logarithm(search):

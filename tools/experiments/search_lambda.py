@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--routing', choices=ROUTINGS, default='car', help='how an image finds its specialist')
     parser.add_argument('--trials', type=at_least(1), default=20, help='students in all, earlier calls included (default: %(default)s)')
     parser.add_argument('--range', nargs=2, type=float, default=(1e-5, 10.0), metavar=('LOW', 'HIGH'), help='of lambda (default: 1e-5 10)')
-    parser.add_argument('--startup', type=at_least(1), default=5, help='trials drawn at random and not pruned (default: %(default)s)')
+    parser.add_argument('--startup', type=at_least(1), default=5, help='trials spread over the range, not pruned (default: %(default)s)')
     parser.add_argument('--workers', type=at_least(1), default=1, help='trials at a time')
     parser.add_argument('--threads', type=at_least(1), help='CPU threads of a worker')
     args = parser.parse_args(argv)
