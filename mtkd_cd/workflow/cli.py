@@ -3,7 +3,9 @@
 import argparse
 import errno
 import logging
+import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,14 +22,16 @@ from mtkd_cd.workflow.config import set_crop_size, set_data, set_image_size
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a tool's ``main(argv)`` and exit the process: ``if __name__ == '__main__': run_tool(main)``.
 
     A mistake of the user (:class:`UserError`, also one raised in a data loader's worker; a config that names what does not exist; a full
-    disk) is printed as ``error: ...`` without a traceback, exit code 2. Ctrl-C exits with 130. Anything else is a bug and keeps its
-    traceback. Checkpoints are read as tensors and plain values only, unless ``--trust-checkpoint`` is among the arguments.
+    disk) is printed as ``error: ...`` without a traceback, exit code 2. Ctrl-C exits with 130, a closed pipe with 141. Anything else is a
+    bug and keeps its traceback. Checkpoints are read as tensors and plain values only, unless ``--trust-checkpoint`` is among the
+    arguments.
 
     Args:
         main: Takes the arguments, ``None`` for those of the process; returns the exit code, ``None`` for 0.
@@ -38,9 +42,15 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     logging.raiseExceptions = False  # a log file that cannot be written, on a full disk, must not bury the message
     try:
         code = main(argv) or 0
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        if not _output_is_closed():  # another pipe, for instance that of a loader's worker
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes to at its end
+        code = EXIT_BROKEN_PIPE
     except Exception as error:
         message = user_message(error)
         if message is None:
@@ -51,6 +61,13 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     sys.exit(code)
+
+
+def _output_is_closed() -> bool:
+    """Whether the reader of standard output (``| head``) has seen enough."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

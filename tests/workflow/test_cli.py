@@ -3,6 +3,8 @@
 import argparse
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,24 @@ def failing(error):
 def test_success_and_own_exit_codes(capsys):
     assert outcome(lambda argv: None, capsys) == (0, '')
     assert outcome(lambda argv: 1, capsys) == (1, '')
+
+
+def run_into_pipe(body, reader_gone):
+    code = f'from mtkd_cd.workflow.cli import run_tool\ndef main(argv): {body}\nrun_tool(main, [])'
+    reader, writer = os.pipe()
+    if reader_gone:
+        os.close(reader)
+    return subprocess.run([sys.executable, '-c', code], stdout=writer, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize('size', [1, 100_000])  # it is noticed when the output is flushed, or while it is written
+def test_closed_pipe_ends_quietly(size):
+    ended = run_into_pipe(f"print('x' * {size})", reader_gone=True)
+    assert (ended.returncode, ended.stderr) == (141, '')
+
+
+def test_broken_pipe_between_processes_is_a_bug():
+    assert 'BrokenPipeError: of a worker' in run_into_pipe("raise BrokenPipeError('of a worker')", reader_gone=False).stderr
 
 
 def test_user_error_is_its_message_alone(capsys):
