@@ -8,6 +8,8 @@ work_dir = 'work_dirs/ombria_cpu'
 crop_size = 128
 batch_size = 4
 specialists_from = 'origin'
+# search_lambda.py of fc_siam_diff and of changeformer_mitb0 on the validation split, seed 0 (docs/experiments.md).
+loss_weight = 2.61e-4
 models = dict(
     _delete_=True,
     fc_siam_diff=dict(iters=1200, specialist_iters=300, student_iters=600, val_interval=100, lr=1e-3),
