@@ -14,7 +14,6 @@ from mtkd_cd.reporting.published import JL1_CD, SYSU_CD, model_title, published_
 from mtkd_cd.reporting.tables import Cell, Column, Row, Table, Tone, text_cell
 from mtkd_cd.strategies import strategy_title
 
-# The order of the paper's tables.
 SIGNIFICANT = 0.05
 _MODEL, _STRATEGY = Column('Model', ('model',), 'left'), Column('Strategy', ('strategy',), 'left')
 _ENTRY_COLUMNS = (_MODEL, _STRATEGY)

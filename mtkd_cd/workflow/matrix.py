@@ -23,7 +23,7 @@ from mtkd_cd.workflow.variant import Variant, parse_strategy
 STRATEGIES = tuple(stage for stage in (*STAGES, *OPTIONAL_STAGES) if stage != 'partition')
 REFERENCES = ('origin', 'continued')
 # What an experiment may say about a run, for all models or for one.
-_RUN_SETTINGS = (
+RUN_SETTINGS = (
     *('data_root', 'dataset_type', 'iters', 'specialist_iters', 'specialists_from', 'student_iters', 'image_size', 'crop_size'),
     *('batch_size', 'num_workers', 'val_interval', 'lr', 'loss_weight', 'amp', 'device', 'keep_checkpoints', 'cfg_options'),
 )
@@ -129,8 +129,8 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 def _check_settings(settings: Mapping[str, Any], prefix: str) -> None:
     for key in settings:
-        if key not in _RUN_SETTINGS:
-            raise UserError(f'{prefix}{key} is no setting of an experiment: {adjust.closest(key, _RUN_SETTINGS)}')
+        if key not in RUN_SETTINGS:
+            raise UserError(f'{prefix}{key} is no setting of an experiment: {adjust.closest(key, RUN_SETTINGS)}')
 
 
 def run_recipes(experiment: Experiment, model: str, seed: int) -> None:

@@ -8,15 +8,11 @@ import torch
 
 from mtkd_cd.workflow.cli import ConfigOptions, at_least, run_tool
 from mtkd_cd.workflow.jobs import Cluster
-from mtkd_cd.workflow.matrix import gather, read_experiment, run_matrix
+from mtkd_cd.workflow.matrix import RUN_SETTINGS, gather, read_experiment, run_matrix
 from mtkd_cd.workflow.stages import SPECIALISTS_FROM
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-_OF_EXPERIMENT = (
-    *('models', 'seeds', 'strategies', 'work_dir', 'data_root', 'dataset_type', 'iters', 'specialist_iters', 'specialists_from'),
-    *('student_iters', 'image_size', 'crop_size', 'batch_size', 'num_workers', 'val_interval', 'lr', 'loss_weight', 'amp', 'device'),
-    *('keep_checkpoints', 'cfg_options'),
-)
+_OF_EXPERIMENT = ('models', 'seeds', 'strategies', 'work_dir', *RUN_SETTINGS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
