@@ -297,11 +297,12 @@ def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve])
             axis.set_xlabel('iteration')
             axis.grid(axis='y', color=_GRID, linewidth=0.6)
             handles = dict(zip(*reversed(axis.get_legend_handles_labels())))
-            axis.legend(handles.values(), handles.keys(), fontsize=8)
+            columns = _legend_columns(list(handles), 3.6)
+            axis.legend(handles.values(), handles.keys(), fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.18), ncols=columns)
 
     caption = 'One line per seed. What starts from the origin goes on where its training ended.'
     width = 7.2 if specialists else 4.4
-    return _drawn(f'training_{plain(model)}', f'{model_title(model)}: validation while training', caption, (width, 3.4), draw)
+    return _drawn(f'training_{plain(model)}', f'{model_title(model)}: validation while training', caption, (width, 4.0), draw)
 
 
 def _draw_curve(axis: Axes, curve: Curve, shift: int, label: str, look: dict) -> None:
