@@ -40,8 +40,9 @@ class ReplayableIterLoop(IterBasedTrainLoop):
         runner: The runner.
         dataloader: A dataloader, which is then used as it is, or the config of one.
         max_iters: Iterations.
-        max_epochs: Instead of ``max_iters``: how many times as many images as there are. ``val_interval`` is then in epochs too.
-        val_interval: Iterations, or epochs, between validations.
+        max_epochs: Instead of ``max_iters``: how many times as many images as there are.
+        val_interval: Iterations between validations; epochs with ``max_epochs``, unless ``val_by_epoch`` is false.
+        val_by_epoch: See ``val_interval``; without meaning with ``max_iters``.
         kwargs: As in mmengine: ``val_begin``, ``dynamic_intervals``, both in iterations.
 
     Raises:
@@ -55,6 +56,7 @@ class ReplayableIterLoop(IterBasedTrainLoop):
         max_iters: int | None = None,
         max_epochs: int | None = None,
         val_interval: int = 1000,
+        val_by_epoch: bool = True,
         **kwargs: Any,
     ) -> None:
         if (max_iters is None) == (max_epochs is None):
@@ -67,7 +69,8 @@ class ReplayableIterLoop(IterBasedTrainLoop):
             )
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
         if max_epochs is not None:
-            max_iters, val_interval = max_epochs * len(dataloader), val_interval * len(dataloader)
+            max_iters = max_epochs * len(dataloader)
+            val_interval *= len(dataloader) if val_by_epoch else 1
         super().__init__(runner, dataloader, max_iters, val_interval=val_interval, **kwargs)
 
     def run(self) -> nn.Module:

@@ -233,6 +233,8 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
 def set_val_interval(cfg: Config, interval: int) -> None:
     """Validate, and write a checkpoint to resume from, every ``interval`` iterations."""
     cfg.train_cfg.val_interval = interval
+    if 'max_epochs' in cfg.train_cfg:
+        cfg.train_cfg.val_by_epoch = False
     cfg.default_hooks.checkpoint.interval = interval
 
 

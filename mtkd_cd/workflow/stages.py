@@ -258,7 +258,8 @@ def _summary(step: Step, cfg: Config) -> str:
     warmup = next((scheduler.end for scheduler in cfg.param_scheduler if scheduler.type == 'LinearLR'), 0)
     epochs = cfg.train_cfg.get('max_epochs')
     length = f'{epochs} epochs' if epochs else f'{cfg.train_cfg.max_iters} iterations'
-    schedule = f'{length}, warm-up {warmup}, validation every {cfg.train_cfg.val_interval}'
+    unit = 'epochs' if epochs and cfg.train_cfg.get('val_by_epoch', True) else 'iterations'
+    schedule = f'{length}, warm-up {warmup}, validation every {cfg.train_cfg.val_interval} {unit}'
     return f'{schedule}, in {cfg.work_dir}'
 
 

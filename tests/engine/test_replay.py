@@ -149,7 +149,9 @@ def test_schedule_in_epochs_counts_the_images():
     runner = SimpleNamespace(seed=0, build_dataloader=Runner.build_dataloader, visualizer=SimpleNamespace())
     with DefaultScope.overwrite_default_scope('mtkd_cd'):
         loop = ReplayableIterLoop(runner, loader, max_epochs=5, val_interval=2)
+        by_iteration = ReplayableIterLoop(runner, loader, max_epochs=5, val_interval=2, val_by_epoch=False)
     assert (loop.max_iters, loop.val_interval) == (15, 6)  # ten images in batches of four: three steps
+    assert (by_iteration.max_iters, by_iteration.val_interval) == (15, 2)
     with pytest.raises(UserError, match='set one of them'):
         ReplayableIterLoop(runner, loader, max_epochs=5, max_iters=15)
 

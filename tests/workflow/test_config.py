@@ -143,3 +143,14 @@ def test_options_of_the_origin_reach_every_stage():
     assert (origin.train_cfg.max_iters, specialist.train_cfg.max_iters, student.train_cfg.max_iters) == (40, 40, 20)
     assert student.model.distill_loss.loss_weight == 0.5
     assert specialist.work_dir == 'work_dirs/partition/fc_ef/medium'
+
+
+@pytest.mark.parametrize('stage', ['origin', 'continued'])
+def test_val_interval_counts_iterations_whatever_the_schedule_counts(stage):
+    step, options = Step(stage, 'train'), RecipeOptions(CONFIGS, val_interval=50)
+    cfg = step_config(step, 'ttp_vitsam_l', options)
+    assert 'max_epochs' in cfg.train_cfg
+    assert not cfg.train_cfg.val_by_epoch
+    assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == 50
+    shortened = step_config(step, 'ttp_vitsam_l', RecipeOptions(CONFIGS, val_interval=50, iters=100))
+    assert shortened.train_cfg == dict(type='ReplayableIterLoop', max_iters=100, val_interval=50)
