@@ -152,5 +152,5 @@ def test_val_interval_counts_iterations_whatever_the_schedule_counts(stage):
     assert 'max_epochs' in cfg.train_cfg
     assert not cfg.train_cfg.val_by_epoch
     assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == 50
-    shortened = step_config(step, 'ttp_vitsam_l', RecipeOptions(CONFIGS, val_interval=50, iters=100))
+    shortened = step_config(step, 'ttp_vitsam_l', RecipeOptions(CONFIGS, val_interval=50, iters=100, student_iters=100))
     assert shortened.train_cfg == dict(type='ReplayableIterLoop', max_iters=100, val_interval=50)
