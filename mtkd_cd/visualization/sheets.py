@@ -97,7 +97,8 @@ class Comparison:
         self.runs = list(runs)
         places = {place[0]: place for place in splits_on_disk(data_root, dataset_type)}
         if split not in places:
-            raise UserError(f'{data_root} has no split {split!r} on disk: there are {", ".join(places)}')
+            held_out = "; a validation split held out of train is shown by split 'train'" if split == 'val' and 'train' in places else ''
+            raise UserError(f'{data_root} has no split {split!r} on disk: there are {", ".join(places)}{held_out}')
         _, dataset, folders, ann_file = places[split]
         pairs, problems = list_pairs(folders, ann_file, dataset.img_suffix, dataset.seg_map_suffix)
         raise_if_any(problems)

@@ -210,3 +210,10 @@ def test_unreadable_files_are_named(data, runs, tmp_path, path):
 def test_a_missing_split_lists_those_there_are(data, runs):
     with pytest.raises(UserError, match="no split 'val' on disk: there are test"):
         Comparison(open_runs(runs), str(data), 'val')
+
+
+def test_a_validation_split_held_out_of_train_is_shown_by_train(data, runs):
+    (data / 'test').rename(data / 'train')
+    with pytest.raises(UserError, match="there are train; .* is shown by split 'train'"):
+        Comparison(open_runs(runs), str(data), 'val')
+    assert Comparison(open_runs(runs), str(data), 'train').num_pairs > 0
