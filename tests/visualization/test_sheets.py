@@ -214,6 +214,6 @@ def test_a_missing_split_lists_those_there_are(data, runs):
 
 def test_a_validation_split_held_out_of_train_is_shown_by_train(data, runs):
     (data / 'test').rename(data / 'train')
-    with pytest.raises(UserError, match="there are train; .* is shown by split 'train'"):
+    with pytest.raises(UserError, match=r"there are train; .* is shown by split 'train'"):
         Comparison(open_runs(runs), str(data), 'val')
     assert Comparison(open_runs(runs), str(data), 'train').num_pairs > 0
