@@ -15,7 +15,7 @@ models = dict(
     fc_siam_diff=dict(iters=1200, specialist_iters=300, student_iters=600, val_interval=100, lr=1e-3),
     changeformer_mitb0=dict(iters=1200, specialist_iters=300, student_iters=600, val_interval=100, lr=2e-4),
     snunet_c16=dict(iters=1000, specialist_iters=250, student_iters=500, val_interval=100),
-    tinycd=dict(iters=1000, specialist_iters=250, student_iters=500, val_interval=100),
+    tinycd=dict(iters=1000, specialist_iters=150, student_iters=300, val_interval=100),
     changer_mitb0=dict(iters=1200, specialist_iters=300, student_iters=600, val_interval=100, lr=2e-4),
     changer_mitb1=dict(iters=1000, specialist_iters=250, student_iters=500, val_interval=100, lr=2e-4),
 )

@@ -34,6 +34,7 @@ class Search:
         high: Largest lambda.
         trials: Students in all, those of earlier calls included; lambda = 0 is not counted.
         startup: Trials spread evenly over the range, and never pruned, before the others learn from them.
+        grid: Lambdas to train with, three digits of each, none of them pruned, instead of drawing any.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Search:
     high: float = 10.0
     trials: int = 20
     startup: int = 5
+    grid: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -127,14 +129,29 @@ def work(search: Search) -> None:
             with alone(search.lock('draw'), wait=True):
                 study = _study(search)
                 _requeue_lost_trials(search, study)
-                if sum(trial.state.name in ('COMPLETE', 'PRUNED', 'RUNNING') for trial in study.trials) >= search.trials:
+                if not _queue_next(search, study):
                     return
-                states = [trial.state.name for trial in study.trials if trial.state.name != 'FAIL']
-                if len(states) < search.startup and 'WAITING' not in states:
-                    study.enqueue_trial({PARAMETER: search.startup_weight(len(states))})
-                trial = study.ask({PARAMETER: optuna.distributions.FloatDistribution(search.low, search.high, log=True)})
+                low, high = min((search.low, *search.grid)), max((search.high, *search.grid))
+                trial = study.ask({PARAMETER: optuna.distributions.FloatDistribution(low, high, log=True)})
                 held.enter_context(alone(search.lock(trial.number)))
             _train_trial(search, study, trial)
+
+
+def _queue_next(search: Search, study: Any) -> bool:
+    """Queue the next lambda, unless one waits or the sampler is to draw it; false where there are trials enough."""
+    trials = [trial for trial in study.trials if trial.state.name != 'FAIL']
+    drawn = [trial for trial in trials if trial.state.name != 'WAITING']
+    trained = {weight_of(trial) for trial in drawn if trial.state.name != 'PRUNED'}
+    missing = [weight for weight in search.grid if _rounded(weight) not in trained]
+    enough = not missing if search.grid else len(drawn) >= search.trials
+    if enough:
+        return False
+    if len(drawn) == len(trials):
+        if missing:
+            study.enqueue_trial({PARAMETER: missing[0]})
+        elif len(drawn) < search.startup:
+            study.enqueue_trial({PARAMETER: search.startup_weight(len(drawn))})
+    return True
 
 
 def _train_trial(search: Search, study: Any, trial: Any) -> None:
@@ -165,7 +182,11 @@ def _requeue_lost_trials(search: Search, study: Any) -> None:
 
 def weight_of(trial: Any) -> float:
     """The lambda of a trial: what was drawn, in three digits."""
-    return float(f'{trial.params[PARAMETER]:.3g}')
+    return _rounded(trial.params[PARAMETER])
+
+
+def _rounded(weight: float) -> float:
+    return float(f'{weight:.3g}')
 
 
 class PruningHook(Hook):
@@ -205,8 +226,9 @@ def _study(search: Search) -> Any:
     # A seed for each draw: workers draw different lambdas, and one worker draws the same ones whenever it was interrupted.
     seed = 1000 * (search.options.seed or 0) + len(study.trials)
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=search.startup, constant_liar=True, seed=seed)
-    iters = step_config(Step('mtkd', 'train', variant=search.options.variant), search.model, search.options).train_cfg.get('max_iters', 0)
-    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=iters // 3)
+    cfg = step_config(Step('mtkd', 'train', variant=search.options.variant), search.model, search.options)
+    median = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=cfg.train_cfg.get('max_iters', 0) // 3)
+    study.pruner = optuna.pruners.NopPruner() if search.grid else median
     return study
 
 

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import optuna
 import pytest
 
 from mtkd_cd.workflow.jobs import alone
-from mtkd_cd.workflow.search import PruningHook, Search, _requeue_lost_trials, _study, weight_of
+from mtkd_cd.workflow.search import PruningHook, Search, _queue_next, _requeue_lost_trials, _study, weight_of
 from mtkd_cd.workflow.stages import RecipeOptions
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -56,6 +57,9 @@ def test_search_finds_the_best_of_its_trials_and_goes_on_where_it_was(tool, reci
     with sqlite3.connect(folder / 'search' / 'fc_ef.db') as storage:
         assert storage.execute('select count(*) from trials').fetchone() == (3,)
 
+    assert tool('experiments/search_lambda', *argv, '--grid', 20, 0.297, 5)[0] == 0  # one is outside the range, one trained already
+    assert {path.parent.name for path in (folder / 'search' / 'fc_ef').glob('*/run.json')} == {*now, '20', '5'}
+
 
 @pytest.mark.slow
 def test_two_workers_share_the_trials(tool, recipe_argv, tmp_path):
@@ -77,6 +81,29 @@ def test_startup_lambdas_cover_the_range(search):
         logarithms = sorted(math.log10(search.startup_weight(number)) for number in range(count))
         gaps = [right - left for left, right in zip([-3, *logarithms], [*logarithms, 1])]
         assert max(gaps) < 2 * 4 / count
+
+
+def test_grid_is_worked_through_in_order_and_nothing_is_drawn_or_pruned(search):
+    search = replace(search, grid=(0.5, 0.05, 2.0), trials=1)
+    study = _study(search)
+    study.tell(ask(study, 2.0), state=optuna.trial.TrialState.PRUNED)  # left by an earlier search: not trained to the end
+    study.tell(ask(study, 0.0500001), 50.0)  # in three digits, the same
+    weights = []
+    while _queue_next(search, study):
+        trial = ask(study)
+        for step in (3, 15):
+            trial.report(-len(weights), step)
+        assert not trial.should_prune()
+        weights.append(weight_of(trial))
+        study.tell(trial, 60.0)
+    assert weights == [0.5, 2.0]
+
+
+@pytest.mark.parametrize('grid', [('0',), ('0.1', '-1')])
+def test_grid_of_what_is_no_lambda(tool, recipe_argv, grid):
+    code, err = tool('experiments/search_lambda', *recipe_argv('--grid', *grid))
+    assert code == 2
+    assert '--grid takes positive numbers' in err
 
 
 def test_lambda_is_uniform_in_the_logarithm(search):

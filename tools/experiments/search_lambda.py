@@ -20,17 +20,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--trials', type=at_least(1), default=20, help='students in all, earlier calls included (default: %(default)s)')
     parser.add_argument('--range', nargs=2, type=float, default=(1e-5, 10.0), metavar=('LOW', 'HIGH'), help='of lambda (default: 1e-5 10)')
     parser.add_argument('--startup', type=at_least(1), default=5, help='trials spread over the range, not pruned (default: %(default)s)')
+    parser.add_argument('--grid', nargs='+', type=float, default=(), metavar='LAMBDA', help='train with these instead, as the paper does')
     parser.add_argument('--workers', type=at_least(1), default=1, help='trials at a time')
     parser.add_argument('--threads', type=at_least(1), help='CPU threads of a worker')
     args = parser.parse_args(argv)
     if not 0 < args.range[0] < args.range[1]:
         parser.error('--range takes two positive numbers in increasing order')
+    if not all(weight > 0 for weight in args.grid):
+        parser.error('--grid takes positive numbers; lambda = 0 is always trained')
     if args.loss_weight is not None:
         parser.error('--lambda is what is searched; give the search its --range')
 
     options = recipe_options(args, Path(__file__).resolve().parents[2] / 'configs', 'thresholds', 'routing')
     options = replace(options, keep_checkpoints=False)
-    search = Search(args.model, options, *args.range, trials=args.trials, startup=args.startup)
+    search = Search(args.model, options, *args.range, trials=args.trials, startup=args.startup, grid=tuple(args.grid))
     print(f'\n{run_search(search, args.workers, args.threads)}\nwritten to {search.folder / search.name}.md')
 
 
