@@ -1,6 +1,6 @@
-# ombria.py for two CPU cores and three hours: crops of 128 x 128 in training, smaller batches, two of the models with all strategies and
-# seeds, the others once. No pretrained weights are at hand and only 33 images have a CAR of at most 0.05: specialists start from the
-# origin (ombria_pilot.py shows what becomes of those that don't).
+# ombria.py for two CPU cores: crops of 128 x 128 in training, smaller batches, few iterations; an hour or less of a core for each model
+# and seed. No pretrained weights are at hand and only 33 images have a CAR of at most 0.05: specialists start from the origin
+# (ombria_pilot.py shows what becomes of those that don't).
 #   python tools/experiments/run_matrix.py --settings configs/experiments/ombria_cpu.py --data-root data/ombria --jobs 2 --threads 1
 _base_ = './ombria.py'
 
