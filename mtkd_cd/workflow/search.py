@@ -141,8 +141,8 @@ def _queue_next(search: Search, study: Any) -> bool:
     """Queue the next lambda, unless one waits or the sampler is to draw it; false where there are trials enough."""
     trials = [trial for trial in study.trials if trial.state.name != 'FAIL']
     drawn = [trial for trial in trials if trial.state.name != 'WAITING']
-    trained = {weight_of(trial) for trial in drawn if trial.state.name != 'PRUNED'}
-    missing = [weight for weight in search.grid if _rounded(weight) not in trained]
+    taken = {weight_of(trial) for trial in drawn if trial.state.name != 'PRUNED'}
+    missing = [weight for weight in search.grid if _rounded(weight) not in taken]
     enough = not missing if search.grid else len(drawn) >= search.trials
     if enough:
         return False
@@ -226,9 +226,12 @@ def _study(search: Search) -> Any:
     # A seed for each draw: workers draw different lambdas, and one worker draws the same ones whenever it was interrupted.
     seed = 1000 * (search.options.seed or 0) + len(study.trials)
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=search.startup, constant_liar=True, seed=seed)
-    cfg = step_config(Step('mtkd', 'train', variant=search.options.variant), search.model, search.options)
-    median = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=cfg.train_cfg.get('max_iters', 0) // 3)
-    study.pruner = optuna.pruners.NopPruner() if search.grid else median
+    if search.grid:
+        study.pruner = optuna.pruners.NopPruner()
+    else:
+        cfg = step_config(Step('mtkd', 'train', variant=search.options.variant), search.model, search.options)
+        warmup = cfg.train_cfg.get('max_iters', 0) // 3
+        study.pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=warmup)
     return study
 
 

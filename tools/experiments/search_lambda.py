@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not all(weight > 0 for weight in args.grid):
         parser.error('--grid takes positive numbers; lambda = 0 is always trained')
     if args.loss_weight is not None:
-        parser.error('--lambda is what is searched; give the search its --range')
+        parser.error('--lambda is what is searched; give the search its --range or --grid')
 
     options = recipe_options(args, Path(__file__).resolve().parents[2] / 'configs', 'thresholds', 'routing')
     options = replace(options, keep_checkpoints=False)
