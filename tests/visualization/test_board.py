@@ -194,10 +194,11 @@ def test_tracking_is_turned_on_from_the_command_line():
 
 @pytest.mark.slow
 def test_wandb_gets_pictures_and_curves_over_the_iteration(tmp_path, monkeypatch):
-    pytest.importorskip('wandb')
+    wandb = pytest.importorskip('wandb')
     for name, value in {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true', 'WANDB_DIR': str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     folder = _train(tmp_path, dict(type='mtkd_cd.TrackingVisualizer', trackers=['wandb']), dict(indices=[0, 2]))
+    wandb.teardown()  # the end of a run does not wait until WandB's service has written the file
     (file,) = folder.rglob('*.wandb')
     rows = _wandb_rows(file)
     pictures = [(row['iter'], key[: -len('._type')]) for row in rows for key in row if key.endswith('._type')]
