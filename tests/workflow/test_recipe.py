@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,17 +21,20 @@ REPO = Path(__file__).parents[2]
 
 
 def run_and_kill(tool, argv: list[str], moment: Path) -> None:
-    """Run the recipe in a process of its own and kill it as soon as the file ``moment`` is there."""
-    process = multiprocessing.get_context('fork').Process(target=tool, args=('run_mtkd', *argv))
+    """Run the recipe in a process of its own that is killed when it next touches a file once the file ``moment`` is there."""
+
+    def kill_at_moment(event, _):
+        if event in ('open', 'os.mkdir', 'os.rename', 'os.remove') and moment.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run():
+        sys.addaudithook(kill_at_moment)
+        tool('run_mtkd', *argv)
+
+    process = multiprocessing.get_context('fork').Process(target=run)
     process.start()
-    deadline = time.monotonic() + 120
-    while not moment.exists():
-        assert process.is_alive(), f'ended before {moment} was there'
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, f'ended before {moment} was there'
 
 
 def figures(folder: Path) -> dict:
