@@ -1,4 +1,5 @@
-"""Times of the CAR index: reading 5,000 labels of 512 x 512 for the first time (target: under 15 s on 2 cores) and again (under 0.2 s)."""
+"""Times of the CAR index: reading 5,000 labels of 512 x 512 for the first time (target: under 15 s
+on 2 cores) and again (under 0.2 s)."""
 
 import argparse
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mtkd_cd.datasets.car_index import label_cars
+from mtkd_cd.data.car_index import label_cars
 
 
 def write_label(path: str, seed: int, size: int) -> None:

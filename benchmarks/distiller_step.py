@@ -1,9 +1,12 @@
-"""Cost of a distillation step against what it must cost: an origin step plus one teacher forward over the same batch.
+"""Cost of a distillation step against what it must cost: an origin step plus one teacher forward
+over the same batch.
 
-    python benchmarks/distiller_step.py [--model changer_mitb0] [--batch 8] [--size 128] [--rounds 15]
+    python benchmarks/distiller_step.py [--model changer_mitb0] [--batch 8] [--size 128] [--rounds
+    15]
 
-The three are timed in turn, round after round, so that whatever else the machine does hits them alike; the medians of the
-process's CPU time are compared (of the wall clock with --wall, for a GPU or an idle machine).
+The three are timed in turn, round after round, so that whatever else the machine does hits them
+alike; the medians of the process's CPU time are compared (of the wall clock with --wall, for a GPU
+or an idle machine).
 """
 
 import argparse
@@ -64,7 +67,11 @@ def main() -> None:
         with torch.no_grad():
             teacher(teacher.data_preprocessor(batch, False)['inputs'], mode='tensor')
 
-    timed = {'origin step': trainer(origin, batch), 'teacher forward': teacher_forward, 'MTKD step': trainer(distiller, batch)}
+    timed = {
+        'origin step': trainer(origin, batch),
+        'teacher forward': teacher_forward,
+        'MTKD step': trainer(distiller, batch),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for run in range(args.rounds + 2):  # two rounds to warm up
         for name, call in timed.items():
@@ -74,12 +81,21 @@ def main() -> None:
                 seconds[name].append(clock() - start)
 
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f'{args.model}, {args.batch} pairs of {args.size} x {args.size}, {torch.get_num_threads()} threads, {args.rounds} rounds')
+    print(
+        f'{args.model}, {args.batch} pairs of {args.size} x {args.size}, {torch.get_num_threads()} '
+        f'threads, {args.rounds} rounds'
+    )
     for name, value in median.items():
         print(f'{name:>16}: {1000 * value:8.1f} ms')
     needed = median['origin step'] + median['teacher forward']
-    print(f'MTKD step / origin step                      = {median["MTKD step"] / median["origin step"]:.2f}')
-    print(f'MTKD step / (origin step + teacher forward)  = {median["MTKD step"] / needed:.2f}   (target <= 1.10)')
+    print(
+        'MTKD step / origin step                      = '
+        f'{median["MTKD step"] / median["origin step"]:.2f}'
+    )
+    print(
+        f'MTKD step / (origin step + teacher forward)  = {median["MTKD step"] / needed:.2f}   '
+        '(target <= 1.10)'
+    )
 
 
 if __name__ == '__main__':

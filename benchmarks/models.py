@@ -1,10 +1,12 @@
-"""Peak memory and CPU time of predicting one image pair, for every benchmark model, as a Markdown table.
+"""Peak memory and CPU time of predicting one image pair, for every benchmark model, as a Markdown
+table.
 
     python benchmarks/models.py [changer_mitb0 tinycd ...] [--size 512] [--rounds 3]
 
-One thread, float32, random weights, inference as configs/origin/ has it. Each model has a process of its own.
-Memory is what its resident set grows by after the libraries are loaded, so weights and activations. Time is that of the process, the
-median of the rounds after one to warm up: other work on the machine slows it by sharing caches, not by taking turns.
+One thread, float32, random weights, inference as configs/origin/ has it. Each model has a process
+of its own. Memory is what its resident set grows by after the libraries are loaded, so weights and
+activations. Time is that of the process, the median of the rounds after one to warm up: other work
+on the machine slows it by sharing caches, not by taking turns.
 """
 
 import argparse
@@ -63,8 +65,25 @@ def main() -> None:
     print(f'| model | peak memory (MiB) | CPU time (s) per {args.size} x {args.size} pair |')
     print('|---|---:|---:|')
     for name in args.models or sorted(path.stem for path in _CONFIGS.glob('*.py')):
-        command = [sys.executable, '-W', 'ignore', __file__, name, '--here', '--size', str(args.size), '--rounds', str(args.rounds)]
-        run = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, text=True, check=True)
+        command = [
+            sys.executable,
+            '-W',
+            'ignore',
+            __file__,
+            name,
+            '--here',
+            '--size',
+            str(args.size),
+            '--rounds',
+            str(args.rounds),
+        ]
+        run = subprocess.run(
+            command,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         found = json.loads(run.stdout.splitlines()[-1])
         print(f'| {name} | {found["mib"]:.0f} | {found["seconds"]:.2f} |', flush=True)
 

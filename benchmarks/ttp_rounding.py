@@ -1,9 +1,12 @@
-"""How far rounding moves TTP's change map under the reference's weights, how far small errors do, and how far away the reference is.
+"""How far rounding moves TTP's change map under the reference's weights, how far small errors do,
+and how far away the reference is.
 
     python benchmarks/ttp_rounding.py ../shared/reference [--runs 8] [--threads 1]
 
-The weights make the network chaotic: rounding grows to differences of the size of the values, and so do small errors. So the reference is
-judged by whether it is as far from our runs as these are from each other. A run takes half a minute on an idle core, and a few GB.
+The weights make the network chaotic: rounding grows to differences of the size of the values, and
+    so do small errors. So the reference is
+judged by whether it is as far from our runs as these are from each other. A run takes half a minute
+on an idle core, and a few GB.
 """
 
 import argparse
@@ -33,7 +36,9 @@ def noisy(scale: float, seed: int = 0) -> Callable[[nn.Module], object]:
         generator = torch.Generator().manual_seed(seed)
 
         def add(module: nn.Module, inputs: tuple[Tensor], tokens: Tensor) -> Tensor:
-            return tokens * (1 + scale * torch.randn(tokens.shape, generator=generator, dtype=torch.float64)).to(tokens.dtype)
+            return tokens * (
+                1 + scale * torch.randn(tokens.shape, generator=generator, dtype=torch.float64)
+            ).to(tokens.dtype)
 
         return model.backbone.encoder.drop_after_pos.register_forward_hook(add)
 
@@ -54,7 +59,9 @@ def tanh_gelu(model: nn.Module) -> None:
 def swapped_gate(model: nn.Module) -> None:
     for layer in model.backbone.encoder.layers:
         if hasattr(layer, 'down_channel'):
-            layer.down_channel.weight.data = torch.cat(layer.down_channel.weight.data.chunk(2, dim=1)[::-1], dim=1)
+            layer.down_channel.weight.data = torch.cat(
+                layer.down_channel.weight.data.chunk(2, dim=1)[::-1], dim=1
+            )
 
 
 def outcome(change_map: Tensor, label: Tensor) -> tuple[np.ndarray, float]:
@@ -71,7 +78,9 @@ def difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
 
 def span(differences: list[tuple[float, float]]) -> str:
     columns = np.array(differences)
-    return ' | '.join(f'{low:.3f} to {high:.3f}' for low, high in zip(columns.min(0), columns.max(0)))
+    return ' | '.join(
+        f'{low:.3f} to {high:.3f}' for low, high in zip(columns.min(0), columns.max(0))
+    )
 
 
 def main() -> None:
@@ -91,7 +100,9 @@ def main() -> None:
     facts = json.loads((args.reference / 'opencd' / 'ttp_vitsam_l.json').read_text())
     model = MODELS.build(config).eval()
     model.load_state_dict(seeded_state_dict(model, facts['salt']))
-    inputs, label = seeded_batch(facts['input']['batch'], facts['input']['size'], facts['input']['seed'])
+    inputs, label = seeded_batch(
+        facts['input']['batch'], facts['input']['size'], facts['input']['seed']
+    )
     maps = np.load(args.reference / 'opencd' / 'ttp_vitsam_l.npz')
     reference, reference_loss = outcome(torch.from_numpy(maps['change_map_0']), label)
 
@@ -104,14 +115,29 @@ def main() -> None:
     runs, losses = zip(*[run(noisy(_ROUNDING, seed)) for seed in range(args.runs)])
     print('| | correlation | median difference | loss |\n|---|---|---|---|')
     pairs = [difference(runs[i], runs[j]) for i in range(args.runs) for j in range(i)]
-    print(f'| {args.runs} runs with noise of {_ROUNDING}, to each other | {span(pairs)} | {min(losses):.4f} to {max(losses):.4f} |')
-    print(f'| the reference to them | {span([difference(reference, values) for values in runs])} | {reference_loss:.4f} |', flush=True)
+    print(
+        f'| {args.runs} runs with noise of {_ROUNDING}, to each other | {span(pairs)} | '
+        f'{min(losses):.4f} to {max(losses):.4f} |'
+    )
+    print(
+        f'| the reference to them | {span([difference(reference, values) for values in runs])} | '
+        f'{reference_loss:.4f} |',
+        flush=True,
+    )
 
     errors = {f'noise of {scale}': noisy(scale) for scale in (1e-6, 1e-5, 1e-4)}
-    errors |= {'scale of LoRA off by 1e-4': scaled_lora, 'tanh form of GELU': tanh_gelu, 'dates of the gate swapped': swapped_gate}
+    errors |= {
+        'scale of LoRA off by 1e-4': scaled_lora,
+        'tanh form of GELU': tanh_gelu,
+        'dates of the gate swapped': swapped_gate,
+    }
     for name, change in errors.items():
         values, loss = run(change)
-        print(f'| {name}, to the runs | {span([difference(values, other) for other in runs])} | {loss:.4f} |', flush=True)
+        print(
+            f'| {name}, to the runs | {span([difference(values, other) for other in runs])} | '
+            f'{loss:.4f} |',
+            flush=True,
+        )
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
 """The registries of scope ``mtkd_cd``.
 
-They are children of mmengine's root registries, so that configs of other scopes reach them as ``mtkd_cd.X`` (mmengine resolves such a
-prefix among the root's children only), with mmseg's behind them, so that configs of our scope find mmseg's parts without a prefix.
-mmengine warns about every registry without a child in the default scope: those we register nothing in are here for that.
+They are children of mmengine's root registries, so that configs of other scopes reach them as
+``mtkd_cd.X`` (mmengine resolves such a prefix among the root's children only), with mmseg's behind
+them, so that configs of our scope find mmseg's parts without a prefix. mmengine warns about every
+registry without a child in the default scope: those we register nothing in are here for that.
 """
 
 import difflib
@@ -17,12 +18,21 @@ _FOREIGN_SCOPE = 'mmpretrain.'
 
 class _ChildRegistry(Registry):
     def __init__(self, behind: Registry, location: str | None = None) -> None:
-        super().__init__(behind.name, parent=behind.parent, scope='mtkd_cd', locations=[location] if location else [])
+        super().__init__(
+            behind.name,
+            parent=behind.parent,
+            scope='mtkd_cd',
+            locations=[location] if location else [],
+        )
         self._behind = behind
 
     def get(self, key: str) -> Any:
         self.import_from_location()
-        key = key.removeprefix(_FOREIGN_SCOPE) if key.removeprefix(_FOREIGN_SCOPE) in self._module_dict else key
+        key = (
+            key.removeprefix(_FOREIGN_SCOPE)
+            if key.removeprefix(_FOREIGN_SCOPE) in self._module_dict
+            else key
+        )
         if '.' in key or key in self._module_dict:
             return super().get(key)
         return self._behind.get(key)
@@ -30,18 +40,22 @@ class _ChildRegistry(Registry):
     def names(self) -> set[str]:
         """All that configs can name here without a prefix."""
         self.import_from_location()
-        return set(self._module_dict) | set(self._behind.module_dict) | set(self.parent.module_dict if self.parent else ())
+        return (
+            set(self._module_dict)
+            | set(self._behind.module_dict)
+            | set(self.parent.module_dict if self.parent else ())
+        )
 
 
-DATASETS = _ChildRegistry(mmseg.DATASETS, 'mtkd_cd.datasets')
-DATA_SAMPLERS = _ChildRegistry(mmseg.DATA_SAMPLERS, 'mtkd_cd.datasets')
-TRANSFORMS = _ChildRegistry(mmseg.TRANSFORMS, 'mtkd_cd.datasets.transforms')
+DATASETS = _ChildRegistry(mmseg.DATASETS, 'mtkd_cd.data')
+DATA_SAMPLERS = _ChildRegistry(mmseg.DATA_SAMPLERS, 'mtkd_cd.data')
+TRANSFORMS = _ChildRegistry(mmseg.TRANSFORMS, 'mtkd_cd.data.transforms')
 MODELS = _ChildRegistry(mmseg.MODELS, 'mtkd_cd.models')
 TASK_UTILS = _ChildRegistry(mmseg.TASK_UTILS, 'mtkd_cd.models')
 METRICS = _ChildRegistry(mmseg.METRICS, 'mtkd_cd.evaluation')
 HOOKS = _ChildRegistry(mmseg.HOOKS, 'mtkd_cd.engine')
 LOOPS = _ChildRegistry(mmseg.LOOPS, 'mtkd_cd.engine')
-VISUALIZERS = _ChildRegistry(mmseg.VISUALIZERS, 'mtkd_cd.visualization')
+VISUALIZERS = _ChildRegistry(mmseg.VISUALIZERS, 'mtkd_cd.drawing')
 RUNNERS = _ChildRegistry(mmseg.RUNNERS)
 RUNNER_CONSTRUCTORS = _ChildRegistry(mmseg.RUNNER_CONSTRUCTORS)
 MODEL_WRAPPERS = _ChildRegistry(mmseg.MODEL_WRAPPERS)
@@ -57,6 +71,13 @@ INFERENCERS = _ChildRegistry(mmseg.INFERENCERS)
 
 
 def similar_names(name: str) -> list[str]:
-    """What may have been meant by a ``type`` of a config that is in none of the registries, the most similar first."""
-    known = set().union(*(registry.names() for registry in globals().values() if isinstance(registry, _ChildRegistry)))
+    """What may have been meant by a ``type`` of a config that is in none of the registries, the
+    most similar first."""
+    known = set().union(
+        *(
+            registry.names()
+            for registry in globals().values()
+            if isinstance(registry, _ChildRegistry)
+        )
+    )
     return difflib.get_close_matches(name.rpartition('.')[2], sorted(known))

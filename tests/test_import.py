@@ -3,7 +3,9 @@ import sys
 
 
 def run(code):
-    return subprocess.run([sys.executable, '-W', 'default', '-c', code], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, '-W', 'default', '-c', code], capture_output=True, text=True, check=False
+    )
 
 
 def test_import_registers_and_needs_neither_torchvision_nor_compiled_ops():
@@ -22,5 +24,8 @@ def test_import_registers_and_needs_neither_torchvision_nor_compiled_ops():
 
 
 def test_import_prints_nothing():
-    result = run('import warnings; warnings.filterwarnings("ignore", category=DeprecationWarning); import mtkd_cd')
+    result = run(
+        'import warnings; warnings.filterwarnings("ignore", category=DeprecationWarning); import '
+        'mtkd_cd'
+    )
     assert (result.stdout, result.stderr) == ('', '')

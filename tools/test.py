@@ -1,70 +1,7 @@
-"""Test a config: the trained weights in the stage's place, a checkpoint, or (configs/op) the cascade of origin and specialists.
+"""``mtkd-cd`` as a file of the repository: mtkd_cd/cli/test.py."""
 
-Prints the means of the per-image scores with their intervals, and pooled scores (docs/evaluation.md says what each figure is), and keeps
-the table of each image in the work dir.
-"""
-
-import argparse
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-from mmengine.config import Config
-from mmengine.dist import is_main_process
-
-from mtkd_cd.evaluation import PerImageChangeMetric, load_table
-from mtkd_cd.evaluation.tables import NUM_QUANTILES, check_table_suffix
-from mtkd_cd.workflow.cli import add_data_arguments, add_machine_arguments, add_run_arguments, apply_data_arguments, run_tool
-from mtkd_cd.workflow.config import is_cascade, load_config, set_machine, set_partition, work_dir_of
-from mtkd_cd.workflow.run import BEST, run_test
-
-TABLE = 'per_image.json'
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Test a config; without CHECKPOINT, the ``best.pth`` that its training left."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='for instance configs/mtkd/fc_ef.py')
-    parser.add_argument('checkpoint', nargs='?', help='weights; default: best.pth in the work dir of the training')
-    parser.add_argument('--show-dir', help='write date A, date B, label, prediction and error map of each image here')
-    parser.add_argument('--out', help=f'write the table of each image here too, .json or .csv; {TABLE} in the work dir has it anyway')
-    parser.add_argument('--partition', help='CAR range of the specialist to test: small, medium or large')
-    add_data_arguments(parser)
-    add_run_arguments(parser)
-    add_machine_arguments(parser)
-    args = parser.parse_args(argv)
-    if args.out:
-        check_table_suffix(args.out)
-
-    cfg = load_config(args.config, args.cfg_options)
-    if args.partition:
-        set_partition(cfg, args.partition)
-    apply_data_arguments(cfg, args)
-    training_dir = work_dir_of(cfg)
-    checkpoint = args.checkpoint or (None if is_cascade(cfg) else training_dir / BEST)
-    cfg.work_dir = args.work_dir or str(training_dir / 'test')
-    set_machine(cfg, args.device, args.launcher)
-    evaluator = _per_image_evaluator(cfg)
-    if evaluator is None:
-        run_test(cfg, checkpoint, out=args.out, show_dir=args.show_dir, trusted=args.trust_checkpoint)
-        return
-    # JSON, whatever --out says: it keeps the CAR ranges too.
-    path = Path(cfg.work_dir, TABLE)
-    run_test(cfg, checkpoint, out=path, show_dir=args.show_dir, trusted=args.trust_checkpoint, terse=True)
-    if is_main_process():
-        table = load_table(path)
-        print(f'\n{table.report(evaluator.get("num_quantiles", NUM_QUANTILES))}\n')
-        print(f'per-image table: {path}')
-        if args.out:
-            table.save(args.out)
-            print(f'per-image table: {args.out}')
-
-
-def _per_image_evaluator(cfg: Config) -> Mapping[str, Any] | None:
-    """The config of the metric that makes the table; ``None`` where a config evaluates otherwise."""
-    first = cfg.test_evaluator[0] if isinstance(cfg.test_evaluator, list) else cfg.test_evaluator
-    return first if str(first.get('type')).rpartition('.')[2] == PerImageChangeMetric.__name__ else None
-
+from mtkd_cd.cli.common import run_tool
+from mtkd_cd.cli.test import main
 
 if __name__ == '__main__':
     run_tool(main)

@@ -1,37 +1,7 @@
-"""Train a config: an origin, a specialist of one CAR range, or a student."""
+"""``mtkd-cd`` as a file of the repository: mtkd_cd/cli/train.py."""
 
-import argparse
-from collections.abc import Sequence
-
-from mtkd_cd.workflow.cli import add_data_arguments, add_machine_arguments, add_run_arguments, apply_data_arguments, run_tool
-from mtkd_cd.workflow.config import load_config, set_amp, set_machine, set_partition
-from mtkd_cd.workflow.run import prepare_training, run_training
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train a config; its place is ``work_dirs/<stage>/<model>[/<range>]`` unless told otherwise."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='for instance configs/origin/fc_ef.py')
-    parser.add_argument('--resume', action='store_true', help='go on with the run in the work dir, or start it')
-    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
-    parser.add_argument('--partition', help='CAR range of a specialist: small, medium or large')
-    add_data_arguments(parser)
-    add_run_arguments(parser)
-    add_machine_arguments(parser)
-    args = parser.parse_args(argv)
-
-    cfg = load_config(args.config, args.cfg_options)
-    if args.partition:
-        set_partition(cfg, args.partition)
-    apply_data_arguments(cfg, args)
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
-    set_machine(cfg, args.device, args.launcher)
-    if args.amp:
-        set_amp(cfg)
-    record = run_training(prepare_training(cfg), resume=args.resume)
-    print(f'best {record["metric"]}: {record["score"]} at iteration {record["iter"]}, in {cfg.work_dir}/best.pth')
-
+from mtkd_cd.cli.common import run_tool
+from mtkd_cd.cli.train import main
 
 if __name__ == '__main__':
     run_tool(main)

@@ -20,16 +20,20 @@ class TrainableOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         wrapper = super().__call__(model)
         groups = wrapper.optimizer.param_groups
         for group in groups:
-            group['params'] = [parameter for parameter in group['params'] if parameter.requires_grad]
+            group['params'] = [
+                parameter for parameter in group['params'] if parameter.requires_grad
+            ]
         groups[:] = [group for group in groups if group['params']]
         return wrapper
 
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Training in mixed precision where bfloat16 is the type at hand: on the CPU, which mmengine's ``AmpOptimWrapper`` refuses.
+    """Training in mixed precision where bfloat16 is the type at hand: on the CPU, which mmengine's
+    ``AmpOptimWrapper`` refuses.
 
-    bfloat16 has the range of float32, so that the loss needs no scaling. Weights, gradients and optimiser state stay float32.
+    bfloat16 has the range of float32, so that the loss needs no scaling. Weights, gradients and
+    optimiser state stay float32.
     """
 
     @contextmanager

@@ -1,4 +1,5 @@
-"""Training that an interruption does not change: every random draw is a function of the seed and of the position in the run."""
+"""Training that an interruption does not change: every random draw is a function of the seed and of
+the position in the run."""
 
 import itertools
 import math
@@ -13,7 +14,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import DATA_SAMPLERS, DATASETS, LOOPS
 
 _DATA, _STEP = 0, 1  # two streams of seeds
@@ -28,20 +29,24 @@ def _seed_all(seed: int, rank: int, stream: int, position: int) -> None:
 
 @LOOPS.register_module()
 class ReplayableIterLoop(IterBasedTrainLoop):
-    """mmengine's iteration-based loop, except that a resumed run continues exactly as an uninterrupted one would have.
+    """mmengine's iteration-based loop, except that a resumed run continues exactly as an
+    uninterrupted one would have.
 
-    The random numbers of a sample (its augmentation) depend on the seed, the rank and the sample's position in the stream of samples;
-    those of a step (dropout, drop path) on the seed, the rank and the iteration. So it does not matter where a run was cut, nor how many
-    loader workers it has. mmengine alone restores the order of the samples, not the state of its generators.
+    The random numbers of a sample (its augmentation) depend on the seed, the rank and the sample's
+    position in the stream of samples; those of a step (dropout, drop path) on the seed, the rank
+    and the iteration. So it does not matter where a run was cut, nor how many loader workers it
+    has. mmengine alone restores the order of the samples, not the state of its generators.
 
-    A checkpoint is written before the validation of the same iteration. Resumed from such a checkpoint, the loop validates first.
+    A checkpoint is written before the validation of the same iteration. Resumed from such a
+    checkpoint, the loop validates first.
 
     Args:
         runner: The runner.
         dataloader: A dataloader, which is then used as it is, or the config of one.
         max_iters: Iterations.
         max_epochs: Instead of ``max_iters``: how many times as many images as there are.
-        val_interval: Iterations between validations; epochs with ``max_epochs``, unless ``val_by_epoch`` is false.
+        val_interval: Iterations between validations; epochs with ``max_epochs``, unless
+            ``val_by_epoch`` is false.
         val_by_epoch: See ``val_interval``; without meaning with ``max_iters``.
         kwargs: As in mmengine: ``val_begin``, ``dynamic_intervals``, both in iterations.
 
@@ -60,11 +65,15 @@ class ReplayableIterLoop(IterBasedTrainLoop):
         **kwargs: Any,
     ) -> None:
         if (max_iters is None) == (max_epochs is None):
-            raise UserError(f'train_cfg has max_iters={max_iters} and max_epochs={max_epochs}: set one of them')
+            raise UserError(
+                f'train_cfg has max_iters={max_iters} and max_epochs={max_epochs}: set one of them'
+            )
         if isinstance(dataloader, Mapping):
             dataloader = dict(
                 dataloader,
-                dataset=dict(type='mtkd_cd.SeededDataset', dataset=dataloader['dataset'], seed=runner.seed),
+                dataset=dict(
+                    type='mtkd_cd.SeededDataset', dataset=dataloader['dataset'], seed=runner.seed
+                ),
                 sampler=dict(type='mtkd_cd.NumberedSampler', sampler=dataloader['sampler']),
             )
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
@@ -76,7 +85,11 @@ class ReplayableIterLoop(IterBasedTrainLoop):
     def run(self) -> nn.Module:
         """Launch training."""
         validates = self.runner.val_loop is not None and self._iter >= self.val_begin
-        if self._iter > 0 and validates and (self._iter % self.val_interval == 0 or self._iter == self._max_iters):
+        if (
+            self._iter > 0
+            and validates
+            and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
+        ):
             self.runner.val_loop.run()
         return super().run()
 
@@ -88,7 +101,8 @@ class ReplayableIterLoop(IterBasedTrainLoop):
 
 @DATA_SAMPLERS.register_module()
 class NumberedSampler(Sampler):
-    """Yields (position in the stream, index) for every index of another sampler; iterated again, the positions go on.
+    """Yields (position in the stream, index) for every index of another sampler; iterated again,
+    the positions go on.
 
     Args:
         dataset: Given by the runner.
@@ -97,7 +111,9 @@ class NumberedSampler(Sampler):
     """
 
     def __init__(self, dataset: Sized, sampler: Mapping[str, Any], seed: int | None = None) -> None:
-        self.sampler = DATA_SAMPLERS.build(dict(sampler), default_args=dict(dataset=dataset, seed=seed))
+        self.sampler = DATA_SAMPLERS.build(
+            dict(sampler), default_args=dict(dataset=dataset, seed=seed)
+        )
         self._length = math.ceil(len(dataset) / get_world_size())
         self._position = 0
         self._skipped = 0
@@ -109,7 +125,8 @@ class NumberedSampler(Sampler):
             self._position += 1
 
     def __len__(self) -> int:
-        """Samples of an epoch in this process; mmengine's infinite sampler gives those of all processes."""
+        """Samples of an epoch in this process; mmengine's infinite sampler gives those of all
+        processes."""
         return self._length
 
     def set_epoch(self, epoch: int) -> None:
@@ -123,7 +140,8 @@ class NumberedSampler(Sampler):
 
 @DATASETS.register_module()
 class SeededDataset(Dataset):
-    """A data set whose item (position, index) is item ``index`` of another, augmented with the random numbers of ``position``.
+    """A data set whose item (position, index) is item ``index`` of another, augmented with the
+    random numbers of ``position``.
 
     Args:
         dataset: Config of the data set.
@@ -144,8 +162,10 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else (``metainfo``, ``full_init``, ``get_data_info``, ...) is the wrapped data set's."""
-        # Special methods belong to this class; `dataset` is not there yet while being copied or unpickled.
+        """Everything else (``metainfo``, ``full_init``, ``get_data_info``, ...) is the wrapped data
+        set's."""
+        # Special methods belong to this class; `dataset` is not there yet while being copied or
+        # unpickled.
         if name == 'dataset' or name.startswith('__'):
             raise AttributeError(name)
         return getattr(self.dataset, name)

@@ -3,7 +3,13 @@
 from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.masks import per_image_scores
 from mtkd_cd.evaluation.metric import PerImageChangeMetric
-from mtkd_cd.evaluation.scores import image_scores, mean_scores, pooled_scores, scores_by_quantile, scores_by_range
+from mtkd_cd.evaluation.scores import (
+    image_scores,
+    mean_scores,
+    pooled_scores,
+    scores_by_quantile,
+    scores_by_range,
+)
 from mtkd_cd.evaluation.statistics import (
     Interval,
     PairedDifference,
@@ -13,7 +19,12 @@ from mtkd_cd.evaluation.statistics import (
     paired_difference,
     paired_p_value,
 )
-from mtkd_cd.evaluation.tables import ImageTable, format_markdown_table, format_score_table, load_table
+from mtkd_cd.evaluation.tables import (
+    ImageTable,
+    format_markdown_table,
+    format_score_table,
+    load_table,
+)
 
 __all__ = [
     'ImageTable',

@@ -1,17 +1,20 @@
-"""Confusion counts of change masks, taken once per image; every score in this package derives from the (images x 4) table of them."""
+"""Confusion counts of change masks, taken once per image; every score in this package derives from
+the (images x 4) table of them."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtkd_cd.car import ArrayOrTensor
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.car import ArrayOrTensor
+from mtkd_cd.core.errors import UserError
 
 COUNT_NAMES = ('TP', 'FP', 'FN', 'TN')
 
 
-def confusion_counts(prediction: ArrayOrTensor, label: ArrayOrTensor, ignore_index: int = 255) -> ArrayOrTensor:
+def confusion_counts(
+    prediction: ArrayOrTensor, label: ArrayOrTensor, ignore_index: int = 255
+) -> ArrayOrTensor:
     """Pixels of each outcome per image; positive is *changed*.
 
     Args:
@@ -22,13 +25,19 @@ def confusion_counts(prediction: ArrayOrTensor, label: ArrayOrTensor, ignore_ind
         (..., 4) int64 of the kind that came in and, for tensors, on its device: TP, FP, FN, TN.
 
     Raises:
-        UserError: Unequal shapes, or other values than those above, for instance masks coded 0 / 255.
+        UserError: Unequal shapes, or other values than those above, for instance masks coded 0 /
+            255.
     """
     if prediction.shape != label.shape:
-        raise UserError(f'a prediction of shape {tuple(prediction.shape)} cannot be compared with a label of shape {tuple(label.shape)}')
+        raise UserError(
+            f'a prediction of shape {tuple(prediction.shape)} cannot be compared with a label of '
+            f'shape {tuple(label.shape)}'
+        )
     predicted, changed, ignored = prediction == 1, label == 1, label == ignore_index
     _refuse_other_values('prediction', prediction, predicted | (prediction == 0), '0 and 1')
-    _refuse_other_values('label', label, changed | ignored | (label == 0), f'0, 1 and {ignore_index} (ignored)')
+    _refuse_other_values(
+        'label', label, changed | ignored | (label == 0), f'0, 1 and {ignore_index} (ignored)'
+    )
     masks = (predicted & changed, predicted & ~ignored, changed, ~ignored)
     tp, positives, changes, valid = (mask.sum((-2, -1)) for mask in masks)
     columns = [tp, positives - tp, changes - tp, valid - positives - changes + tp]
@@ -38,7 +47,8 @@ def confusion_counts(prediction: ArrayOrTensor, label: ArrayOrTensor, ignore_ind
 
 
 def at_size_of(prediction: Tensor, label: Tensor) -> Tensor:
-    """``prediction`` (H', W') as it is, or resized by nearest neighbour to the size of ``label`` (H, W)."""
+    """``prediction`` (H', W') as it is, or resized by nearest neighbour to the size of ``label``
+    (H, W)."""
     if prediction.shape == label.shape:
         return prediction
     # nearest-exact: mode='nearest' would shift the mask by up to half a pixel.
@@ -49,4 +59,6 @@ def at_size_of(prediction: Tensor, label: Tensor) -> Tensor:
 def _refuse_other_values(what: str, mask: ArrayOrTensor, known: ArrayOrTensor, wanted: str) -> None:
     if not known.all():
         values = (torch.unique(mask) if isinstance(mask, Tensor) else np.unique(mask)).tolist()
-        raise UserError(f'a {what} mask holds {wanted}; found {", ".join(f"{value:g}" for value in values[:8])}')
+        raise UserError(
+            f'a {what} mask holds {wanted}; found {", ".join(f"{value:g}" for value in values[:8])}'
+        )

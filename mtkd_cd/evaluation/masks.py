@@ -1,4 +1,5 @@
-"""Per-image scores of masks from anywhere, arrays or folders of files, counted and averaged as the metric does it."""
+"""Per-image scores of masks from anywhere, arrays or folders of files, counted and averaged as the
+metric does it."""
 
 import os
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from mtkd_cd.car import DEFAULT_THRESHOLDS, CARPartition
-from mtkd_cd.datasets.labels import IGNORE_INDEX, read_label
-from mtkd_cd.datasets.pairs import Pair, PairFolders, Problem, list_pairs
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.labels import IGNORE_INDEX, read_label
+from mtkd_cd.data.pairs import Pair, PairFolders, Problem, list_pairs
 from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.names import image_names
 from mtkd_cd.evaluation.tables import ImageTable
@@ -31,51 +32,73 @@ def per_image_scores(
     num_workers: int | None = None,
     progress: bool = False,
 ) -> ImageTable:
-    """Score change masks per image: ``per_image_scores(predictions, labels).means()['mIoU']`` (arXiv:2502.13407, Appendix D).
+    """Score change masks per image: ``per_image_scores(predictions, labels).means()['mIoU']``
+    (arXiv:2502.13407, Appendix D).
 
     Args:
-        predictions: A folder of mask files, searched with its sub-folders; or masks (N, H, W), or a sequence of N masks (H, W) that may
-            differ in size, arrays or tensors. A mask holds 0 unchanged and 1 or 255 changed, of any dtype; a file may also be anti-aliased
-            (gray of 128 and more is change).
-        labels: The same for the truth: a folder too, whose files have the same relative names up to the suffix; or as many masks, in the
-            same order and of the same sizes.
-        ignore_index: Value of the labels' pixels that don't count, from 2 to 255; by default all count.
+        predictions: A folder of mask files, searched with its sub-folders; or masks (N, H, W), or a
+            sequence of N masks (H, W) that may differ in size, arrays or tensors. A mask holds 0
+            unchanged and 1 or 255 changed, of any dtype; a file may also be anti-aliased (gray of
+            128 and more is change).
+        labels: The same for the truth: a folder too, whose files have the same relative names up to
+            the suffix; or as many masks, in the same order and of the same sizes.
+        ignore_index: Value of the labels' pixels that don't count, from 2 to 255; by default all
+            count.
         thresholds: CAR thresholds of the breakdown by range.
         zero_division: Score, as a fraction, of what is undefined (0 / 0).
         num_workers: Threads that read folders; by default one for each CPU.
         progress: Whether to show a progress bar while reading folders.
 
     Returns:
-        The table: ``rows()``, ``means()``, ``intervals()``, ``pooled()``, ``ranges()``, ``report()``, ``save(path)``. Images are called
-            by the label's path below its folder, or ``image00000``, ...
+        The table: ``rows()``, ``means()``, ``intervals()``, ``pooled()``, ``ranges()``,
+            ``report()``, ``save(path)``. Images are called by the label's path below its folder, or
+            ``image00000``, ...
 
     Raises:
-        UserError: A mask without a partner; masks of unequal size or of another coding; a file that cannot be read; an empty folder;
-            labels of which ``ignore_index`` leaves no changed pixel.
+        UserError: A mask without a partner; masks of unequal size or of another coding; a file that
+            cannot be read; an empty folder; labels of which ``ignore_index`` leaves no changed
+            pixel.
     """
     if ignore_index is not None and not 2 <= ignore_index <= 255:
-        raise UserError(f'ignore_index={ignore_index}: the value of ignored pixels is one from 2 to 255; 0 and 1 are the classes')
+        raise UserError(
+            f'ignore_index={ignore_index}: the value of ignored pixels is one from 2 to 255; 0 and '
+            '1 are the classes'
+        )
     partition = CARPartition(thresholds)
     paths = [isinstance(masks, (str, os.PathLike)) for masks in (predictions, labels)]
     if all(paths):
-        files, counts = _score_folders(Path(predictions), Path(labels), ignore_index, num_workers, progress)
+        files, counts = _score_folders(
+            Path(predictions), Path(labels), ignore_index, num_workers, progress
+        )
     elif any(paths):
-        raise UserError('one of predictions and labels is a folder, the other is not: give two folders, or two sequences of masks')
+        raise UserError(
+            'one of predictions and labels is a folder, the other is not: give two folders, or two '
+            'sequences of masks'
+        )
     else:
         counts = _score_arrays(predictions, labels, ignore_index)
         files = image_names([()] * len(counts))
-    return ImageTable(files, counts, [None] * len(files), [None] * len(files), partition, zero_division)
+    return ImageTable(
+        files, counts, [None] * len(files), [None] * len(files), partition, zero_division
+    )
 
 
-def _score_arrays(predictions: Sequence[Any], labels: Sequence[Any], ignore_index: int | None) -> np.ndarray:
+def _score_arrays(
+    predictions: Sequence[Any], labels: Sequence[Any], ignore_index: int | None
+) -> np.ndarray:
     if len(predictions) != len(labels):
-        raise UserError(f'{len(predictions)} predictions cannot be compared with {len(labels)} labels: one of each per image is needed')
+        raise UserError(
+            f'{len(predictions)} predictions cannot be compared with {len(labels)} labels: one of '
+            'each per image is needed'
+        )
     if not len(labels):
         raise UserError('no masks to score: at least one prediction and its label are needed')
     counts = np.empty((len(labels), 4), np.int64)
     for index, (prediction, label) in enumerate(zip(predictions, labels)):
         try:
-            counts[index] = confusion_counts(_classes(prediction, None), _classes(label, ignore_index), IGNORE_INDEX)
+            counts[index] = confusion_counts(
+                _classes(prediction, None), _classes(label, ignore_index), IGNORE_INDEX
+            )
         except UserError as error:
             raise UserError(f'image {index}: {error}') from None
     return counts
@@ -85,7 +108,10 @@ def _classes(mask: Any, ignore_index: int | None) -> np.ndarray:
     """(H, W) uint8 of 0, 1 and, where the mask holds ``ignore_index``, 255."""
     array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
     if array.ndim != 2:
-        raise UserError(f'a mask has the shape (H, W), found {array.shape}: masks of several images are (N, H, W) or a sequence')
+        raise UserError(
+            f'a mask has the shape (H, W), found {array.shape}: masks of several images are (N, H, '
+            'W) or a sequence'
+        )
     ignored = np.zeros(array.shape, bool) if ignore_index is None else array == ignore_index
     blank = ignored | (array == 0)
     for change in (1, 255):
@@ -94,23 +120,37 @@ def _classes(mask: Any, ignore_index: int | None) -> np.ndarray:
             return np.where(ignored, np.uint8(IGNORE_INDEX), changed.astype(np.uint8))
     values = ', '.join(f'{value:g}' for value in np.unique(array)[:8])
     raise UserError(
-        f'a mask holds 0 and 1, or 0 and 255{"" if ignore_index is None else f", and {ignore_index} (ignored)"}; found {values}'
+        'a mask holds 0 and 1, or 0 and '
+        f'255{"" if ignore_index is None else f", and {ignore_index} (ignored)"}; found {values}'
     )
 
 
 def _score_folders(
-    predictions: Path, labels: Path, ignore_index: int | None, num_workers: int | None, progress: bool
+    predictions: Path,
+    labels: Path,
+    ignore_index: int | None,
+    num_workers: int | None,
+    progress: bool,
 ) -> tuple[list[str], np.ndarray]:
     """(names of the images, (N, 4) counts)."""
     pairs = _matched(predictions, labels)
     with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
         scored = pool.map(lambda pair: _score_files(pair, ignore_index), pairs)
-        bar = tqdm(scored, 'scoring masks', len(pairs), unit='image', delay=2, leave=False, disable=not progress)
+        bar = tqdm(
+            scored,
+            'scoring masks',
+            len(pairs),
+            unit='image',
+            delay=2,
+            leave=False,
+            disable=not progress,
+        )
         counts, ignores = zip(*bar)
     table = np.stack(counts)
     if any(ignores) and not table[:, [0, 2]].any():
         raise UserError(
-            f'with ignore_index={ignore_index} no label in {labels} has a changed pixel: if {ignore_index} means change, leave it out'
+            f'with ignore_index={ignore_index} no label in {labels} has a changed pixel: if '
+            f'{ignore_index} means change, leave it out'
         )
     return [Path(pair.date_b).relative_to(labels).as_posix() for pair in pairs], table
 
@@ -119,8 +159,15 @@ def _matched(predictions: Path, labels: Path) -> list[Pair]:
     """Pairs of which date A is the prediction and date B the label."""
     for folder in (predictions, labels):
         if not folder.is_dir():
-            found = 'is a file' if folder.is_file() else f'does not exist (current folder: {os.getcwd()})'
-            raise UserError(f'{folder} {found}: two folders are compared, one with the predictions and one with the labels')
+            found = (
+                'is a file'
+                if folder.is_file()
+                else f'does not exist (current folder: {os.getcwd()})'
+            )
+            raise UserError(
+                f'{folder} {found}: two folders are compared, one with the predictions and one '
+                'with the labels'
+            )
     pairs, problems = list_pairs(PairFolders(str(predictions), str(labels)))
     if problems:
         raise UserError(_unmatched(problems, len(pairs)))
@@ -143,7 +190,8 @@ def _score_files(pair: Pair, ignore_index: int | None) -> tuple[np.ndarray, bool
     if prediction.shape != label.shape:
         sizes = [f'{mask.shape[1]} x {mask.shape[0]}' for mask in (prediction, label)]
         raise UserError(
-            f'prediction {pair.date_a} is {sizes[0]} pixels, but label {pair.date_b} is {sizes[1]}: bring predictions to the size of the '
+            f'prediction {pair.date_a} is {sizes[0]} pixels, but label {pair.date_b} is '
+            f'{sizes[1]}: bring predictions to the size of the '
             'labels'
         )
     counts = confusion_counts(prediction, label, IGNORE_INDEX)

@@ -1,4 +1,5 @@
-"""The benchmark's metric as an mmengine evaluator: per-image scores and their means, pooled scores, breakdown by CAR."""
+"""The benchmark's metric as an mmengine evaluator: per-image scores and their means, pooled scores,
+breakdown by CAR."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mtkd_cd.car import DEFAULT_THRESHOLDS, CARPartition
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation.counts import at_size_of, confusion_counts
 from mtkd_cd.evaluation.names import image_names, image_paths
 from mtkd_cd.evaluation.scores import MEAN_NAMES
@@ -23,26 +24,30 @@ from mtkd_cd.registry import METRICS
 class PerImageChangeMetric(BaseMetric):
     """Scores of each image, averaged over the images (arXiv:2502.13407, Appendix D), in percent.
 
-    ``evaluate`` returns ``mIoU``, ``mRecall``, ``mPrecision``, ``mFscore``, the same of each class (``IoU_changed``, ...), the pooled
-    figures (``pooled_mIoU``, ``pooled_Fscore_changed``, ``pooled_aAcc``, ...) and the means in each CAR range that has images
-    (``mIoU_small``, ...); and logs them as tables. Without a single image it returns nothing.
+    ``evaluate`` returns ``mIoU``, ``mRecall``, ``mPrecision``, ``mFscore``, the same of each class
+    (``IoU_changed``, ...), the pooled figures (``pooled_mIoU``, ``pooled_Fscore_changed``,
+    ``pooled_aAcc``, ...) and the means in each CAR range that has images (``mIoU_small``, ...); and
+    logs them as tables. Without a single image it returns nothing.
 
-    Works with every detector that writes ``pred_sem_seg``; predictions are compared at the label's own size. Evaluated by several
-    processes, each image counts once: mmengine gathers what the processes found in the order of the data set, as its samplers deal them,
-    and drops those that the sampler repeated to give every process equally many.
+    Works with every detector that writes ``pred_sem_seg``; predictions are compared at the label's
+    own size. Evaluated by several processes, each image counts once: mmengine gathers what the
+    processes found in the order of the data set, as its samplers deal them, and drops those that
+    the sampler repeated to give every process equally many.
 
     Args:
         ignore_index: Label value of pixels that don't count.
-        zero_division: Score, as a fraction, of what is undefined (0 / 0). 1: nothing to find and nothing found is perfect.
+        zero_division: Score, as a fraction, of what is undefined (0 / 0). 1: nothing to find and
+            nothing found is perfect.
         thresholds: CAR thresholds of the breakdown by range.
-        names: Names of the ranges; see :class:`~mtkd_cd.car.CARPartition`.
+        names: Names of the ranges; see :class:`~mtkd_cd.core.car.CARPartition`.
         num_quantiles: Bins of equally many images in the logged breakdown by CAR.
         out_file: Where to write the per-image table, ``.json`` or ``.csv``.
         collect_device: As in mmengine's ``BaseMetric``; likewise ``prefix`` and ``collect_dir``.
 
     Raises:
-        UserError: ``zero_division`` outside [0, 1], ``num_quantiles`` below 1, an ``out_file`` of another kind, bad thresholds; while
-            evaluating, an image without a label or a prediction, or a mask with other values than 0, 1 and ``ignore_index``.
+        UserError: ``zero_division`` outside [0, 1], ``num_quantiles`` below 1, an ``out_file`` of
+            another kind, bad thresholds; while evaluating, an image without a label or a
+            prediction, or a mask with other values than 0, 1 and ``ignore_index``.
     """
 
     default_prefix = ''  # not None, about which mmengine warns
@@ -61,7 +66,9 @@ class PerImageChangeMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         if not 0 <= zero_division <= 1:
-            raise UserError(f'zero_division={zero_division}: the score of 0 / 0 is a fraction from 0 to 1')
+            raise UserError(
+                f'zero_division={zero_division}: the score of 0 / 0 is a fraction from 0 to 1'
+            )
         if num_quantiles < 1:
             raise UserError(f'num_quantiles={num_quantiles}: at least one bin is needed')
         if out_file is not None:
@@ -79,7 +86,9 @@ class PerImageChangeMetric(BaseMetric):
         counts = torch.stack([self._count(sample) for sample in data_samples]).tolist()
         for sample, image_counts in zip(data_samples, counts):
             coarse_range = sample.get('range') if 'coarse_car' in sample else None
-            self.results.append((image_paths(sample), image_counts, sample.get('coarse_car'), coarse_range))
+            self.results.append(
+                (image_paths(sample), image_counts, sample.get('coarse_car'), coarse_range)
+            )
 
     def _count(self, sample: Mapping[str, Any]) -> Tensor:
         prediction, label = _mask(sample, 'pred_sem_seg'), _mask(sample, 'gt_sem_seg')
@@ -107,7 +116,12 @@ class PerImageChangeMetric(BaseMetric):
             table.save(self.out_file)
             print_log(f'per-image table: {self.out_file}', logger='current')
         pooled = {f'pooled_{name}': score for name, score in table.pooled().items()}
-        ranges = {f'{name}_{car_bin.name}': car_bin.scores[name] for car_bin in table.ranges() if car_bin.scores for name in MEAN_NAMES}
+        ranges = {
+            f'{name}_{car_bin.name}': car_bin.scores[name]
+            for car_bin in table.ranges()
+            if car_bin.scores
+            for name in MEAN_NAMES
+        }
         return table.means() | pooled | ranges
 
 
@@ -117,7 +131,9 @@ def _mask(sample: Mapping[str, Any], key: str) -> Tensor:
     if key == 'gt_sem_seg':
         advice = 'no label to compare with (gt_sem_seg): the test pipeline must load annotations, and the split must have labels'
     else:
-        advice = 'no prediction (pred_sem_seg): the model must return data samples from mode="predict"'
+        advice = (
+            'no prediction (pred_sem_seg): the model must return data samples from mode="predict"'
+        )
     raise UserError(f'{_file_of(sample)}: {advice}')
 
 

@@ -1,4 +1,5 @@
-"""Scores in percent from confusion counts: per image, their means, pooled over all pixels, and by CAR.
+"""Scores in percent from confusion counts: per image, their means, pooled over all pixels, and by
+CAR.
 
 Definitions: arXiv:2502.13407, Appendix D. What is undefined (0 / 0) counts as ``zero_division``.
 """
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtkd_cd.car import CARPartition
+from mtkd_cd.core.car import CARPartition
 
 CLASSES = ('unchanged', 'changed')
 SCORE_NAMES = ('IoU', 'Recall', 'Precision', 'Fscore')  # the paper's order
@@ -19,20 +20,38 @@ def image_scores(counts: np.ndarray, zero_division: float = 1.0) -> dict[str, np
 
     Args:
         counts: (N, 4) TP, FP, FN, TN.
-        zero_division: Score, as a fraction, where nothing is there to be divided by. 1: nothing to find and nothing found is perfect.
+        zero_division: Score, as a fraction, where nothing is there to be divided by. 1: nothing to
+            find and nothing found is perfect.
 
     Returns:
-        (N,) float64 in percent under ``mIoU``, ``mRecall``, ``mPrecision``, ``mFscore`` (mean of the two classes), then
-        ``IoU_unchanged``, ..., ``Fscore_changed``.
+        (N,) float64 in percent under ``mIoU``, ``mRecall``, ``mPrecision``, ``mFscore`` (mean of
+        the two classes), then ``IoU_unchanged``, ..., ``Fscore_changed``.
     """
     tp, fp, fn, tn = np.asarray(counts, np.float64).reshape(-1, 4).T
-    by_class = {'unchanged': _class_scores(tn, fn, fp, zero_division), 'changed': _class_scores(tp, fp, fn, zero_division)}
-    means = {f'm{name}': (by_class['unchanged'][name] + by_class['changed'][name]) / 2 for name in SCORE_NAMES}
-    return means | {f'{name}_{class_name}': by_class[class_name][name] for class_name in CLASSES for name in SCORE_NAMES}
+    by_class = {
+        'unchanged': _class_scores(tn, fn, fp, zero_division),
+        'changed': _class_scores(tp, fp, fn, zero_division),
+    }
+    means = {
+        f'm{name}': (by_class['unchanged'][name] + by_class['changed'][name]) / 2
+        for name in SCORE_NAMES
+    }
+    return means | {
+        f'{name}_{class_name}': by_class[class_name][name]
+        for class_name in CLASSES
+        for name in SCORE_NAMES
+    }
 
 
-def _class_scores(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, zero_division: float) -> dict[str, np.ndarray]:
-    fractions = {'IoU': (tp, tp + fp + fn), 'Precision': (tp, tp + fp), 'Recall': (tp, tp + fn), 'Fscore': (2 * tp, 2 * tp + fp + fn)}
+def _class_scores(
+    tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, zero_division: float
+) -> dict[str, np.ndarray]:
+    fractions = {
+        'IoU': (tp, tp + fp + fn),
+        'Precision': (tp, tp + fp),
+        'Recall': (tp, tp + fn),
+        'Fscore': (2 * tp, 2 * tp + fp + fn),
+    }
     return {
         name: 100 * np.divide(above, below, out=np.full_like(above, zero_division), where=below > 0)
         for name, (above, below) in fractions.items()
@@ -40,12 +59,16 @@ def _class_scores(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, zero_division:
 
 
 def mean_scores(counts: np.ndarray, zero_division: float = 1.0) -> dict[str, float]:
-    """The paper's figures: :func:`image_scores` averaged over the images, each image of equal weight."""
-    return {name: float(values.mean()) for name, values in image_scores(counts, zero_division).items()}
+    """The paper's figures: :func:`image_scores` averaged over the images, each image of equal
+    weight."""
+    return {
+        name: float(values.mean()) for name, values in image_scores(counts, zero_division).items()
+    }
 
 
 def pooled_scores(counts: np.ndarray, zero_division: float = 1.0) -> dict[str, float]:
-    """Scores of all pixels of all images together, as most of the LEVIR-CD literature reports them; and ``aAcc``, the overall accuracy.
+    """Scores of all pixels of all images together, as most of the LEVIR-CD literature reports them;
+    and ``aAcc``, the overall accuracy.
 
     Args:
         counts: (N, 4) TP, FP, FN, TN.
@@ -72,7 +95,8 @@ class CARBin:
 
     Attributes:
         name: Name of the CAR range, or ``q1``, ``q2``, ...
-        low: Smallest CAR of the bin: of its images for a quantile; for a range its lower bound, which it excludes.
+        low: Smallest CAR of the bin: of its images for a quantile; for a range its lower bound,
+            which it excludes.
         high: Largest CAR, included.
         num_images: How many images lie in it.
         scores: Their :func:`mean_scores`; empty without images.
@@ -85,20 +109,29 @@ class CARBin:
     scores: dict[str, float]
 
 
-def scores_by_range(counts: np.ndarray, partition: CARPartition, zero_division: float = 1.0) -> list[CARBin]:
-    """One bin per range of ``partition``, from the smallest CAR up; ranges without images are listed too."""
+def scores_by_range(
+    counts: np.ndarray, partition: CARPartition, zero_division: float = 1.0
+) -> list[CARBin]:
+    """One bin per range of ``partition``, from the smallest CAR up; ranges without images are
+    listed too."""
     index = partition.range_of(label_cars(counts))
     members = [np.flatnonzero(index == i) for i in range(len(partition))]
     bounds = [partition.bounds(name) for name in partition.names]
-    return [_car_bin(name, *low_high, counts[rows], zero_division) for name, low_high, rows in zip(partition.names, bounds, members)]
+    return [
+        _car_bin(name, *low_high, counts[rows], zero_division)
+        for name, low_high, rows in zip(partition.names, bounds, members)
+    ]
 
 
-def scores_by_quantile(counts: np.ndarray, num_bins: int = 5, zero_division: float = 1.0) -> list[CARBin]:
+def scores_by_quantile(
+    counts: np.ndarray, num_bins: int = 5, zero_division: float = 1.0
+) -> list[CARBin]:
     """Bins of equally many images in ascending order of CAR (the paper's figures 5 and 8).
 
     Args:
         counts: (N, 4) TP, FP, FN, TN.
-        num_bins: How many; fewer where there are fewer images. Where they don't divide, the first bins take one image more.
+        num_bins: How many; fewer where there are fewer images. Where they don't divide, the first
+            bins take one image more.
         zero_division: As in :func:`image_scores`.
     """
     cars = label_cars(counts)
@@ -110,5 +143,9 @@ def scores_by_quantile(counts: np.ndarray, num_bins: int = 5, zero_division: flo
     ]
 
 
-def _car_bin(name: str, low: float, high: float, counts: np.ndarray, zero_division: float) -> CARBin:
-    return CARBin(name, low, high, len(counts), mean_scores(counts, zero_division) if len(counts) else {})
+def _car_bin(
+    name: str, low: float, high: float, counts: np.ndarray, zero_division: float
+) -> CARBin:
+    return CARBin(
+        name, low, high, len(counts), mean_scores(counts, zero_division) if len(counts) else {}
+    )

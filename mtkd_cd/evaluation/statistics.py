@@ -1,4 +1,5 @@
-"""How sure a mean over images is, and whether two runs differ: bootstrap intervals, a paired permutation test, deviation over seeds."""
+"""How sure a mean over images is, and whether two runs differ: bootstrap intervals, a paired
+permutation test, deviation over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 
 NUM_RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -31,7 +32,8 @@ class PairedDifference:
         difference: Mean of ``values - reference``.
         low: Lower bound of its confidence interval.
         high: Upper bound.
-        p_value: How often chance alone, in the sense of ``test``, makes a mean difference at least as large, of either sign.
+        p_value: How often chance alone, in the sense of ``test``, makes a mean difference at least
+            as large, of either sign.
         test: Name of the test.
         num_images: How many pairs were compared.
     """
@@ -45,9 +47,13 @@ class PairedDifference:
 
 
 def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, num_resamples: int = NUM_RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
+    values: Sequence[float] | np.ndarray,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap interval of a mean over images (Efron 1979): images are drawn with replacement, as many as there are.
+    """Percentile bootstrap interval of a mean over images (Efron 1979): images are drawn with
+    replacement, as many as there are.
 
     Args:
         values: (N,) score of each image.
@@ -56,7 +62,8 @@ def bootstrap_interval(
         seed: Of the draws; the same seed gives the same interval.
 
     Raises:
-        UserError: No values, or values that are not finite; ``num_resamples`` below 1 or ``confidence`` outside (0, 1).
+        UserError: No values, or values that are not finite; ``num_resamples`` below 1 or
+            ``confidence`` outside (0, 1).
     """
     return bootstrap_intervals({'values': values}, num_resamples, confidence, seed)['values']
 
@@ -77,13 +84,17 @@ def bootstrap_intervals(
         return {}
     _check_settings(num_resamples, confidence)
     values = np.stack([_checked(column) for column in columns.values()], 1)  # (N, C)
-    means = _resampled_means(values, num_resamples, np.random.default_rng(seed))  # (num_resamples, C)
+    means = _resampled_means(
+        values, num_resamples, np.random.default_rng(seed)
+    )  # (num_resamples, C)
     tail = (1 - confidence) / 2
     bounds = zip(values.mean(0).tolist(), *np.quantile(means, (tail, 1 - tail), axis=0).tolist())
     return {name: Interval(*bound) for name, bound in zip(columns, bounds)}
 
 
-def _resampled_means(values: np.ndarray, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _resampled_means(
+    values: np.ndarray, num_resamples: int, rng: np.random.Generator
+) -> np.ndarray:
     num_images = len(values)
     means = np.empty((num_resamples, values.shape[1]))
     for rows in _blocks(num_resamples, num_images):
@@ -102,7 +113,8 @@ def paired_difference(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> PairedDifference:
-    """Mean difference of two runs over the same images, its bootstrap interval, and a test of whether it is there at all.
+    """Mean difference of two runs over the same images, its bootstrap interval, and a test of
+    whether it is there at all.
 
     Args:
         values: (N,) score of each image.
@@ -123,30 +135,43 @@ def paired_difference(
 
 
 def paired_p_value(
-    values: Sequence[float] | np.ndarray, reference: Sequence[float] | np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    values: Sequence[float] | np.ndarray,
+    reference: Sequence[float] | np.ndarray,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> float:
     """The paired permutation test of the mean (Fisher 1935), two-sided.
 
-    If both runs were equally good, the difference on each image could as well have had the other sign. This tests what is claimed, the
-    difference of the *means*; a rank test such as Wilcoxon's would test another quantity. With at most ``num_resamples`` ways to choose the
-    signs all are taken, else that many are drawn and the p-value is (hits + 1) / (draws + 1), which is never 0. It is 1 where all images
-    score the same in both runs.
+    If both runs were equally good, the difference on each image could as well have had the other
+    sign. This tests what is claimed, the difference of the *means*; a rank test such as Wilcoxon's
+    would test another quantity. With at most ``num_resamples`` ways to choose the signs all are
+    taken, else that many are drawn and the p-value is (hits + 1) / (draws + 1), which is never 0.
+    It is 1 where all images score the same in both runs.
 
     Args:
         values: As in :func:`paired_difference`; likewise the others, and the errors.
     """
     differences = _differences(values, reference)
-    return _sign_flip_p_value(differences[differences != 0], num_resamples, np.random.default_rng(seed))
+    return _sign_flip_p_value(
+        differences[differences != 0], num_resamples, np.random.default_rng(seed)
+    )
 
 
-def _differences(values: Sequence[float] | np.ndarray, reference: Sequence[float] | np.ndarray) -> np.ndarray:
+def _differences(
+    values: Sequence[float] | np.ndarray, reference: Sequence[float] | np.ndarray
+) -> np.ndarray:
     values, reference = _checked(values), _checked(reference)
     if len(values) != len(reference):
-        raise UserError(f'{len(values)} scores cannot be paired with {len(reference)}: both runs need the same images in the same order')
+        raise UserError(
+            f'{len(values)} scores cannot be paired with {len(reference)}: both runs need the same '
+            'images in the same order'
+        )
     return values - reference
 
 
-def _sign_flip_p_value(differences: np.ndarray, num_resamples: int, rng: np.random.Generator) -> float:
+def _sign_flip_p_value(
+    differences: np.ndarray, num_resamples: int, rng: np.random.Generator
+) -> float:
     """Of (N,) differences none of which is 0."""
     exact = 2 ** len(differences) <= num_resamples
     num_flips = 2 ** len(differences) if exact else num_resamples
@@ -163,8 +188,11 @@ def _sign_flip_p_value(differences: np.ndarray, num_resamples: int, rng: np.rand
     return hits / num_flips if exact else (hits + 1) / (num_flips + 1)
 
 
-def mean_and_deviation(values_over_seeds: Sequence[float] | np.ndarray) -> tuple[float, float | None]:
-    """Mean over the seeds of a run and the sample standard deviation (ddof = 1), ``None`` for one seed.
+def mean_and_deviation(
+    values_over_seeds: Sequence[float] | np.ndarray,
+) -> tuple[float, float | None]:
+    """Mean over the seeds of a run and the sample standard deviation (ddof = 1), ``None`` for one
+    seed.
 
     Raises:
         UserError: No values, or values that are not finite.
@@ -181,13 +209,26 @@ def _blocks(count: int, width: int) -> list[slice]:
 def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        found = f'shape {array.shape}' if array.ndim != 1 else 'none' if not len(array) else 'values that are not finite'
-        raise UserError(f'statistics over images need one finite score per image, at least one; found {found}')
+        found = (
+            f'shape {array.shape}'
+            if array.ndim != 1
+            else 'none'
+            if not len(array)
+            else 'values that are not finite'
+        )
+        raise UserError(
+            f'statistics over images need one finite score per image, at least one; found {found}'
+        )
     return array
 
 
 def _check_settings(num_resamples: int, confidence: float) -> None:
     if num_resamples < 1:
-        raise UserError(f'num_resamples={num_resamples}: at least one resample is needed, 10000 for two steady digits')
+        raise UserError(
+            f'num_resamples={num_resamples}: at least one resample is needed, 10000 for two steady '
+            'digits'
+        )
     if not 0 < confidence < 1:
-        raise UserError(f'confidence={confidence}: a share between 0 and 1 is wanted, 0.95 for 95 %')
+        raise UserError(
+            f'confidence={confidence}: a share between 0 and 1 is wanted, 0.95 for 95 %'
+        )

@@ -1,4 +1,5 @@
-"""Weights published in other layouts, rewritten in the names of the models here: CLIP, segment-anything, the authors' own TinyCD."""
+"""Weights published in other layouts, rewritten in the names of the models here: CLIP,
+segment-anything, the authors' own TinyCD."""
 
 import os
 from collections.abc import Callable
@@ -6,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mtkd_cd.checkpoint import read_weights, save_checkpoint
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.checkpoint import read_weights, save_checkpoint
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.backbones.vit import clip_weights
 from mtkd_cd.models.backbones.vit_sam import sam_weights
 
@@ -15,18 +16,30 @@ Weights = dict[str, Tensor]
 
 
 def _from_tinycd(weights: Weights) -> dict[str, Any]:
-    # The WHU-CD file has the block that mixes the coarsest maps one level deeper than the LEVIR-CD file.
-    renamed = {f'backbone.{key}'.replace('_mixing_mask.2._mixing.', '_mixing_mask.2.'): value for key, value in weights.items()}
+    # The WHU-CD file has the block that mixes the coarsest maps one level deeper than the LEVIR-CD
+    # file.
+    renamed = {
+        f'backbone.{key}'.replace('_mixing_mask.2._mixing.', '_mixing_mask.2.'): value
+        for key, value in weights.items()
+    }
     return dict(state_dict=renamed)
 
 
 def _from_clip(weights: Weights) -> dict[str, Any]:
-    encoder = {key: value.float() for key, value in clip_weights(weights).items() if key != 'proj' and not key.startswith('ln_post.')}
-    return {f'image_encoder.{key}': value for key, value in encoder.items()}  # flat, as Open-CD's BAN wants it
+    encoder = {
+        key: value.float()
+        for key, value in clip_weights(weights).items()
+        if key != 'proj' and not key.startswith('ln_post.')
+    }
+    return {
+        f'image_encoder.{key}': value for key, value in encoder.items()
+    }  # flat, as Open-CD's BAN wants it
 
 
 def _from_sam(weights: Weights) -> dict[str, Any]:
-    return dict(state_dict={f'backbone.{key}': value for key, value in sam_weights(weights).items()})
+    return dict(
+        state_dict={f'backbone.{key}': value for key, value in sam_weights(weights).items()}
+    )
 
 
 class Layout(NamedTuple):
@@ -51,26 +64,33 @@ LAYOUTS = {
         ('_classify._linears.2.0.weight', '_first_mix._mixing._convmix.0.weight'),
         _from_tinycd,
         'python tools/test.py configs/origin/tinycd.py {path} '
-        '--cfg-options model.backbone.classifier_channels=[16,8] model.backbone.classifier_act=False '
-        'test_dataloader.dataset.data_root=LEVIR-CD-256 test_dataloader.dataset.pipeline.1.scale=[256,256]',
+        '--cfg-options model.backbone.classifier_channels=[16,8] '
+        'model.backbone.classifier_act=False '
+        'test_dataloader.dataset.data_root=LEVIR-CD-256 '
+        'test_dataloader.dataset.pipeline.1.scale=[256,256]',
     ),
     'clip': Layout(
         "OpenAI's CLIP with a vision transformer",
         ('visual.conv1.weight', 'visual.transformer.resblocks.0.ln_1.weight'),
         _from_clip,
-        'python tools/train.py configs/origin/ban_vitl14_mitb2.py --cfg-options model.pretrained={path}',
+        'python tools/train.py configs/origin/ban_vitl14_mitb2.py --cfg-options '
+        'model.pretrained={path}',
     ),
     'sam': Layout(
         'segment-anything',
         ('image_encoder.patch_embed.proj.weight', 'image_encoder.blocks.0.norm1.weight'),
         _from_sam,
-        'python tools/train.py configs/origin/ttp_vitsam_l.py --cfg-options model.pretrained={path}',
+        'python tools/train.py configs/origin/ttp_vitsam_l.py --cfg-options '
+        'model.pretrained={path}',
     ),
 }
 
 
-def convert_weights(source: str | os.PathLike, destination: str | os.PathLike, layout: str | None = None) -> str:
-    """Rewrite a published file in the names of the models here. Nothing in it is run, and ``destination`` is written whole or not at all.
+def convert_weights(
+    source: str | os.PathLike, destination: str | os.PathLike, layout: str | None = None
+) -> str:
+    """Rewrite a published file in the names of the models here. Nothing in it is run, and
+    ``destination`` is written whole or not at all.
 
     Args:
         source: A file in one of the :data:`LAYOUTS`.
@@ -81,7 +101,8 @@ def convert_weights(source: str | os.PathLike, destination: str | os.PathLike, l
         The layout of ``source``.
 
     Raises:
-        UserError: A file that cannot be read or is in none of the layouts (or not in ``layout``), or an unknown ``layout``.
+        UserError: A file that cannot be read or is in none of the layouts (or not in ``layout``),
+            or an unknown ``layout``.
     """
     if layout is not None and layout not in LAYOUTS:
         raise UserError(f'unknown layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
@@ -91,5 +112,11 @@ def convert_weights(source: str | os.PathLike, destination: str | os.PathLike, l
         if all(key in weights for key in candidate.signature):
             save_checkpoint(candidate.convert(weights), destination)
             return name
-    known = '; '.join(f'{name}: {candidate.title}, with {" and ".join(candidate.signature)}' for name, candidate in candidates.items())
-    raise UserError(f'{source} cannot be converted: its tensors are {", ".join(list(weights)[:4])}, ... ({len(weights)}). Known: {known}')
+    known = '; '.join(
+        f'{name}: {candidate.title}, with {" and ".join(candidate.signature)}'
+        for name, candidate in candidates.items()
+    )
+    raise UserError(
+        f'{source} cannot be converted: its tensors are {", ".join(list(weights)[:4])}, ... '
+        f'({len(weights)}). Known: {known}'
+    )

@@ -8,7 +8,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import MODELS
 
 # BGR to RGB and back, each date for itself.
@@ -19,20 +19,23 @@ _SWAPPED_CHANNELS = [2, 1, 0, 5, 4, 3]
 class DualInputSegDataPreProcessor(BaseDataPreprocessor):
     """Swap channels, normalise, pad at the right and the bottom, and stack pairs of images.
 
-    Each sample's metainfo gets ``img_shape`` and ``pad_shape``, (h, w) before and after padding, and ``padding_size``, (left, right, top,
-    bottom).
+    Each sample's metainfo gets ``img_shape`` and ``pad_shape``, (h, w) before and after padding,
+    and ``padding_size``, (left, right, top, bottom).
 
     Args:
-        mean: Of both dates' channels after the swap: six numbers, or one for all. ``None``: no normalisation.
+        mean: Of both dates' channels after the swap: six numbers, or one for all. ``None``: no
+            normalisation.
         std: Likewise; needed with ``mean``.
         size: (h, w) to pad to in training; larger images stay.
         size_divisor: Or the number to whose multiple the largest image of the batch is padded.
         pad_val: Fill of the images, after normalisation.
         seg_pad_val: Fill of the labels.
-        bgr_to_rgb: Whether to swap the channels of each date. Pairs that have not six channels stay as they are.
+        bgr_to_rgb: Whether to swap the channels of each date. Pairs that have not six channels stay
+            as they are.
         rgb_to_bgr: The same.
         batch_augments: Function of (inputs, data_samples), called last in training.
-        test_cfg: ``dict(size=...)`` or ``dict(size_divisor=...)`` for testing; labels are not padded then. Default: no padding.
+        test_cfg: ``dict(size=...)`` or ``dict(size_divisor=...)`` for testing; labels are not
+            padded then. Default: no padding.
     """
 
     mean: Tensor
@@ -57,11 +60,17 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
         if bgr_to_rgb and rgb_to_bgr:
             raise UserError('data_preprocessor: bgr_to_rgb and rgb_to_bgr exclude each other')
         if size is not None and size_divisor is not None:
-            raise UserError(f'data_preprocessor: size={size} and size_divisor={size_divisor} exclude each other')
+            raise UserError(
+                f'data_preprocessor: size={size} and size_divisor={size_divisor} exclude each other'
+            )
         self.normalizes = mean is not None and std is not None
         if mean is not None and std is not None:
-            self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
-            self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+            self.register_buffer(
+                'mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False
+            )
+            self.register_buffer(
+                'std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False
+            )
         self.train_cfg = {'size': size, 'size_divisor': size_divisor}
         self.test_cfg = test_cfg or {}
         self.pad_val = pad_val
@@ -73,15 +82,17 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
         """Make the batch.
 
         Args:
-            data: ``inputs``, a list of (6, h, w) tensors, or one (N, 6, h, w) tensor, of any dtype; ``data_samples``, a list of
-                ``SegDataSample``, or ``None``.
-            training: Whether to pad images and labels as for training, or images alone by ``test_cfg``.
+            data: ``inputs``, a list of (6, h, w) tensors, or one (N, 6, h, w) tensor, of any dtype;
+                ``data_samples``, a list of ``SegDataSample``, or ``None``.
+            training: Whether to pad images and labels as for training, or images alone by
+                ``test_cfg``.
 
         Returns:
             ``inputs``, (N, 6, H, W) float32, and ``data_samples``, the same objects.
 
         Raises:
-            UserError: Images of a test batch differ in size, or of any batch in their channels; ``mean`` doesn't fit the channels.
+            UserError: Images of a test batch differ in size, or of any batch in their channels;
+                ``mean`` doesn't fit the channels.
         """
         data = self.cast_data(data)
         images = list(data['inputs'])
@@ -89,7 +100,8 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
         shapes = [tuple(image.shape[-2:]) for image in images]
         if not training and len(set(shapes)) > 1:
             raise UserError(
-                f'a test batch holds images of different sizes, (h, w) = {shapes}: test with batch_size=1, or resize the images'
+                f'a test batch holds images of different sizes, (h, w) = {shapes}: test with '
+                'batch_size=1, or resize the images'
             )
         target = _target_shape(shapes, **(self.train_cfg if training else self.test_cfg))
         inputs = self._stack(images, target)
@@ -98,7 +110,9 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
                 padding = (0, target[1] - shape[1], 0, target[0] - shape[0])
                 if training and any(padding):
                     _pad_labels(sample, shape, padding, self.seg_pad_val)
-                sample.set_metainfo({'img_shape': shape, 'pad_shape': target, 'padding_size': padding})
+                sample.set_metainfo(
+                    {'img_shape': shape, 'pad_shape': target, 'padding_size': padding}
+                )
         if training and self.batch_augments is not None:
             inputs, samples = self.batch_augments(inputs, samples)
         return {'inputs': inputs, 'data_samples': samples}
@@ -106,19 +120,34 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
     def _stack(self, images: list[Tensor], target: tuple[int, int]) -> Tensor:
         channels = {image.shape[0] for image in images}
         if len(channels) > 1:
-            raise UserError(f'the pairs of a batch have different numbers of channels: {sorted(channels)}')
+            raise UserError(
+                f'the pairs of a batch have different numbers of channels: {sorted(channels)}'
+            )
         if self.normalizes and not {self.mean.numel(), self.std.numel()} <= {1, *channels}:
             raise UserError(
-                f'data_preprocessor: mean and std have {self.mean.numel()} and {self.std.numel()} values, but pairs have {channels.pop()} '
-                'channels: give one value for each channel of both dates, for instance [123.675, 116.28, 103.53] * 2'
+                f'data_preprocessor: mean and std have {self.mean.numel()} and {self.std.numel()} '
+                f'values, but pairs have {channels.pop()} '
+                'channels: give one value for each channel of both dates, for instance [123.675, '
+                '116.28, 103.53] * 2'
             )
         if all(image.shape == images[0].shape for image in images):
             batch = self._normalize(torch.stack(images))
             right, bottom = target[1] - batch.shape[-1], target[0] - batch.shape[-2]
-            return F.pad(batch, (0, right, 0, bottom), value=self.pad_val) if right or bottom else batch
-        batch = torch.full((len(images), *channels, *target), self.pad_val, dtype=torch.float32, device=images[0].device)
+            return (
+                F.pad(batch, (0, right, 0, bottom), value=self.pad_val)
+                if right or bottom
+                else batch
+            )
+        batch = torch.full(
+            (len(images), *channels, *target),
+            self.pad_val,
+            dtype=torch.float32,
+            device=images[0].device,
+        )
         for padded, image in zip(batch, images):
-            padded[:, : image.shape[-2], : image.shape[-1]] = self._normalize(torch.stack([image]))[0]
+            padded[:, : image.shape[-2], : image.shape[-1]] = self._normalize(torch.stack([image]))[
+                0
+            ]
         return batch
 
     def _normalize(self, batch: Tensor) -> Tensor:
@@ -130,7 +159,9 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
 
 
 def _target_shape(
-    shapes: Sequence[tuple[int, int]], size: tuple[int, int] | None = None, size_divisor: int | None = None
+    shapes: Sequence[tuple[int, int]],
+    size: tuple[int, int] | None = None,
+    size_divisor: int | None = None,
 ) -> tuple[int, int]:
     """(H, W) that all images of (h, w) ``shapes`` are padded to."""
     height, width = (max(lengths) for lengths in zip(*shapes))
@@ -140,7 +171,9 @@ def _target_shape(
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
-def _pad_labels(sample: object, shape: tuple[int, int], padding: tuple[int, int, int, int], value: int) -> None:
+def _pad_labels(
+    sample: object, shape: tuple[int, int], padding: tuple[int, int, int, int], value: int
+) -> None:
     """Pad whatever ground truth of the image's size the sample has."""
     for name, field in sample.items():  # type: ignore[attr-defined]
         if name.startswith('gt_') and isinstance(field, PixelData) and tuple(field.shape) == shape:

@@ -1,4 +1,5 @@
-"""Pretrained weights, found and checked before ``init_weights`` loads them: a missing file is one clear error, not a traceback."""
+"""Pretrained weights, found and checked before ``init_weights`` loads them: a missing file is one
+clear error, not a traceback."""
 
 import difflib
 import re
@@ -17,11 +18,12 @@ from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner.checkpoint import get_external_models
 from torch import Tensor, nn
 
-from mtkd_cd.checkpoint import read_weights
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.checkpoint import read_weights
+from mtkd_cd.core.errors import UserError
 
 _TIMEOUT_S = 30
-# Where the maintained distributions of mmengine and mmsegmentation find the files that their originals have at the first.
+# Where the maintained distributions of mmengine and mmsegmentation find the files that their
+# originals have at the first.
 _MIRRORS = {'https://download.openmmlab.com/': 'https://mmassets.onedl.ai/'}
 
 
@@ -29,7 +31,8 @@ class PretrainedBackbone(BaseModule):
     """A backbone that starts from published weights which name their tensors in another way.
 
     Args:
-        pretrained: A path or URL; True: ``weights_url``; False or None: random weights. ``init_weights`` loads them.
+        pretrained: A path or URL; True: ``weights_url``; False or None: random weights.
+            ``init_weights`` loads them.
     """
 
     weights_url: str
@@ -53,19 +56,32 @@ class PretrainedBackbone(BaseModule):
         checkpoint = self.init_cfg['checkpoint']
         weights, own = read_weights(checkpoint), self.state_dict()
         # Files from before torch 0.4.1 lack batch norm's counters.
-        keys = {key: name for key, name in self.published_keys().items() if name in weights or not key.endswith('num_batches_tracked')}
-        unfit = [name for key, name in keys.items() if name not in weights or weights[name].shape != own[key].shape]
+        keys = {
+            key: name
+            for key, name in self.published_keys().items()
+            if name in weights or not key.endswith('num_batches_tracked')
+        }
+        unfit = [
+            name
+            for key, name in keys.items()
+            if name not in weights or weights[name].shape != own[key].shape
+        ]
         if unfit:
             raise UserError(
-                f'pretrained weights {checkpoint} are not those of {type(self).__name__}: {len(unfit)} of {len(keys)} tensors are missing '
-                f'or of another shape, the first is {unfit[0]}. The usual file is {self.weights_url}'
+                f'pretrained weights {checkpoint} are not those of {type(self).__name__}: '
+                f'{len(unfit)} of {len(keys)} tensors are missing '
+                f'or of another shape, the first is {unfit[0]}. The usual file is '
+                f'{self.weights_url}'
             )
         for key, name in keys.items():
             own[key].copy_(weights[name])
 
 
-def load_published(module: nn.Module, weights: Mapping[str, Tensor], checkpoint: str, optional: Sequence[str] = ()) -> None:
-    """Load ``weights``, in the module's own names, of a published file; what the file holds beside them does not matter.
+def load_published(
+    module: nn.Module, weights: Mapping[str, Tensor], checkpoint: str, optional: Sequence[str] = ()
+) -> None:
+    """Load ``weights``, in the module's own names, of a published file; what the file holds beside
+    them does not matter.
 
     Args:
         module: The network.
@@ -81,20 +97,29 @@ def load_published(module: nn.Module, weights: Mapping[str, Tensor], checkpoint:
     except RuntimeError as error:  # shapes that differ
         problem: str | None = str(error).splitlines()[1].strip()
     else:
-        problem = next((f'{key} is missing' for key in missing if not any(part in key for part in optional)), None)
+        problem = next(
+            (f'{key} is missing' for key in missing if not any(part in key for part in optional)),
+            None,
+        )
     if problem:
-        raise UserError(f'pretrained weights {checkpoint} are not those of this {type(module).__name__}: {problem}')
+        raise UserError(
+            f'pretrained weights {checkpoint} are not those of this {type(module).__name__}: '
+            f'{problem}'
+        )
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Make sure that every file ``model.init_weights()`` will load is here, downloading what is not, and holds weights only.
+    """Make sure that every file ``model.init_weights()`` will load is here, downloading what is
+    not, and holds weights only.
 
     Args:
-        model: Its modules name their files in mmengine's way, ``init_cfg=dict(type='Pretrained', checkpoint=...)``. A module whose place
-            in the config is not its name in the model has ``pretrained_switch``, the option that starts without the file.
+        model: Its modules name their files in mmengine's way, ``init_cfg=dict(type='Pretrained',
+            checkpoint=...)``. A module whose place in the config is not its name in the model has
+            ``pretrained_switch``, the option that starts without the file.
 
     Raises:
-        UserError: A file that can neither be found nor downloaded (says where to put it, and how to start without it), or is no checkpoint.
+        UserError: A file that can neither be found nor downloaded (says where to put it, and how to
+            start without it), or is no checkpoint.
     """
     for name, switch, entry in _pretrained_entries(model):
         checkpoint = _resolve(entry['checkpoint'], f'model.{name}')
@@ -104,7 +129,10 @@ def check_pretrained(model: nn.Module) -> None:
         elif '://' in checkpoint:
             continue  # one of mmengine's other schemes, which it resolves itself
         elif not Path(checkpoint).is_file():
-            raise UserError(f'pretrained weights {checkpoint} of model.{name} do not exist. Put the file there. {way_out}')
+            raise UserError(
+                f'pretrained weights {checkpoint} of model.{name} do not exist. Put the file '
+                f'there. {way_out}'
+            )
         read_weights(entry['checkpoint'])
 
 
@@ -119,7 +147,8 @@ def _pretrained_entries(model: nn.Module) -> Iterator[tuple[str, str, dict[str, 
 
 
 def _resolve(checkpoint: str, owner: str) -> str:
-    """The URL of a file that is named as ``open-mmlab://NAME``, which is how many of Open-CD's configs do it."""
+    """The URL of a file that is named as ``open-mmlab://NAME``, which is how many of Open-CD's
+    configs do it."""
     scheme, separator, name = checkpoint.partition('://')
     if not separator or scheme not in ('open-mmlab', 'openmmlab'):
         return checkpoint
@@ -127,7 +156,8 @@ def _resolve(checkpoint: str, owner: str) -> str:
     if name not in urls:
         alike = difflib.get_close_matches(name, urls, cutoff=0.5)
         raise UserError(
-            f'pretrained weights {checkpoint} of {owner}: mmengine knows none of this name; similar: {", ".join(alike) or "none"}'
+            f'pretrained weights {checkpoint} of {owner}: mmengine knows none of this name; '
+            f'similar: {", ".join(alike) or "none"}'
         )
     return str(urls[name])
 
@@ -141,14 +171,20 @@ def _fetch(url: str, way_out: str) -> Path:
     if not path.is_file():
         error = error or _download_from_either(url, path)  # a machine that rank 0 is not on
     if error:
-        raise UserError(f'pretrained weights {url} cannot be downloaded ({error}). Get the file elsewhere and put it at {path}. {way_out}')
+        raise UserError(
+            f'pretrained weights {url} cannot be downloaded ({error}). Get the file elsewhere and '
+            f'put it at {path}. {way_out}'
+        )
     return path
 
 
 def _download_from_either(url: str, path: Path) -> Exception | None:
     """Why ``url`` could not be downloaded, nor its copy on the mirror, if it has one."""
     error = _download(url, path)
-    mirror = next((url.replace(host, copy, 1) for host, copy in _MIRRORS.items() if url.startswith(host)), None)
+    mirror = next(
+        (url.replace(host, copy, 1) for host, copy in _MIRRORS.items() if url.startswith(host)),
+        None,
+    )
     return error if error is None or mirror is None or _download(mirror, path) else None
 
 
@@ -157,7 +193,11 @@ def _download(url: str, path: Path) -> Exception | None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = re.search(r'-([0-9a-f]{8,})\.[^.]+$', path.name)
-    checked = f'checked against the {digest[1]} in its name' if digest else 'not checked: its name holds no digest'
+    checked = (
+        f'checked against the {digest[1]} in its name'
+        if digest
+        else 'not checked: its name holds no digest'
+    )
     print_log(f'Downloading {url} to {path} ({checked})', 'current')
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_S)

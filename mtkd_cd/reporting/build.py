@@ -1,4 +1,5 @@
-"""From numbers to a report: which tables and figures it has, in which order, and what it says in words."""
+"""From numbers to a report: which tables and figures it has, in which order, and what it says in
+words."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mtkd_cd.core.strategies import strategy_title
+from mtkd_cd.paper.published import model_title, published_dataset, published_scores
 from mtkd_cd.reporting import figures
 from mtkd_cd.reporting.comparison import Comparison, Difference, Reference
 from mtkd_cd.reporting.curves import CURVES, read_curves
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
 from mtkd_cd.reporting.names import base_strategy
-from mtkd_cd.reporting.published import model_title, published_dataset, published_scores
 from mtkd_cd.reporting.report import Card, Report, Section
 from mtkd_cd.reporting.score_tables import (
     SIGNIFICANT,
@@ -34,7 +36,6 @@ from mtkd_cd.reporting.score_tables import (
 )
 from mtkd_cd.reporting.tables import Table
 from mtkd_cd.reporting.thumbnails import Scene, prediction_thumbnail, scene_thumbnails
-from mtkd_cd.strategies import strategy_title
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Pictures:
     """What is known of the images besides their scores.
 
     Attributes:
-        scenes: Files by image name, see :func:`~mtkd_cd.reporting.thumbnails.check_scenes`; empty for no thumbnails.
+        scenes: Files by image name, see :func:`~mtkd_cd.reporting.thumbnails.check_scenes`; empty
+            for no thumbnails.
         cars: (N,) CARs of each split of the data set.
         predictions: Folder of predictions by ``str(entry)``.
     """
@@ -74,7 +76,9 @@ def build_report(
         UserError: A picture is missing or cannot be read.
     """
     pixels = {int(count) for count in comparison.entries[0].runs[0].table.counts.sum(1)}
-    published = Published(*published_dataset(dataset, len(comparison.files), pixels.pop() if len(pixels) == 1 else 0))
+    published = Published(
+        *published_dataset(dataset, len(comparison.files), pixels.pop() if len(pixels) == 1 else 0)
+    )
     analyses = analyse_cascades(comparison)
     sections = [
         _scores_section(comparison, published),
@@ -92,10 +96,15 @@ def build_report(
         _count(len(comparison.models), 'model'),
         _count(len(comparison.strategies), 'strategy', 'strategies'),
         f'seeds {", ".join(map(str, comparison.seeds))}' if len(comparison.seeds) > 1 else '',
-        _count(len(comparison.files), 'image') + (f' ({num_dropped} left out that not all runs have)' if num_dropped else ''),
+        _count(len(comparison.files), 'image')
+        + (f' ({num_dropped} left out that not all runs have)' if num_dropped else ''),
         f'CAR ranges {comparison.partition}',
     ]
-    sources = {'Tables read': [f'{run.identity}: {run.path}' for entry in comparison.entries for run in entry.runs]}
+    sources = {
+        'Tables read': [
+            f'{run.identity}: {run.path}' for entry in comparison.entries for run in entry.runs
+        ]
+    }
     others = [f'{path}: {reason}' for path, reason in ignored if path.name != CURVES]
     if others:
         sources['Files that are no per-image tables'] = others
@@ -114,8 +123,18 @@ def _count(number: int, one: str, several: str = '') -> str:
 
 
 def _scores_section(comparison: Comparison, published: Published) -> Section:
-    tables = [scores_table(comparison, published), teachers_table(comparison), models_table(comparison)]
-    return Section('scores', 'Scores', (), [figures.overview(comparison, published)], [table for table in tables if table])
+    tables = [
+        scores_table(comparison, published),
+        teachers_table(comparison),
+        models_table(comparison),
+    ]
+    return Section(
+        'scores',
+        'Scores',
+        (),
+        [figures.overview(comparison, published)],
+        [table for table in tables if table],
+    )
 
 
 def _difference_sections(comparison: Comparison) -> list[Section]:
@@ -126,20 +145,35 @@ def _difference_sections(comparison: Comparison) -> list[Section]:
         name, words = f'differences_{plain(reference.name)}', reference_title(reference)
         picture = figures.differences(comparison, reference, name, words)
         table = differences_table(comparison, reference, name)
-        sections.append(Section(name, f'Differences to {words}', (), [picture] if picture else [], [table]))
+        sections.append(
+            Section(name, f'Differences to {words}', (), [picture] if picture else [], [table])
+        )
     return sections
 
 
 def _classes_section(comparison: Comparison, published: Published) -> Section:
-    return Section('classes', 'Changed and unchanged pixels', (), (), [classes_table(comparison, published)])
+    return Section(
+        'classes', 'Changed and unchanged pixels', (), (), [classes_table(comparison, published)]
+    )
 
 
 def _cars_section(comparison: Comparison) -> Section:
     quantiles, ranges = comparison.quantiles, comparison.ranges
-    pictures = [figures.car_curves(comparison, model, quantiles, 'car_quantiles', 'mIoU in bins of CAR') for model in comparison.models]
-    pictures += [figures.car_curves(comparison, model, ranges, 'car_ranges', 'mIoU over CAR ranges') for model in comparison.models]
+    pictures = [
+        figures.car_curves(comparison, model, quantiles, 'car_quantiles', 'mIoU in bins of CAR')
+        for model in comparison.models
+    ]
+    pictures += [
+        figures.car_curves(comparison, model, ranges, 'car_ranges', 'mIoU over CAR ranges')
+        for model in comparison.models
+    ]
     tables = [
-        bins_table(comparison, quantiles, 'car_quantiles', f'mIoU in {len(quantiles)} bins of equally many images'),
+        bins_table(
+            comparison,
+            quantiles,
+            'car_quantiles',
+            f'mIoU in {len(quantiles)} bins of equally many images',
+        ),
         bins_table(comparison, ranges, 'car_ranges', 'mIoU in the CAR ranges'),
     ]
     return Section('car', 'mIoU over CAR', (), pictures, tables)
@@ -147,14 +181,20 @@ def _cars_section(comparison: Comparison) -> Section:
 
 def _distribution_section(comparison: Comparison, cars: Mapping[str, np.ndarray]) -> Section:
     splits = dict(cars) or {'evaluated images': comparison.cars}
-    return Section('distribution', 'CAR distribution', (), [figures.car_distribution(splits, comparison.partition)])
+    return Section(
+        'distribution',
+        'CAR distribution',
+        (),
+        [figures.car_distribution(splits, comparison.partition)],
+    )
 
 
 def _cascade_sections(analyses: Sequence[CascadeAnalysis]) -> list[Section]:
     if not analyses:
         return []
     text = (
-        'O-P lets the origin predict first, and the CAR of that coarse prediction picks the specialist that predicts again. A wrong range '
+        'O-P lets the origin predict first, and the CAR of that coarse prediction picks the '
+        'specialist that predicts again. A wrong range '
         'is a wrong specialist.'
     )
     pictures = [picture for analysis in analyses for picture in figures.cascade_figures(analysis)]
@@ -168,14 +208,19 @@ def _training_sections(comparison: Comparison) -> list[Section]:
         return []
     text = 'Scores on the validation split while training. The weights that were tested are those of the best validation.'
     pictures = [
-        figures.training_curves(comparison, model, own) for model in comparison.models if (own := [c for c in curves if c.model == model])
+        figures.training_curves(comparison, model, own)
+        for model in comparison.models
+        if (own := [c for c in curves if c.model == model])
     ]
     return [Section('training', 'Training', [text], pictures)]
 
 
 def _image_sections(comparison: Comparison, pictures: Pictures, num_images: int) -> list[Section]:
     reference = comparison.references[0]
-    extremes = {key: _extremes(difference.by_image, num_images) for key, difference in reference.differences.items()}
+    extremes = {
+        key: _extremes(difference.by_image, num_images)
+        for key, difference in reference.differences.items()
+    }
     extremes = {key: rows for key, rows in extremes.items() if rows}
     if not extremes:
         return []
@@ -186,11 +231,24 @@ def _image_sections(comparison: Comparison, pictures: Pictures, num_images: int)
         for key, found in reference.differences.items()
         if key in extremes and pictures.scenes
     }
-    legend = 'Predictions are drawn as errors: white = hit, red = missed, blue = false alarm.' if pictures.predictions else ''
+    legend = (
+        'Predictions are drawn as errors: white = hit, red = missed, blue = false alarm.'
+        if pictures.predictions
+        else ''
+    )
     if legend and any(len(entry.runs) > 1 for entry in comparison.entries):
         legend += ' Scores are averages over seeds, predictions those of the folder that was given.'
     table = images_table(comparison, extremes)
-    return [Section('images', 'Images that gained and lost most', [legend] if legend else (), (), [table], cards)]
+    return [
+        Section(
+            'images',
+            'Images that gained and lost most',
+            [legend] if legend else (),
+            (),
+            [table],
+            cards,
+        )
+    ]
 
 
 def _extremes(by_image: np.ndarray, num_images: int) -> list[int]:
@@ -218,7 +276,9 @@ def _summary(comparison: Comparison) -> list[str]:
         return [_sentence(found, comparison) for found in reference.differences.values()]
     lines = []
     for strategy in comparison.strategies:
-        found = [found for found in reference.differences.values() if found.entry.strategy == strategy]
+        found = [
+            found for found in reference.differences.values() if found.entry.strategy == strategy
+        ]
         if found:
             lines.append(_count_sentence(strategy, found, reference))
     return lines
@@ -226,14 +286,21 @@ def _summary(comparison: Comparison) -> list[str]:
 
 def _sentence(found: Difference, comparison: Comparison) -> str:
     interval, p_value = found.intervals['mIoU'], found.p_values['mIoU']
-    p_words = f'p {p_text(p_value)}' if p_text(p_value).startswith('<') else f'p = {p_text(p_value)}'
-    verdict = 'a difference' if p_value < SIGNIFICANT else 'no difference that the test can tell from chance'
+    p_words = (
+        f'p {p_text(p_value)}' if p_text(p_value).startswith('<') else f'p = {p_text(p_value)}'
+    )
+    verdict = (
+        'a difference'
+        if p_value < SIGNIFICANT
+        else 'no difference that the test can tell from chance'
+    )
     model = f'{model_title(found.entry.model)}: ' if len(comparison.models) > 1 else ''
     against = strategy_title(found.reference.strategy)
     if found.reference.model != found.entry.model:
         against = f'{model_title(found.reference.model)}, {against}'
     return (
-        f'{model}{strategy_title(found.entry.strategy)} against {against}: mIoU {signed(interval.mean)} '
+        f'{model}{strategy_title(found.entry.strategy)} against {against}: mIoU '
+        f'{signed(interval.mean)} '
         f'[{signed(interval.low)}, {signed(interval.high)}], {p_words}: {verdict}.'
     )
 
@@ -242,40 +309,67 @@ def _count_sentence(strategy: str, found: Sequence[Difference], reference: Refer
     means = np.array([difference.intervals['mIoU'].mean for difference in found])
     sure = np.array([difference.adjusted < SIGNIFICANT for difference in found])
     return (
-        f'{strategy_title(strategy)} against {reference_title(reference)}: higher mIoU in {(means > 0).sum()} of {len(found)} models '
-        f"({(sure & (means > 0)).sum()} of them with p < {SIGNIFICANT} after Holm's correction), lower in {(means < 0).sum()} "
+        f'{strategy_title(strategy)} against {reference_title(reference)}: higher mIoU in '
+        f'{(means > 0).sum()} of {len(found)} models '
+        f"({(sure & (means > 0)).sum()} of them with p < {SIGNIFICANT} after Holm's correction), "
+        f'lower in {(means < 0).sum()} '
         f'({(sure & (means < 0)).sum()}); mean over models {signed(float(means.mean()))}.'
     )
 
 
-def _notes(comparison: Comparison, published: Published, dataset: str | None, analyses: Sequence[CascadeAnalysis]) -> list[str]:
+def _notes(
+    comparison: Comparison,
+    published: Published,
+    dataset: str | None,
+    analyses: Sequence[CascadeAnalysis],
+) -> list[str]:
     notes = []
-    known = [entry for entry in comparison.entries if published_scores(published.dataset, entry.model, entry.strategy)]
+    known = [
+        entry
+        for entry in comparison.entries
+        if published_scores(published.dataset, entry.model, entry.strategy)
+    ]
     if known and not published.same:
         notes.append(
-            f'Published figures (arXiv:2502.13407) are of the test set of {published.dataset}, another data set than the one evaluated '
+            f'Published figures (arXiv:2502.13407) are of the test set of {published.dataset}, '
+            'another data set than the one evaluated '
             'here: compare differences between strategies, not levels.'
         )
     elif known and dataset is None:
         notes.append(
-            f'The evaluated images are as many and as large as the test set of {published.dataset}, so the published figures are shown as '
+            'The evaluated images are as many and as large as the test set of '
+            f'{published.dataset}, so the published figures are shown as '
             'figures of the same images. If they are others, say so with --dataset NAME.'
         )
     for reference in comparison.references:
         for entry in reference.strays:
-            notes.append(f'{entry} has no run {reference.name} to compare with: its differences are to {comparison.entries[0]}.')
+            notes.append(
+                f'{entry} has no run {reference.name} to compare with: its differences are to '
+                f'{comparison.entries[0]}.'
+            )
     counts = Counter(len(entry.runs) for entry in comparison.entries)
     if len(counts) > 1:
-        words = ', '.join(f'{number} runs of {seeds} seed{"s"[: seeds > 1]}' for seeds, number in sorted(counts.items()))
-        notes.append(f'Not all runs have equally many seeds: {words}. Differences use the seeds that both sides have.')
+        words = ', '.join(
+            f'{number} runs of {seeds} seed{"s"[: seeds > 1]}'
+            for seeds, number in sorted(counts.items())
+        )
+        notes.append(
+            f'Not all runs have equally many seeds: {words}. Differences use the seeds that both '
+            'sides have.'
+        )
     analysed = {str(analysis.entry) for analysis in analyses}
     for entry in comparison.entries:
         if base_strategy(entry.strategy).partition('@')[0] == 'op' and str(entry) not in analysed:
-            notes.append(f'{entry} is not in the analysis of O-P: its tables hold no coarse_car and coarse_range.')
+            notes.append(
+                f'{entry} is not in the analysis of O-P: its tables hold no coarse_car and '
+                'coarse_range.'
+            )
     for analysis in analyses:
         if analysis.follows < 1:
             notes.append(
-                f'{analysis.entry}: {1 - analysis.follows:.0%} of the images were sent elsewhere than the ranges {analysis.partition} send '
-                'their coarse CAR. Either a validation split chose its routing, or it used other thresholds: then give --thresholds.'
+                f'{analysis.entry}: {1 - analysis.follows:.0%} of the images were sent elsewhere '
+                f'than the ranges {analysis.partition} send '
+                'their coarse CAR. Either a validation split chose its routing, or it used other '
+                'thresholds: then give --thresholds.'
             )
     return notes

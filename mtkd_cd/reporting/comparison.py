@@ -1,4 +1,5 @@
-"""What a report says, as numbers: scores over seeds, differences with intervals and tests, breakdowns by CAR."""
+"""What a report says, as numbers: scores over seeds, differences with intervals and tests,
+breakdowns by CAR."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from mtkd_cd.car import CARPartition
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import Interval, bootstrap_intervals, mean_and_deviation, paired_p_value
 from mtkd_cd.evaluation.scores import label_cars
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
@@ -61,7 +62,8 @@ class Entry:
         return float(self.scores[score].mean())
 
     def deviation(self, score: str, rows: np.ndarray | slice = slice(None)) -> float | None:
-        """Sample standard deviation over the seeds of a score's mean over images; ``None`` for one seed.
+        """Sample standard deviation over the seeds of a score's mean over images; ``None`` for one
+        seed.
 
         Args:
             score: Its name.
@@ -82,7 +84,8 @@ class Difference:
         intervals: Of each score's mean difference, in percentage points.
         deviations: Of each score's mean difference over the seeds that both have; ``None`` for one.
         p_values: Of each score in :data:`TESTED`.
-        adjusted: The p-values of mIoU after Holm's correction for all differences to this reference.
+        adjusted: The p-values of mIoU after Holm's correction for all differences to this
+            reference.
         num_seeds: Seeds that both have, 0 where the averages over different seeds are compared.
     """
 
@@ -112,9 +115,11 @@ class Reference:
     """What a set of differences is taken to, and these; entries without such a reference have none.
 
     Attributes:
-        name: ``origin`` for each model's own origin; ``fc_ef/origin`` for one entry that all are compared with.
+        name: ``origin`` for each model's own origin; ``fc_ef/origin`` for one entry that all are
+            compared with.
         differences: By ``str(entry)``.
-        strays: Entries whose model lacks the strategy and that are compared with the first entry instead.
+        strays: Entries whose model lacks the strategy and that are compared with the first entry
+            instead.
     """
 
     name: str
@@ -182,7 +187,14 @@ class Comparison:
     @property
     def seeds(self) -> list[int]:
         """All seeds that the paths named."""
-        return sorted({seed for entry in self.entries for run in entry.runs if (seed := run.identity.seed) is not None})
+        return sorted(
+            {
+                seed
+                for entry in self.entries
+                for run in entry.runs
+                if (seed := run.identity.seed) is not None
+            }
+        )
 
     def of_model(self, model: str) -> list[Entry]:
         """The entries of one model."""
@@ -202,13 +214,15 @@ def compare(
 ) -> Comparison:
     """Compare runs over the same images, as :func:`~mtkd_cd.reporting.runs.aligned` gives them.
 
-    Every score is taken per image and averaged over the seeds of an entry before anything else; images are then resampled, or their
-    differences' signs flipped. So intervals and tests are about other images, and the deviation over seeds is about other seeds.
+    Every score is taken per image and averaged over the seeds of an entry before anything else;
+    images are then resampled, or their differences' signs flipped. So intervals and tests are about
+    other images, and the deviation over seeds is about other seeds.
 
     Args:
         runs: At least one.
         partition: CAR ranges of the breakdown; those of the first run by default.
-        references: Strategies, or ``MODEL/STRATEGY``, to compare with besides the first run's strategy.
+        references: Strategies, or ``MODEL/STRATEGY``, to compare with besides the first run's
+            strategy.
         settings: Of the statistics.
         num_bins: Bins of equally many images in the breakdown by CAR.
 
@@ -219,16 +233,26 @@ def compare(
     table = runs[0].table
     cars = label_cars(table.counts)
     partition = partition or table.partition
-    chosen = {entries[0].strategy: _with_fallback(entries), **{name: _chooser(name, entries) for name in references}}
+    chosen = {
+        entries[0].strategy: _with_fallback(entries),
+        **{name: _chooser(name, entries) for name in references},
+    }
     pairs = {
-        name: [(entry, other) for entry in entries if (other := choose(entry)) not in (None, entry)] for name, choose in chosen.items()
+        name: [(entry, other) for entry in entries if (other := choose(entry)) not in (None, entry)]
+        for name, choose in chosen.items()
     }
     intervals, found = _statistics(entries, pairs, settings)
     references_found = [Reference(name, found[name], _strays(name, found[name])) for name in chosen]
     index = partition.range_of(cars)
 
     def bin_of(name: str, low: float, high: float, rows: np.ndarray) -> Bin:
-        return Bin(name, float(low), float(high), rows, *_bin_intervals(entries, references_found[0], rows, settings))
+        return Bin(
+            name,
+            float(low),
+            float(high),
+            rows,
+            *_bin_intervals(entries, references_found[0], rows, settings),
+        )
 
     return Comparison(
         files=table.files,
@@ -237,8 +261,14 @@ def compare(
         entries=entries,
         intervals=intervals,
         references=references_found,
-        quantiles=[bin_of(f'q{i}', cars[rows].min(), cars[rows].max(), rows) for i, rows in enumerate(_quantiles(cars, num_bins), 1)],
-        ranges=[bin_of(name, *partition.bounds(name), np.flatnonzero(index == i)) for i, name in enumerate(partition.names)],
+        quantiles=[
+            bin_of(f'q{i}', cars[rows].min(), cars[rows].max(), rows)
+            for i, rows in enumerate(_quantiles(cars, num_bins), 1)
+        ],
+        ranges=[
+            bin_of(name, *partition.bounds(name), np.flatnonzero(index == i))
+            for i, name in enumerate(partition.names)
+        ],
         settings=settings,
     )
 
@@ -248,8 +278,13 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
     for run in runs:
         groups.setdefault((run.identity.model, run.identity.strategy), []).append(run)
     models = list(dict.fromkeys(model for model, _ in groups))
-    ordered = sorted(groups, key=lambda key: models.index(key[0]))  # stable: strategies stay in the order given
-    return [Entry(*key, sorted(groups[key], key=lambda run: _seed_order(run.identity))) for key in ordered]
+    ordered = sorted(
+        groups, key=lambda key: models.index(key[0])
+    )  # stable: strategies stay in the order given
+    return [
+        Entry(*key, sorted(groups[key], key=lambda run: _seed_order(run.identity)))
+        for key in ordered
+    ]
 
 
 def _seed_order(identity: Identity) -> int:
@@ -276,7 +311,10 @@ def _chooser(name: str, entries: Sequence[Entry]) -> _Chooser:
     by_model = {entry.model: entry for entry in entries if entry.strategy == name}
     if not by_model:
         known = ', '.join(dict.fromkeys([entry.strategy for entry in entries]))
-        raise UserError(f'no run to compare with is {name!r}: the strategies are {known}; one run is named MODEL/STRATEGY')
+        raise UserError(
+            f'no run to compare with is {name!r}: the strategies are {known}; one run is named '
+            'MODEL/STRATEGY'
+        )
     return lambda entry: by_model.get(entry.model)
 
 
@@ -285,23 +323,36 @@ def _strays(name: str, differences: Mapping[str, Difference]) -> list[Entry]:
     return [
         difference.entry
         for difference in differences.values()
-        if difference.reference.model != difference.entry.model and name != str(difference.reference)
+        if difference.reference.model != difference.entry.model
+        and name != str(difference.reference)
     ]
 
 
 def _statistics(
     entries: Sequence[Entry], pairs: Mapping[str, Sequence[tuple[Entry, Entry]]], settings: Settings
 ) -> tuple[dict[str, dict[str, Interval]], dict[str, dict[str, Difference]]]:
-    """Intervals of all means and all differences, from one draw of images for all of them: drawing is what takes the time."""
-    paired = {(name, str(entry)): _paired_scores(entry, other) for name, group in pairs.items() for entry, other in group}
-    columns: dict[str, np.ndarray] = {f'{entry}\n{score}': values for entry in entries for score, values in entry.scores.items()}
+    """Intervals of all means and all differences, from one draw of images for all of them: drawing
+    is what takes the time."""
+    paired = {
+        (name, str(entry)): _paired_scores(entry, other)
+        for name, group in pairs.items()
+        for entry, other in group
+    }
+    columns: dict[str, np.ndarray] = {
+        f'{entry}\n{score}': values for entry in entries for score, values in entry.scores.items()
+    }
     for (name, key), (values, reference, _) in paired.items():
         columns |= {f'{key}\n{score}\n{name}': values[score] - reference[score] for score in values}
     found = bootstrap_intervals(columns, settings.num_resamples, settings.confidence, settings.seed)
-    means = {str(entry): {score: found[f'{entry}\n{score}'] for score in entry.scores} for entry in entries}
+    means = {
+        str(entry): {score: found[f'{entry}\n{score}'] for score in entry.scores}
+        for entry in entries
+    }
     differences: dict[str, dict[str, Difference]] = {}
     for name, group in pairs.items():
-        tests = {str(entry): _p_values(*paired[name, str(entry)][:2], settings) for entry, _ in group}
+        tests = {
+            str(entry): _p_values(*paired[name, str(entry)][:2], settings) for entry, _ in group
+        }
         adjusted = holm([tests[str(entry)]['mIoU'] for entry, _ in group])
         differences[name] = {}
         for (entry, other), corrected in zip(group, adjusted):
@@ -313,7 +364,9 @@ def _statistics(
                 scores=values['mIoU'],
                 by_image=values['mIoU'] - reference['mIoU'],
                 intervals={score: found[f'{key}\n{score}\n{name}'] for score in values},
-                deviations={score: _paired_deviation(entry, other, seeds, score) for score in values},
+                deviations={
+                    score: _paired_deviation(entry, other, seeds, score) for score in values
+                },
                 p_values=tests[key],
                 adjusted=corrected,
                 num_seeds=len(seeds),
@@ -321,31 +374,58 @@ def _statistics(
     return means, differences
 
 
-def _paired_scores(entry: Entry, reference: Entry) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[int | None]]:
-    """Scores of both by image, averaged over the seeds that both have, or over all where they share none; and those seeds."""
-    shared = [run.identity.seed for run in entry.runs if run.identity.seed in {other.identity.seed for other in reference.runs}]
+def _paired_scores(
+    entry: Entry, reference: Entry
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[int | None]]:
+    """Scores of both by image, averaged over the seeds that both have, or over all where they share
+    none; and those seeds."""
+    shared = [
+        run.identity.seed
+        for run in entry.runs
+        if run.identity.seed in {other.identity.seed for other in reference.runs}
+    ]
     if not shared:
         return entry.scores, reference.scores, []
-    both = (mean_over_runs([run for run in side.runs if run.identity.seed in shared]) for side in (entry, reference))
+    both = (
+        mean_over_runs([run for run in side.runs if run.identity.seed in shared])
+        for side in (entry, reference)
+    )
     return next(both), next(both), shared
 
 
-def _paired_deviation(entry: Entry, reference: Entry, seeds: Sequence[int | None], score: str) -> float | None:
+def _paired_deviation(
+    entry: Entry, reference: Entry, seeds: Sequence[int | None], score: str
+) -> float | None:
     if not seeds:
         return None
-    sides = [{run.identity.seed: float(run.scores[score].mean()) for run in side.runs} for side in (entry, reference)]
+    sides = [
+        {run.identity.seed: float(run.scores[score].mean()) for run in side.runs}
+        for side in (entry, reference)
+    ]
     return mean_and_deviation([sides[0][seed] - sides[1][seed] for seed in seeds])[1]
 
 
-def _p_values(values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], settings: Settings) -> dict[str, float]:
-    return {score: paired_p_value(values[score], reference[score], settings.num_resamples, settings.seed) for score in TESTED}
+def _p_values(
+    values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], settings: Settings
+) -> dict[str, float]:
+    return {
+        score: paired_p_value(
+            values[score], reference[score], settings.num_resamples, settings.seed
+        )
+        for score in TESTED
+    }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for testing all of them (Holm 1979): each is a bound on the chance of *any* false discovery up to it."""
+    """p-values corrected for testing all of them (Holm 1979): each is a bound on the chance of
+    *any* false discovery up to it."""
     order = np.argsort(p_values, kind='stable')
     factors = len(p_values) - np.arange(len(p_values))
-    corrected = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factors), 1) if len(p_values) else np.array([])
+    corrected = (
+        np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factors), 1)
+        if len(p_values)
+        else np.array([])
+    )
     result = np.empty(len(p_values))
     result[order] = corrected
     return result.tolist()
@@ -362,7 +442,10 @@ def _bin_intervals(
     if not len(rows):
         return {}, {}
     columns = {str(entry): entry.scores['mIoU'][rows] for entry in entries}
-    columns |= {f'{key}\ndifference': difference.by_image[rows] for key, difference in reference.differences.items()}
+    columns |= {
+        f'{key}\ndifference': difference.by_image[rows]
+        for key, difference in reference.differences.items()
+    }
     found = bootstrap_intervals(columns, settings.num_resamples, settings.confidence, settings.seed)
     means = {str(entry): found[str(entry)] for entry in entries}
     return means, {key: found[f'{key}\ndifference'] for key in reference.differences}

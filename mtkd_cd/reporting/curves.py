@@ -1,14 +1,15 @@
-"""Validation curves of the trainings behind the runs: the file ``curves.csv`` that the recipe writes beside its per-image tables."""
+"""Validation curves of the trainings behind the runs: the file ``curves.csv`` that the recipe
+writes beside its per-image tables."""
 
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.reporting.runs import Run
 
-CURVES = 'curves.csv'  # as mtkd_cd.workflow.stages calls it
+CURVES = 'curves.csv'  # as mtkd_cd.recipe.stages calls it
 COLUMNS = ('strategy', 'range', 'iter', 'mIoU')
 
 
@@ -18,8 +19,10 @@ class Curve:
 
     Attributes:
         model: Name of the model.
-        strategy: ``origin``, ``continued``, ``partition``, ``mtkd``, with ``@`` and a variant where it is one.
-        range_name: CAR range of a specialist, which validates on the images of its range; else empty.
+        strategy: ``origin``, ``continued``, ``partition``, ``mtkd``, with ``@`` and a variant where
+            it is one.
+        range_name: CAR range of a specialist, which validates on the images of its range; else
+            empty.
         seed: ``None`` where the path names none.
         iters: Iteration of each validation, increasing.
         scores: mIoU in percent.
@@ -34,12 +37,15 @@ class Curve:
 
 
 def read_curves(runs: Iterable[Run]) -> list[Curve]:
-    """The curves beside the tables of some runs, in the order of the runs and of the files; none where there are no files.
+    """The curves beside the tables of some runs, in the order of the runs and of the files; none
+    where there are no files.
 
     Raises:
         UserError: A file lacks a column or holds something else than numbers.
     """
-    sources = dict.fromkeys((run.path.with_name(CURVES), run.identity.model, run.identity.seed) for run in runs)
+    sources = dict.fromkeys(
+        (run.path.with_name(CURVES), run.identity.model, run.identity.seed) for run in runs
+    )
     curves: list[Curve] = []
     for path, model, seed in sources:
         points: dict[tuple[str, str], list[tuple[int, float]]] = {}
@@ -56,7 +62,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
-            raise UserError(f'{path} lacks the column {", ".join(missing)}: validation curves come from tools/run_mtkd.py; move it away')
+            raise UserError(
+                f'{path} lacks the column {", ".join(missing)}: validation curves come from '
+                'tools/run_mtkd.py; move it away'
+            )
         return list(reader)
 
 
@@ -64,4 +73,6 @@ def _point(path: Path, row: dict[str, str]) -> tuple[int, float]:
     try:
         return int(row['iter']), float(row['mIoU'])
     except (TypeError, ValueError):
-        raise UserError(f'{path}: iter and mIoU are numbers, found {row["iter"]!r} and {row["mIoU"]!r}') from None
+        raise UserError(
+            f'{path}: iter and mIoU are numbers, found {row["iter"]!r} and {row["mIoU"]!r}'
+        ) from None

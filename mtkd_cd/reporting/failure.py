@@ -1,10 +1,11 @@
-"""When O-P fails: where the cascade sent the images, and what that gained or lost (arXiv:2502.13407, Appendix F and Figure 10)."""
+"""When O-P fails: where the cascade sent the images, and what that gained or lost
+(arXiv:2502.13407, Appendix F and Figure 10)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from mtkd_cd.car import CARPartition
+from mtkd_cd.core.car import CARPartition
 from mtkd_cd.reporting.comparison import Comparison, Entry, mean_over_runs
 from mtkd_cd.reporting.names import base_strategy
 from mtkd_cd.reporting.runs import Run
@@ -20,10 +21,13 @@ class CascadeAnalysis:
         partition: Ranges of the true CAR.
         true_cars: (M,) of the labels.
         coarse_cars: (M,) that the cascade's origin predicted.
-        chosen: Names of the ranges, or other detectors, that images were sent to: the columns of the matrices.
+        chosen: Names of the ranges, or other detectors, that images were sent to: the columns of
+            the matrices.
         counts: (ranges, chosen) images.
-        gains: (ranges, chosen) sum over the cell's images of the mIoU gained against the origin, in percentage points; ``None`` without.
-        follows: Share of the images that were sent where the thresholds send their coarse CAR; below 1 for another routing.
+        gains: (ranges, chosen) sum over the cell's images of the mIoU gained against the origin, in
+            percentage points; ``None`` without.
+        follows: Share of the images that were sent where the thresholds send their coarse CAR;
+            below 1 for another routing.
     """
 
     entry: Entry
@@ -41,17 +45,30 @@ class CascadeAnalysis:
         """(ranges, chosen) mean mIoU gained by the images of a cell; NaN in an empty cell."""
         if self.gains is None:
             return None
-        return np.divide(self.gains, self.counts, out=np.full(self.gains.shape, np.nan), where=self.counts > 0)
+        return np.divide(
+            self.gains, self.counts, out=np.full(self.gains.shape, np.nan), where=self.counts > 0
+        )
 
     @property
     def agreement(self) -> float:
         """Share of the images that were sent to the range of their true CAR."""
-        return sum(self.counts[row, self.chosen.index(name)] for row, name in enumerate(self.partition.names)) / self.counts.sum()
+        return (
+            sum(
+                self.counts[row, self.chosen.index(name)]
+                for row, name in enumerate(self.partition.names)
+            )
+            / self.counts.sum()
+        )
 
 
 def analyse_cascades(comparison: Comparison) -> list[CascadeAnalysis]:
-    """One analysis for each entry whose tables hold ``coarse_car`` and ``coarse_range`` of every image."""
-    return [_analyse(entry, comparison) for entry in comparison.entries if all(map(_is_cascade, entry.runs))]
+    """One analysis for each entry whose tables hold ``coarse_car`` and ``coarse_range`` of every
+    image."""
+    return [
+        _analyse(entry, comparison)
+        for entry in comparison.entries
+        if all(map(_is_cascade, entry.runs))
+    ]
 
 
 def _is_cascade(run: Run) -> bool:
@@ -83,17 +100,29 @@ def _analyse(entry: Entry, comparison: Comparison) -> CascadeAnalysis:
         chosen=chosen,
         counts=counts,
         gains=gains,
-        follows=float(np.mean([partition.names[index] == name for index, name in zip(partition.range_of(coarse), ranges)])),
+        follows=float(
+            np.mean(
+                [
+                    partition.names[index] == name
+                    for index, name in zip(partition.range_of(coarse), ranges)
+                ]
+            )
+        ),
     )
 
 
 def _origin_of(entry: Entry, comparison: Comparison) -> Entry | None:
     label = entry.strategy.removesuffix(base_strategy(entry.strategy))
     difference = comparison.references[0].differences.get(str(entry))
-    return comparison.find(entry.model, f'{label}origin') or (difference.reference if difference else None)
+    return comparison.find(entry.model, f'{label}origin') or (
+        difference.reference if difference else None
+    )
 
 
 def _gain(run: Run, origin: Entry) -> np.ndarray:
-    """(N,) mIoU of a run less that of the origin of the same seed, or of the origin's mean where it lacks the seed."""
-    same = [other for other in origin.runs if other.identity.seed == run.identity.seed] or origin.runs
+    """(N,) mIoU of a run less that of the origin of the same seed, or of the origin's mean where it
+    lacks the seed."""
+    same = [
+        other for other in origin.runs if other.identity.seed == run.identity.seed
+    ] or origin.runs
     return run.scores['mIoU'] - mean_over_runs(same)['mIoU']

@@ -1,4 +1,5 @@
-"""The figures of a report: colours that colour-blind readers can tell apart, other lines and markers too, the same bytes on every run."""
+"""The figures of a report: colours that colour-blind readers can tell apart, other lines and
+markers too, the same bytes on every run."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -10,18 +11,38 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mtkd_cd.car import CARPartition
+from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.strategies import strategy_title
+from mtkd_cd.paper.published import model_title, published_scores
 from mtkd_cd.reporting.comparison import Bin, Comparison, Entry, Reference
 from mtkd_cd.reporting.curves import Curve
 from mtkd_cd.reporting.failure import CascadeAnalysis
-from mtkd_cd.reporting.published import model_title, published_scores
-from mtkd_cd.reporting.score_tables import Published, file_name, percent_text, plain, reference_title, signed
+from mtkd_cd.reporting.score_tables import (
+    Published,
+    file_name,
+    percent_text,
+    plain,
+    reference_title,
+    signed,
+)
 from mtkd_cd.reporting.tables import typographic
-from mtkd_cd.strategies import strategy_title
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white.
-_BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _VERMILION, _PURPLE = '#000000', '#E69F00', '#56B4E9', '#009E73', '#0072B2', '#D55E00', '#CC79A7'
-_USUAL = {'origin': (_BLACK, 'o', '-'), 'op': (_VERMILION, 's', '--'), 'mtkd': (_BLUE, '^', '-'), 'continued': (_GREEN, 'D', ':')}
+_BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _VERMILION, _PURPLE = (
+    '#000000',
+    '#E69F00',
+    '#56B4E9',
+    '#009E73',
+    '#0072B2',
+    '#D55E00',
+    '#CC79A7',
+)
+_USUAL = {
+    'origin': (_BLACK, 'o', '-'),
+    'op': (_VERMILION, 's', '--'),
+    'mtkd': (_BLUE, '^', '-'),
+    'continued': (_GREEN, 'D', ':'),
+}
 _OTHERS = [
     (colour, marker, line)
     for line, markers in (('-.', 'vPX*<>d'), ((0, (5, 1)), '^sDovPX'), ((0, (1, 1)), 'X*<>dos'))
@@ -68,7 +89,9 @@ class Picture:
     svg: bytes
 
 
-def _drawn(name: str, title: str, caption: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> Picture:
+def _drawn(
+    name: str, title: str, caption: str, size: tuple[float, float], draw: Callable[[Figure], None]
+) -> Picture:
     """Draw a figure of ``size`` in inches."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
@@ -77,26 +100,37 @@ def _drawn(name: str, title: str, caption: str, size: tuple[float, float], draw:
         draw(figure)
         files = []
         # Nothing in the files tells when, or by which version, they were made.
-        for kind, metadata in (('png', {'Software': None}), ('svg', {'Date': None, 'Creator': None})):
+        for kind, metadata in (
+            ('png', {'Software': None}),
+            ('svg', {'Date': None, 'Creator': None}),
+        ):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata=metadata)
-            figure.set_layout_engine('none')  # both files have the layout of the first, which takes as long as drawing
+            figure.set_layout_engine(
+                'none'
+            )  # both files have the layout of the first, which takes as long as drawing
             files.append(buffer.getvalue())
     return Picture(name, title, caption, *files)
 
 
 def styles(strategies: Sequence[str]) -> dict[str, dict]:
-    """Colour, marker and line of each strategy, for ``plot``: the usual strategies always have the same."""
+    """Colour, marker and line of each strategy, for ``plot``: the usual strategies always have the
+    same."""
     others = iter(_OTHERS * (1 + len(strategies) // len(_OTHERS)))
     found = {strategy: _USUAL.get(strategy) or next(others) for strategy in strategies}
-    return {strategy: dict(color=colour, marker=marker, linestyle=line) for strategy, (colour, marker, line) in found.items()}
+    return {
+        strategy: dict(color=colour, marker=marker, linestyle=line)
+        for strategy, (colour, marker, line) in found.items()
+    }
 
 
 def overview(comparison: Comparison, published: Published) -> Picture:
     """mIoU of every entry with its interval, and the published figure beside."""
     entries = comparison.entries
     known = {
-        str(entry): score for entry in entries if (score := published_scores(published.dataset, entry.model, entry.strategy).get('mIoU'))
+        str(entry): score
+        for entry in entries
+        if (score := published_scores(published.dataset, entry.model, entry.strategy).get('mIoU'))
     }
 
     def draw(figure: Figure) -> None:
@@ -104,13 +138,30 @@ def overview(comparison: Comparison, published: Published) -> Picture:
         rows = _rows_by_model(axis, comparison, entries)
         for entry in entries:
             interval, style = comparison.intervals[str(entry)]['mIoU'], _marker(comparison, entry)
-            axis.plot([interval.low, interval.high], [rows[str(entry)]] * 2, color=style['color'], linewidth=1.2)
+            axis.plot(
+                [interval.low, interval.high],
+                [rows[str(entry)]] * 2,
+                color=style['color'],
+                linewidth=1.2,
+            )
             axis.plot(interval.mean, rows[str(entry)], **style)
         for key, score in known.items():
-            axis.plot(score, rows[key], marker='|', color=_MUTED, markersize=9, markeredgewidth=1.6, linestyle='')
+            axis.plot(
+                score,
+                rows[key],
+                marker='|',
+                color=_MUTED,
+                markersize=9,
+                markeredgewidth=1.6,
+                linestyle='',
+            )
         axis.set_xlabel('mIoU (%)')
         _legend_of_strategies(
-            figure, comparison, [('published', dict(marker='|', color=_MUTED, linestyle='', markersize=9))] if known else []
+            figure,
+            comparison,
+            [('published', dict(marker='|', color=_MUTED, linestyle='', markersize=9))]
+            if known
+            else [],
         )
 
     level = f'{100 * comparison.settings.confidence:g} %'
@@ -120,7 +171,9 @@ def overview(comparison: Comparison, published: Published) -> Picture:
     return _drawn('overview', 'mIoU of all runs', caption, _row_size(comparison, entries), draw)
 
 
-def differences(comparison: Comparison, reference: Reference, name: str, words: str) -> Picture | None:
+def differences(
+    comparison: Comparison, reference: Reference, name: str, words: str
+) -> Picture | None:
     """Difference in mIoU of every entry to a reference with its interval; ``None`` without any."""
     entries = [entry for entry in comparison.entries if str(entry) in reference.differences]
     if not entries:
@@ -131,25 +184,39 @@ def differences(comparison: Comparison, reference: Reference, name: str, words: 
         rows = _rows_by_model(axis, comparison, entries)
         axis.axvline(0, color=_MUTED, linewidth=1)
         for entry in entries:
-            interval, style = reference.differences[str(entry)].intervals['mIoU'], _marker(comparison, entry)
+            interval, style = (
+                reference.differences[str(entry)].intervals['mIoU'],
+                _marker(comparison, entry),
+            )
             if interval.low <= 0 <= interval.high:
                 style['markerfacecolor'] = 'white'
-            axis.plot([interval.low, interval.high], [rows[str(entry)]] * 2, color=style['color'], linewidth=1.2)
+            axis.plot(
+                [interval.low, interval.high],
+                [rows[str(entry)]] * 2,
+                color=style['color'],
+                linewidth=1.2,
+            )
             axis.plot(interval.mean, rows[str(entry)], **style)
         axis.set_xlabel('difference in mIoU (percentage points)')
-        axis.xaxis.set_major_formatter(lambda value, _: typographic(f'{value:+g}') if value else '0')
+        axis.xaxis.set_major_formatter(
+            lambda value, _: typographic(f'{value:+g}') if value else '0'
+        )
         _legend_of_strategies(figure, comparison, only={entry.strategy for entry in entries})
 
     level = f'{100 * comparison.settings.confidence:g} %'
     caption = f'Mean with the {level} interval of a paired bootstrap over images. Hollow: the interval contains 0.'
-    return _drawn(name, f'Difference in mIoU to {words}', caption, _row_size(comparison, entries), draw)
+    return _drawn(
+        name, f'Difference in mIoU to {words}', caption, _row_size(comparison, entries), draw
+    )
 
 
 def _row_size(comparison: Comparison, entries: Sequence[Entry]) -> tuple[float, float]:
     return 5.4, 1.4 + 0.2 * len(entries) + 0.14 * len({entry.model for entry in entries})
 
 
-def _rows_by_model(axis: Axes, comparison: Comparison, entries: Sequence[Entry]) -> dict[str, float]:
+def _rows_by_model(
+    axis: Axes, comparison: Comparison, entries: Sequence[Entry]
+) -> dict[str, float]:
     """Vertical place of each entry, those of a model together under its name."""
     rows: dict[str, float] = {}
     ticks, at = [], 0.0
@@ -178,18 +245,35 @@ def _marker(comparison: Comparison, entry: Entry) -> dict:
 
 
 def _legend_of_strategies(
-    figure: Figure, comparison: Comparison, more: Sequence[tuple[str, dict]] = (), only: set[str] | None = None
+    figure: Figure,
+    comparison: Comparison,
+    more: Sequence[tuple[str, dict]] = (),
+    only: set[str] | None = None,
 ) -> None:
     entries = [
-        (strategy_title(strategy), style) for strategy, style in styles(comparison.strategies).items() if only is None or strategy in only
+        (strategy_title(strategy), style)
+        for strategy, style in styles(comparison.strategies).items()
+        if only is None or strategy in only
     ]
-    handles = [Line2D([], [], **{'markersize': 5.5, **style, 'linestyle': ''}) for _, style in [*entries, *more]]
+    handles = [
+        Line2D([], [], **{'markersize': 5.5, **style, 'linestyle': ''})
+        for _, style in [*entries, *more]
+    ]
     labels = [title for title, _ in [*entries, *more]]
-    figure.legend(handles, labels, loc='outside upper left', ncols=_legend_columns(labels, 5.4), handletextpad=0.3)
+    figure.legend(
+        handles,
+        labels,
+        loc='outside upper left',
+        ncols=_legend_columns(labels, 5.4),
+        handletextpad=0.3,
+    )
 
 
-def car_curves(comparison: Comparison, model: str, bins: Sequence[Bin], prefix: str, title: str) -> Picture:
-    """mIoU over CAR, one curve per strategy of a model, as the paper's Figures 5 and 8; the differences; and the bounds of the bins."""
+def car_curves(
+    comparison: Comparison, model: str, bins: Sequence[Bin], prefix: str, title: str
+) -> Picture:
+    """mIoU over CAR, one curve per strategy of a model, as the paper's Figures 5 and 8; the
+    differences; and the bounds of the bins."""
     filled = [car_bin for car_bin in bins if len(car_bin.rows)]
     entries = comparison.of_model(model)
     compared = [entry for entry in entries if str(entry) in comparison.references[0].differences]
@@ -203,7 +287,13 @@ def car_curves(comparison: Comparison, model: str, bins: Sequence[Bin], prefix: 
         for entry, shift in zip(entries, _shifts(len(entries))):
             means = np.array([car_bin.intervals[str(entry)].mean for car_bin in filled])
             low, high = _band(entry, filled)
-            axes[0].errorbar(places + shift, means, [means - low, high - means], **looks[entry.strategy], **_CURVE)
+            axes[0].errorbar(
+                places + shift,
+                means,
+                [means - low, high - means],
+                **looks[entry.strategy],
+                **_CURVE,
+            )
         axes[0].set_ylabel('mIoU (%)')
         if compared:
             _draw_differences(axes[1], compared, filled, looks)
@@ -214,7 +304,13 @@ def car_curves(comparison: Comparison, model: str, bins: Sequence[Bin], prefix: 
             axis.grid(axis='y', color=_GRID, linewidth=0.6)
         figure.align_ylabels()
         labels = [strategy_title(entry.strategy) for entry in entries]
-        figure.legend(axes[0].containers, labels, loc='outside upper left', ncols=_legend_columns(labels, 5), handlelength=2.6)
+        figure.legend(
+            axes[0].containers,
+            labels,
+            loc='outside upper left',
+            ncols=_legend_columns(labels, 5),
+            handlelength=2.6,
+        )
 
     level = f'{100 * comparison.settings.confidence:g} %'
     caption = f'Bars at the points: {"the standard deviation over seeds" if several else f"the {level} interval over images"}.'
@@ -222,16 +318,29 @@ def car_curves(comparison: Comparison, model: str, bins: Sequence[Bin], prefix: 
         caption += f' Middle: the difference to {reference_title(comparison.references[0])}, with its {level} interval over images.'
     caption += ' Bottom: the CARs that each bin spans.'
     height = 5.0 if compared else 3.9
-    return _drawn(f'{prefix}_{plain(model)}', f'{model_title(model)}: {title}', caption, (5.0, height), draw)
+    return _drawn(
+        f'{prefix}_{plain(model)}', f'{model_title(model)}: {title}', caption, (5.0, height), draw
+    )
 
 
-def _draw_differences(axis: Axes, entries: Sequence[Entry], bins: Sequence[Bin], looks: Mapping[str, dict]) -> None:
+def _draw_differences(
+    axis: Axes, entries: Sequence[Entry], bins: Sequence[Bin], looks: Mapping[str, dict]
+) -> None:
     axis.axhline(0, color=_MUTED, linewidth=1)
     for entry, shift in zip(entries, _shifts(len(entries), 0.16)):
         found = [car_bin.differences[str(entry)] for car_bin in bins]
         means = np.array([interval.mean for interval in found])
-        reach = [means - [interval.low for interval in found], [interval.high for interval in found] - means]
-        axis.errorbar(np.arange(len(bins)) + shift, means, reach, **{**looks[entry.strategy], 'linestyle': ''}, **_CURVE)
+        reach = [
+            means - [interval.low for interval in found],
+            [interval.high for interval in found] - means,
+        ]
+        axis.errorbar(
+            np.arange(len(bins)) + shift,
+            means,
+            reach,
+            **{**looks[entry.strategy], 'linestyle': ''},
+            **_CURVE,
+        )
     axis.yaxis.set_major_formatter(lambda value, _: typographic(f'{value:+g}') if value else '0')
     axis.set_ylabel('Δ mIoU')
 
@@ -249,7 +358,9 @@ def _shifts(count: int, most: float = 0.06) -> np.ndarray:
 def _band(entry: Entry, bins: Sequence[Bin]) -> tuple[np.ndarray, np.ndarray]:
     intervals = [car_bin.intervals[str(entry)] for car_bin in bins]
     if len(entry.runs) == 1:
-        return np.array([interval.low for interval in intervals]), np.array([interval.high for interval in intervals])
+        return np.array([interval.low for interval in intervals]), np.array(
+            [interval.high for interval in intervals]
+        )
     deviations = np.array([entry.deviation('mIoU', car_bin.rows) or 0 for car_bin in bins])
     means = np.array([interval.mean for interval in intervals])
     return means - deviations, means + deviations
@@ -258,7 +369,10 @@ def _band(entry: Entry, bins: Sequence[Bin]) -> tuple[np.ndarray, np.ndarray]:
 def _draw_bounds(axis: Axes, bins: Sequence[Bin]) -> None:
     """From the smallest to the largest CAR of each bin, on a logarithmic axis."""
     for place, car_bin in enumerate(bins):
-        low, high = max(car_bin.low, _SMALLEST_DRAWN_CAR), max(car_bin.high, 1.2 * _SMALLEST_DRAWN_CAR)
+        low, high = (
+            max(car_bin.low, _SMALLEST_DRAWN_CAR),
+            max(car_bin.high, 1.2 * _SMALLEST_DRAWN_CAR),
+        )
         axis.bar(place, high - low, 0.6, low, color='#bdbdbd')
     axis.set_yscale('log')
     axis.set_ylim(_SMALLEST_DRAWN_CAR, 1)
@@ -275,19 +389,28 @@ def _tick(car_bin: Bin, partition: CARPartition) -> str:
 
 
 def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve]) -> Picture:
-    """mIoU of the validations over the iterations: the origin, behind it what starts from it; and the specialists. A line per seed."""
+    """mIoU of the validations over the iterations: the origin, behind it what starts from it; and
+    the specialists. A line per seed."""
     specialists = [curve for curve in curves if curve.range_name]
     others = [curve for curve in curves if not curve.range_name]
     ends = {curve.seed: curve.iters[-1] for curve in others if curve.strategy == 'origin'}
-    looks = styles(list(dict.fromkeys([*comparison.strategies, *(curve.strategy for curve in others)])))
-    names = list(dict.fromkeys(f'{curve.range_name}{curve.strategy.removeprefix("partition")}' for curve in specialists))
+    looks = styles(
+        list(dict.fromkeys([*comparison.strategies, *(curve.strategy for curve in others)]))
+    )
+    names = list(
+        dict.fromkeys(
+            f'{curve.range_name}{curve.strategy.removeprefix("partition")}' for curve in specialists
+        )
+    )
     specialist_looks = dict(zip(names, styles([f'specialist {name}' for name in names]).values()))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 1 + bool(specialists), sharey=True, squeeze=False)[0]
         for curve in others:
             shift = 0 if curve.strategy == 'origin' else ends.get(curve.seed, 0)
-            _draw_curve(axes[0], curve, shift, strategy_title(curve.strategy), looks[curve.strategy])
+            _draw_curve(
+                axes[0], curve, shift, strategy_title(curve.strategy), looks[curve.strategy]
+            )
         axes[0].set_ylabel('mIoU, validation (%)')
         for curve in specialists:
             name = f'{curve.range_name}{curve.strategy.removeprefix("partition")}'
@@ -298,19 +421,40 @@ def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve])
             axis.grid(axis='y', color=_GRID, linewidth=0.6)
             handles = dict(zip(*reversed(axis.get_legend_handles_labels())))
             columns = _legend_columns(list(handles), 3.6)
-            axis.legend(handles.values(), handles.keys(), fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.18), ncols=columns)
+            axis.legend(
+                handles.values(),
+                handles.keys(),
+                fontsize=8,
+                loc='upper center',
+                bbox_to_anchor=(0.5, -0.18),
+                ncols=columns,
+            )
 
     caption = 'One line per seed. What starts from the origin goes on where its training ended.'
     width = 7.2 if specialists else 4.4
-    return _drawn(f'training_{plain(model)}', f'{model_title(model)}: validation while training', caption, (width, 4.0), draw)
+    return _drawn(
+        f'training_{plain(model)}',
+        f'{model_title(model)}: validation while training',
+        caption,
+        (width, 4.0),
+        draw,
+    )
 
 
 def _draw_curve(axis: Axes, curve: Curve, shift: int, label: str, look: dict) -> None:
-    axis.plot([shift + step for step in curve.iters], curve.scores, label=label, markersize=4, linewidth=1.2, **look)
+    axis.plot(
+        [shift + step for step in curve.iters],
+        curve.scores,
+        label=label,
+        markersize=4,
+        linewidth=1.2,
+        **look,
+    )
 
 
 def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) -> Picture:
-    """CAR histogram of each split on a logarithmic axis, with the thresholds, as the paper's Figure 7.
+    """CAR histogram of each split on a logarithmic axis, with the thresholds, as the paper's Figure
+    7.
 
     Args:
         splits: (N,) CARs by name.
@@ -322,17 +466,25 @@ def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) 
         axes = figure.subplots(len(splits), sharex=True, squeeze=False)[:, 0]
         for axis, (name, cars), colour in zip(axes, splits.items(), colours):
             _draw_histogram(axis, {name: (cars, colour)}, partition)
-            shares = ', '.join(f'{name} {count} ({count / len(cars):.0%})' for name, count in partition.counts(cars).items())
+            shares = ', '.join(
+                f'{name} {count} ({count / len(cars):.0%})'
+                for name, count in partition.counts(cars).items()
+            )
             axis.set_title(f'{name}: {len(cars)} labels\n{shares}', fontsize=9)
             axis.set_ylabel('labels')
         axes[-1].set_xlabel('CAR of the label')
 
     caption = f'Dashed: the thresholds ({partition}). Hatched: labels without change, which have no place on a logarithmic axis.'
-    return _drawn('car_distribution', 'CAR distribution', caption, (5.4, 0.6 + 1.9 * len(splits)), draw)
+    return _drawn(
+        'car_distribution', 'CAR distribution', caption, (5.4, 0.6 + 1.9 * len(splits)), draw
+    )
 
 
-def _draw_histogram(axis: Axes, sets: Mapping[str, tuple[np.ndarray, str]], partition: CARPartition) -> None:
-    """Histograms of one or two sets of CARs over log10 of the CAR; CAR = 0 has a bar of its own on the left."""
+def _draw_histogram(
+    axis: Axes, sets: Mapping[str, tuple[np.ndarray, str]], partition: CARPartition
+) -> None:
+    """Histograms of one or two sets of CARs over log10 of the CAR; CAR = 0 has a bar of its own on
+    the left."""
     edges = np.linspace(np.log10(_SMALLEST_DRAWN_CAR), 0, 33)
     width = edges[1] - edges[0]
     none_at = edges[0] - 4 * width
@@ -340,11 +492,35 @@ def _draw_histogram(axis: Axes, sets: Mapping[str, tuple[np.ndarray, str]], part
         counts, _ = np.histogram(np.log10(np.clip(cars[cars > 0], _SMALLEST_DRAWN_CAR, 1)), edges)
         unchanged = np.count_nonzero(cars == 0)
         if place == 0:
-            axis.bar(edges[:-1], counts, width, align='edge', color=colour, alpha=0.85, edgecolor='white', linewidth=0.5, label=name)
-            axis.bar(none_at, unchanged, width, color=colour, alpha=0.85, hatch='////', edgecolor='white', linewidth=0.5)
+            axis.bar(
+                edges[:-1],
+                counts,
+                width,
+                align='edge',
+                color=colour,
+                alpha=0.85,
+                edgecolor='white',
+                linewidth=0.5,
+                label=name,
+            )
+            axis.bar(
+                none_at,
+                unchanged,
+                width,
+                color=colour,
+                alpha=0.85,
+                hatch='////',
+                edgecolor='white',
+                linewidth=0.5,
+            )
         else:
             axis.stairs(counts, edges, color=colour, linewidth=1.6, label=name)
-            axis.plot([none_at - 0.7 * width, none_at + 0.7 * width], [unchanged] * 2, color=colour, linewidth=1.6)
+            axis.plot(
+                [none_at - 0.7 * width, none_at + 0.7 * width],
+                [unchanged] * 2,
+                color=colour,
+                linewidth=1.6,
+            )
     for threshold in partition.thresholds:
         axis.axvline(np.log10(threshold), color=_BLACK, linestyle='--', linewidth=1)
     ticks, labels = _car_ticks(partition)
@@ -354,13 +530,18 @@ def _draw_histogram(axis: Axes, sets: Mapping[str, tuple[np.ndarray, str]], part
 
 def _car_ticks(partition: CARPartition) -> tuple[list[float], list[str]]:
     """Powers of ten, but for those beside a threshold, and the thresholds."""
-    decades = [tick for tick in (1e-4, 1e-3, 0.01, 0.1, 1) if all(abs(np.log10(tick / edge)) > 0.34 for edge in partition.thresholds)]
+    decades = [
+        tick
+        for tick in (1e-4, 1e-3, 0.01, 0.1, 1)
+        if all(abs(np.log10(tick / edge)) > 0.34 for edge in partition.thresholds)
+    ]
     ticks = sorted([*decades, *partition.thresholds])
     return ticks, [percent_text(tick).replace(' ', '\u2009') for tick in ticks]
 
 
 def cascade_figures(analysis: CascadeAnalysis) -> list[Picture]:
-    """Matrix with counts and gains, both distributions, scatter: the paper's Figure 10 for one cascade."""
+    """Matrix with counts and gains, both distributions, scatter: the paper's Figure 10 for one
+    cascade."""
     title = f'{model_title(analysis.entry.model)}, {strategy_title(analysis.entry.strategy)}'
     return [_confusion(analysis, title), _distributions(analysis, title), _scatter(analysis, title)]
 
@@ -374,45 +555,100 @@ def _confusion(analysis: CascadeAnalysis, title: str) -> Picture:
         axis.imshow(shares, cmap='Blues', vmin=0, vmax=1.25, aspect='auto')
         for (row, column), count in np.ndenumerate(analysis.counts):
             colour = 'white' if shares[row, column] > 0.7 else _BLACK
-            axis.text(column, row - 0.18, str(count), ha='center', va='center', color=colour, fontsize=12, fontweight='bold')
+            axis.text(
+                column,
+                row - 0.18,
+                str(count),
+                ha='center',
+                va='center',
+                color=colour,
+                fontsize=12,
+                fontweight='bold',
+            )
             if gains is not None and means is not None and count:
-                text = typographic(f'{signed(means[row, column], 1)} each\n{signed(gains[row, column], 0)} in all')
-                axis.text(column, row + 0.2, text, ha='center', va='center', color=colour, fontsize=8)
+                text = typographic(
+                    f'{signed(means[row, column], 1)} each\n{signed(gains[row, column], 0)} in all'
+                )
+                axis.text(
+                    column, row + 0.2, text, ha='center', va='center', color=colour, fontsize=8
+                )
         axis.set_xticks(range(len(analysis.chosen)), analysis.chosen)
-        axis.set_yticks(range(len(analysis.partition)), analysis.partition.names, rotation=90, va='center')
+        axis.set_yticks(
+            range(len(analysis.partition)), analysis.partition.names, rotation=90, va='center'
+        )
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
         axis.set_xlabel('range that the coarse prediction chose')
         axis.set_ylabel('range of the true CAR')
 
-    against = f'; small: mIoU gained against {strategy_title(analysis.origin.strategy)}, per image and in all' if analysis.origin else ''
+    against = (
+        f'; small: mIoU gained against {strategy_title(analysis.origin.strategy)}, per image and '
+        'in all'
+        if analysis.origin
+        else ''
+    )
     name = file_name('cascade_matrix', analysis.entry)
-    return _drawn(name, f'{title}: matrix of ranges', f'Images in each cell{against}. Shade: share of the row.', (4.2, 3.6), draw)
+    return _drawn(
+        name,
+        f'{title}: matrix of ranges',
+        f'Images in each cell{against}. Shade: share of the row.',
+        (4.2, 3.6),
+        draw,
+    )
 
 
 def _distributions(analysis: CascadeAnalysis, title: str) -> Picture:
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
-        _draw_histogram(axis, {'true': (analysis.true_cars, _SKY), 'coarse': (analysis.coarse_cars, _VERMILION)}, analysis.partition)
+        _draw_histogram(
+            axis,
+            {'true': (analysis.true_cars, _SKY), 'coarse': (analysis.coarse_cars, _VERMILION)},
+            analysis.partition,
+        )
         axis.set_xlabel('CAR')
         axis.set_ylabel('images')
         figure.legend(loc='outside upper left', ncols=2)
 
     caption = "CAR of the labels (filled) and as the cascade's origin predicts it (line); on the left CAR = 0; dashed: thresholds."
-    return _drawn(file_name('cascade_distribution', analysis.entry), f'{title}: CAR distributions', caption, (4.6, 3.6), draw)
+    return _drawn(
+        file_name('cascade_distribution', analysis.entry),
+        f'{title}: CAR distributions',
+        caption,
+        (4.6, 3.6),
+        draw,
+    )
 
 
 def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
-    same = analysis.partition.range_of(analysis.true_cars) == analysis.partition.range_of(analysis.coarse_cars)
+    same = analysis.partition.range_of(analysis.true_cars) == analysis.partition.range_of(
+        analysis.coarse_cars
+    )
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
         floor = _SMALLEST_DRAWN_CAR
-        for chosen, colour, marker, name in ((same, _BLUE, 'o', 'same range'), (~same, _VERMILION, 'x', 'other range')):
-            x, y = (np.maximum(cars[chosen], floor / 2) for cars in (analysis.true_cars, analysis.coarse_cars))
+        for chosen, colour, marker, name in (
+            (same, _BLUE, 'o', 'same range'),
+            (~same, _VERMILION, 'x', 'other range'),
+        ):
+            x, y = (
+                np.maximum(cars[chosen], floor / 2)
+                for cars in (analysis.true_cars, analysis.coarse_cars)
+            )
             # Thousands of points as vectors would make the file heavy.
             width, label = (0.8 if marker == 'x' else 0), f'{name} ({len(x)})'
-            axis.scatter(x, y, s=11, c=colour, marker=marker, alpha=0.7, linewidths=width, label=label, rasterized=True, zorder=3)
+            axis.scatter(
+                x,
+                y,
+                s=11,
+                c=colour,
+                marker=marker,
+                alpha=0.7,
+                linewidths=width,
+                label=label,
+                rasterized=True,
+                zorder=3,
+            )
         axis.plot([floor / 2, 1], [floor / 2, 1], color=_MUTED, linewidth=1)
         axis.set_xscale('log')
         axis.set_yscale('log')
@@ -431,4 +667,10 @@ def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
         figure.legend(loc='outside upper left', ncols=2, handletextpad=0.2, markerscale=1.5)
 
     caption = f'One point per image; on the grey margin CAR below {percent_text(_SMALLEST_DRAWN_CAR / 2)}, 0 included; dashed: thresholds.'
-    return _drawn(file_name('cascade_scatter', analysis.entry), f'{title}: coarse against true CAR', caption, (4.2, 3.9), draw)
+    return _drawn(
+        file_name('cascade_scatter', analysis.entry),
+        f'{title}: coarse against true CAR',
+        caption,
+        (4.2, 3.9),
+        draw,
+    )

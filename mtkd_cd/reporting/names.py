@@ -15,8 +15,9 @@ class Identity:
 
     Attributes:
         model: Name of the model's config, ``changer_mitb0``.
-        strategy: ``origin``, ``continued``, ``op``, ``mtkd``, with ``@`` and a variant (``op@0.1``), or whatever the user says. Of a folder
-            with a label: ``<label>:<strategy>``.
+        strategy: ``origin``, ``continued``, ``op``, ``mtkd``, with ``@`` and a variant
+            (``op@0.1``), or whatever the user says. Of a folder with a label:
+            ``<label>:<strategy>``.
         seed: ``None`` where the path names none.
     """
 
@@ -26,13 +27,17 @@ class Identity:
 
     def __str__(self) -> str:
         """``fc_ef/op``, ``fc_ef/op, seed 1``."""
-        return f'{self.model}/{self.strategy}' + ('' if self.seed is None else f', seed {self.seed}')
+        return f'{self.model}/{self.strategy}' + (
+            '' if self.seed is None else f', seed {self.seed}'
+        )
 
 
 def identity_of_path(path: str | os.PathLike) -> Identity:
-    """From ``.../seed<k>/report/<model>/<strategy>.csv``, where ``seed<k>`` and ``report`` may be absent.
+    """From ``.../seed<k>/report/<model>/<strategy>.csv``, where ``seed<k>`` and ``report`` may be
+    absent.
 
-    Or from what ``tools/test.py`` leaves: ``.../<strategy>/<model>/test/per_image.json``; of a specialist,
+    Or from what ``tools/test.py`` leaves: ``.../<strategy>/<model>/test/per_image.json``; of a
+        specialist,
     ``.../partition/<model>/<range>/test/per_image.json``, the strategy is ``partition/<range>``.
     """
     path = Path(os.path.abspath(path))
@@ -40,7 +45,9 @@ def identity_of_path(path: str | os.PathLike) -> Identity:
     first = next(seeds, None)
     model, strategy = path.parent.name, path.stem
     match path.parts[-5:]:
-        case [stage, of_model, range_name, 'test', 'per_image.json'] if stage.partition('@')[0] == 'partition':
+        case [stage, of_model, range_name, 'test', 'per_image.json'] if (
+            stage.partition('@')[0] == 'partition'
+        ):
             model, strategy = of_model, f'{stage}/{range_name}'
         case [_, stage, of_model, 'test', 'per_image.json']:
             model, strategy = of_model, stage
@@ -52,15 +59,19 @@ def relabelled(identity: Identity, label: str, whole_folder: bool) -> Identity:
 
     Args:
         identity: What the path says.
-        label: For one table ``[MODEL/]STRATEGY[/seed<k>]``, which replaces what it names. For a folder anything: it goes before the
-            strategies of the folder's tables.
+        label: For one table ``[MODEL/]STRATEGY[/seed<k>]``, which replaces what it names. For a
+            folder anything: it goes before the strategies of the folder's tables.
         whole_folder: Whether the label stands for a folder.
     """
     if whole_folder:
         return replace(identity, strategy=f'{label}:{identity.strategy}')
-    *models, strategy = [part for part in label.split('/') if not _SEED.fullmatch(part)] or [identity.strategy]
+    *models, strategy = [part for part in label.split('/') if not _SEED.fullmatch(part)] or [
+        identity.strategy
+    ]
     seeds = [int(match[1]) for part in label.split('/') if (match := _SEED.fullmatch(part))]
-    return Identity('/'.join(models) or identity.model, strategy, seeds[-1] if seeds else identity.seed)
+    return Identity(
+        '/'.join(models) or identity.model, strategy, seeds[-1] if seeds else identity.seed
+    )
 
 
 def base_strategy(strategy: str) -> str:

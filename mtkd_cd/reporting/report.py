@@ -1,4 +1,5 @@
-"""A report: sections of text, tables, figures and pictures, and the files that they are written to."""
+"""A report: sections of text, tables, figures and pictures, and the files that they are written
+to."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from mtkd_cd.files import atomic_write
+from mtkd_cd.core.files import atomic_write
 from mtkd_cd.reporting.figures import Picture
 from mtkd_cd.reporting.tables import Table, typographic
 from mtkd_cd.reporting.thumbnails import Thumbnail
@@ -65,7 +66,8 @@ class Report:
     sources: Mapping[str, Sequence[str]]
 
     def write(self, folder: Path) -> None:
-        """Write ``report.html``, ``report.md``, ``figures/*.png``, ``figures/*.svg``, ``tables/*.csv`` and ``tables/*.tex``."""
+        """Write ``report.html``, ``report.md``, ``figures/*.png``, ``figures/*.svg``,
+        ``tables/*.csv`` and ``tables/*.tex``."""
         for section in self.sections:
             for picture in section.pictures:
                 _write(folder / 'figures' / f'{picture.name}.png', picture.png)
@@ -82,7 +84,10 @@ class Report:
         for section in self.sections:
             parts += [f'## {section.title}', *section.paragraphs]
             for picture in section.pictures:
-                parts += [f'![{picture.title}](figures/{picture.name}.png)', f'*{picture.title}.* {picture.caption}']
+                parts += [
+                    f'![{picture.title}](figures/{picture.name}.png)',
+                    f'*{picture.title}.* {picture.caption}',
+                ]
             for table in section.tables:
                 parts += [f'### {table.title}', table.as_markdown(), table.caption]
         for title, lines in self.sources.items():
@@ -90,7 +95,8 @@ class Report:
         return '\n\n'.join(filter(None, parts)) + '\n'
 
     def as_html(self) -> str:
-        """One page that needs nothing else: figures and pictures are data URIs, and there is no script."""
+        """One page that needs nothing else: figures and pictures are data URIs, and there is no
+        script."""
         return _environment().get_template('report.html').render(report=self)
 
 

@@ -1,4 +1,5 @@
-"""Runs to compare: finding their per-image tables, naming them, and making sure that they are about the same images and labels."""
+"""Runs to compare: finding their per-image tables, naming them, and making sure that they are about
+the same images and labels."""
 
 import csv
 import json
@@ -11,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from mtkd_cd.car import DEFAULT_THRESHOLDS, CARPartition
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategies import strategy_rank
 from mtkd_cd.evaluation import ImageTable, image_scores, load_table
 from mtkd_cd.evaluation.counts import COUNT_NAMES
 from mtkd_cd.evaluation.tables import TABLE_SUFFIXES
+from mtkd_cd.paper.published import published_models
 from mtkd_cd.reporting.names import REPORT, Identity, base_strategy, identity_of_path, relabelled
-from mtkd_cd.reporting.published import published_models
-from mtkd_cd.strategies import strategy_rank
 
 _SHOWN = 3
 
@@ -48,23 +49,29 @@ class Run:
 
 @dataclass(frozen=True)
 class FoundRuns:
-    """The runs in the order that they were given in, and the files of the folders that are no per-image tables, with the reason."""
+    """The runs in the order that they were given in, and the files of the folders that are no
+    per-image tables, with the reason."""
 
     runs: list[Run]
     ignored: list[tuple[Path, str]]
 
 
-def collect_runs(arguments: Sequence[str], thresholds: Sequence[float] | None = None, zero_division: float = 1.0) -> FoundRuns:
+def collect_runs(
+    arguments: Sequence[str], thresholds: Sequence[float] | None = None, zero_division: float = 1.0
+) -> FoundRuns:
     """Load what the user names.
 
     Args:
-        arguments: Each ``[LABEL=]PATH`` of a per-image table or of a folder, which stands for all tables below it; see
-            :func:`~mtkd_cd.reporting.names.relabelled`. Of a folder with ``report/<model>/`` somewhere in it, only the tables there.
-        thresholds: CAR ranges of every run; by default what a JSON table stores, a strategy like ``op@0.1`` says, or 0.05 and 0.2.
+        arguments: Each ``[LABEL=]PATH`` of a per-image table or of a folder, which stands for all
+            tables below it; see :func:`~mtkd_cd.reporting.names.relabelled`. Of a folder with
+            ``report/<model>/`` somewhere in it, only the tables there.
+        thresholds: CAR ranges of every run; by default what a JSON table stores, a strategy like
+            ``op@0.1`` says, or 0.05 and 0.2.
         zero_division: What CSV tables were scored with.
 
     Raises:
-        UserError: A path does not exist; a folder without tables; a broken or empty table; two runs of one identity.
+        UserError: A path does not exist; a folder without tables; a broken or empty table; two runs
+            of one identity.
     """
     runs: list[Run] = []
     ignored: list[tuple[Path, str]] = []
@@ -75,7 +82,10 @@ def collect_runs(arguments: Sequence[str], thresholds: Sequence[float] | None = 
         found = [(_identity(file, label, path.is_dir()), file) for file in files]
         if path.is_dir():
             found.sort(key=lambda item: _rank(item[0]))
-        runs += [Run(identity, file, _load(identity, file, thresholds, zero_division)) for identity, file in found]
+        runs += [
+            Run(identity, file, _load(identity, file, thresholds, zero_division))
+            for identity, file in found
+        ]
     _refuse_repeats(runs)
     return FoundRuns(runs, ignored)
 
@@ -86,7 +96,8 @@ def _label_and_path(argument: str) -> tuple[str, Path]:
         label, path = '', argument
     if not os.path.exists(path):
         raise UserError(
-            f'{path} does not exist (current folder: {os.getcwd()}): a run is a per-image table ({" or ".join(TABLE_SUFFIXES)}) or a '
+            f'{path} does not exist (current folder: {os.getcwd()}): a run is a per-image table '
+            f'({" or ".join(TABLE_SUFFIXES)}) or a '
             'folder with such tables, with a name as LABEL=PATH'
         )
     return label, Path(path)
@@ -95,7 +106,11 @@ def _label_and_path(argument: str) -> tuple[str, Path]:
 def _tables_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     tables, others = [], []
     for path in sorted(folder.rglob('*')):
-        if path.suffix not in TABLE_SUFFIXES or not path.is_file() or any(part.startswith('.') for part in path.relative_to(folder).parts):
+        if (
+            path.suffix not in TABLE_SUFFIXES
+            or not path.is_file()
+            or any(part.startswith('.') for part in path.relative_to(folder).parts)
+        ):
             continue
         reason = _not_a_table(path)
         if reason is None:
@@ -103,12 +118,26 @@ def _tables_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         else:
             others.append((path, reason))
     if not tables:
-        found = f' ({"; ".join(f"{path.name}: {reason}" for path, reason in others[:_SHOWN])})' if others else ''
-        raise UserError(f'{folder} has no per-image table in it{found}: they come from tools/run_mtkd.py, or tools/test.py --out FILE')
-    # A work dir holds tables of the validation split and of single tests too; what the recipe reports is what there is to compare.
+        found = (
+            f' ({"; ".join(f"{path.name}: {reason}" for path, reason in others[:_SHOWN])})'
+            if others
+            else ''
+        )
+        raise UserError(
+            f'{folder} has no per-image table in it{found}: they come from tools/run_mtkd.py, or '
+            'tools/test.py --out FILE'
+        )
+    # A work dir holds tables of the validation split and of single tests too; what the recipe
+    # reports is what there is to compare.
     reported = [path for path in tables if path.parent.parent.name == REPORT]
     unreported = [path for path in tables if path not in reported] if reported else []
-    others += [(path, f'a table outside of the folder {REPORT}/: name it as a RUN of its own to compare it') for path in unreported]
+    others += [
+        (
+            path,
+            f'a table outside of the folder {REPORT}/: name it as a RUN of its own to compare it',
+        )
+        for path in unreported
+    ]
     return reported or tables, others
 
 
@@ -121,11 +150,19 @@ def _not_a_table(path: Path) -> str | None:
             counts = [name for name in COUNT_NAMES if name in header]
             # An empty header is how an empty table is written.
             is_table = not any(header) or 'file' in header or len(counts) > 1
-            return None if is_table else f'its columns are {", ".join(header[:4])}{", ..." if len(header) > 4 else ""}'
+            return (
+                None
+                if is_table
+                else f'its columns are {", ".join(header[:4])}{", ..." if len(header) > 4 else ""}'
+            )
         text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'cannot read {path}: {error}') from error
-    return None if '"images"' in text and '"zero_division"' in text else f'JSON with other content{_json_keys(text)}'
+    return (
+        None
+        if '"images"' in text and '"zero_division"' in text
+        else f'JSON with other content{_json_keys(text)}'
+    )
 
 
 def _json_keys(text: str) -> str:
@@ -144,10 +181,17 @@ def _identity(file: Path, label: str, whole_folder: bool) -> Identity:
 def _rank(identity: Identity) -> tuple:
     known = list(published_models())
     place = known.index(identity.model) if identity.model in known else len(known)
-    return place, identity.model, strategy_rank(identity.strategy), -1 if identity.seed is None else identity.seed
+    return (
+        place,
+        identity.model,
+        strategy_rank(identity.strategy),
+        -1 if identity.seed is None else identity.seed,
+    )
 
 
-def _load(identity: Identity, file: Path, thresholds: Sequence[float] | None, zero_division: float) -> ImageTable:
+def _load(
+    identity: Identity, file: Path, thresholds: Sequence[float] | None, zero_division: float
+) -> ImageTable:
     own = _thresholds_of_strategy(identity.strategy)
     if own is None and thresholds is None and file.suffix == '.json':
         return load_table(file, zero_division=zero_division)
@@ -169,7 +213,8 @@ def _refuse_repeats(runs: Iterable[Run]) -> None:
         other = seen.setdefault(run.identity, run)
         if other is not run:
             raise UserError(
-                f'two runs are {run.identity}: {other.path} and {run.path}. Leave one out, or name one: LABEL={run.path} '
+                f'two runs are {run.identity}: {other.path} and {run.path}. Leave one out, or name '
+                f'one: LABEL={run.path} '
                 '(LABEL: [MODEL/]STRATEGY[/seed<k>])'
             )
 
@@ -182,7 +227,8 @@ def aligned(runs: Sequence[Run], common: bool = False) -> list[Run]:
         common: Compare on the images that all runs have, where they differ.
 
     Raises:
-        UserError: Runs over different images (without ``common``), or without a common one; images whose labels differ between runs.
+        UserError: Runs over different images (without ``common``), or without a common one; images
+            whose labels differ between runs.
     """
     first = runs[0]
     shared = set(first.table.files).intersection(*(run.table.files for run in runs))
@@ -190,7 +236,10 @@ def aligned(runs: Sequence[Run], common: bool = False) -> list[Run]:
         _refuse_other_images(runs, len(shared))
     files = [file for file in first.table.files if file in shared]
     if not files:
-        raise UserError(f'{first} and the other runs have no image in common: were they tested on the same data set?')
+        raise UserError(
+            f'{first} and the other runs have no image in common: were they tested on the same '
+            'data set?'
+        )
     chosen = [Run(run.identity, run.path, _rows(run.table, files)) for run in runs]
     for run in chosen[1:]:
         _refuse_other_labels(chosen[0], run)
@@ -206,12 +255,21 @@ def _refuse_other_images(runs: Sequence[Run], num_shared: int) -> None:
     lines = []
     for run in differing[:_SHOWN]:
         found = set(run.table.files)
-        sides = (('lacks', [file for file in first.table.files if file not in found]), ('has besides', sorted(found - wanted)))
+        sides = (
+            ('lacks', [file for file in first.table.files if file not in found]),
+            ('has besides', sorted(found - wanted)),
+        )
         parts = [f'{verb} {_some(files)}' for verb, files in sides if files]
         lines.append(f'\n  {run} with {len(found)} images {" and ".join(parts)}')
     more = f'\n  and {len(differing) - _SHOWN} more runs differ' if len(differing) > _SHOWN else ''
-    advice = f'--common compares on the {num_shared} images that all have' if num_shared else 'they have no image in common'
-    raise UserError(f'the runs are over different images. Compared with {first} with {len(wanted)} images:{"".join(lines)}{more}\n{advice}')
+    advice = (
+        f'--common compares on the {num_shared} images that all have'
+        if num_shared
+        else 'they have no image in common'
+    )
+    raise UserError(
+        f'the runs are over different images. Compared with {first} with {len(wanted)} images:{"".join(lines)}{more}\n{advice}'
+    )
 
 
 def _some(files: Sequence[str]) -> str:
@@ -235,10 +293,16 @@ def _refuse_other_labels(first: Run, run: Run) -> None:
     rows = np.flatnonzero((ours != others).any(1))
     if not len(rows):
         return
-    file, (changed, unchanged), (changed_too, unchanged_too) = run.table.files[rows[0]], ours[rows[0]], others[rows[0]]
+    file, (changed, unchanged), (changed_too, unchanged_too) = (
+        run.table.files[rows[0]],
+        ours[rows[0]],
+        others[rows[0]],
+    )
     raise UserError(
-        f'the labels of {len(rows)} of {len(ours)} images differ: {file} has {changed} changed and {unchanged} unchanged pixels in '
-        f'{first}, but {changed_too} and {unchanged_too} in {run}. Score both against the same labels, at the same size'
+        f'the labels of {len(rows)} of {len(ours)} images differ: {file} has {changed} changed and '
+        f'{unchanged} unchanged pixels in '
+        f'{first}, but {changed_too} and {unchanged_too} in {run}. Score both against the same '
+        'labels, at the same size'
     )
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtkd_cd.core.strategies import strategy_title
 from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
+from mtkd_cd.paper.published import JL1_CD, SYSU_CD, model_title, published_models, published_scores
 from mtkd_cd.reporting.comparison import Bin, Comparison, Difference, Entry, Reference
 from mtkd_cd.reporting.failure import CascadeAnalysis
 from mtkd_cd.reporting.names import base_strategy
-from mtkd_cd.reporting.published import JL1_CD, SYSU_CD, model_title, published_models, published_scores
 from mtkd_cd.reporting.tables import Cell, Column, Row, Table, Tone, text_cell
-from mtkd_cd.strategies import strategy_title
 
 SIGNIFICANT = 0.05
 _MODEL, _STRATEGY = Column('Model', ('model',), 'left'), Column('Strategy', ('strategy',), 'left')
@@ -35,7 +35,11 @@ class Published:
     def words(self) -> str:
         """What a caption says of them."""
         where = f'on the test set of {self.dataset}'
-        return f'published {where}' if self.same else f'published, {where}, another data set than the one evaluated here'
+        return (
+            f'published {where}'
+            if self.same
+            else f'published, {where}, another data set than the one evaluated here'
+        )
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -61,20 +65,45 @@ def tone_of(difference: float) -> Tone:
 def scores_table(comparison: Comparison, published: Published) -> Table:
     """All models and strategies, as the paper's Table 2."""
     printed = _published_columns(comparison, published)
-    columns = [*_ENTRY_COLUMNS, Column('Seeds', ('seeds',)), *map(_score_column, MEAN_NAMES), *printed]
-    best = {(model, score): _best(comparison.of_model(model), score) for model in comparison.models for score in MEAN_NAMES}
+    columns = [
+        *_ENTRY_COLUMNS,
+        Column('Seeds', ('seeds',)),
+        *map(_score_column, MEAN_NAMES),
+        *printed,
+    ]
+    best = {
+        (model, score): _best(comparison.of_model(model), score)
+        for model in comparison.models
+        for score in MEAN_NAMES
+    }
 
     def row(entry: Entry) -> Row:
-        scores = [_score_cell(comparison, entry, score, best[entry.model, score]) for score in MEAN_NAMES]
-        return [*_entry_cells(entry), _seeds_cell(entry), *scores, *_published_cells(entry, published, ('mIoU', 'mFscore'), printed)]
+        scores = [
+            _score_cell(comparison, entry, score, best[entry.model, score]) for score in MEAN_NAMES
+        ]
+        return [
+            *_entry_cells(entry),
+            _seeds_cell(entry),
+            *scores,
+            *_published_cells(entry, published, ('mIoU', 'mFscore'), printed),
+        ]
 
-    return Table('scores', 'Scores', _score_caption(comparison, published if printed else None), columns, _by_model(comparison, row), 2)
+    return Table(
+        'scores',
+        'Scores',
+        _score_caption(comparison, published if printed else None),
+        columns,
+        _by_model(comparison, row),
+        2,
+    )
 
 
 def _score_caption(comparison: Comparison, published: Published | None) -> str:
     caption = (
-        f'Per-image scores averaged over {len(comparison.files)} images, in percent; in brackets the difference to '
-        f'{reference_words(comparison.references[0])}, with * where the permutation test of mIoU or mFscore gives p < {SIGNIFICANT} '
+        f'Per-image scores averaged over {len(comparison.files)} images, in percent; in brackets '
+        'the difference to '
+        f'{reference_words(comparison.references[0])}, with * where the permutation test of mIoU '
+        f'or mFscore gives p < {SIGNIFICANT} '
         '(not corrected for the number of tests); bold: best of the model.'
     )
     several = any(len(entry.runs) > 1 for entry in comparison.entries)
@@ -92,7 +121,15 @@ def differences_table(comparison: Comparison, reference: Reference, name: str) -
             column
             for score in ('mIoU', 'mFscore')
             for column in (
-                Column(f'Δ {score} [{level}]', (f'{score}_difference', f'{score}_low', f'{score}_high', f'{score}_deviation_over_seeds')),
+                Column(
+                    f'Δ {score} [{level}]',
+                    (
+                        f'{score}_difference',
+                        f'{score}_low',
+                        f'{score}_high',
+                        f'{score}_deviation_over_seeds',
+                    ),
+                ),
                 Column(f'p {score}', (f'p_{score}',)),
             )
         ),
@@ -108,26 +145,51 @@ def differences_table(comparison: Comparison, reference: Reference, name: str) -
         return [
             *_entry_cells(entry),
             Cell(_against(difference), (str(difference.reference),)),
-            *(cell for score in ('mIoU', 'mFscore') for cell in (_difference_cell(difference, score), _p_cell(difference.p_values[score]))),
+            *(
+                cell
+                for score in ('mIoU', 'mFscore')
+                for cell in (
+                    _difference_cell(difference, score),
+                    _p_cell(difference.p_values[score]),
+                )
+            ),
             _p_cell(difference.adjusted),
-            Cell(f'{difference.num_better} : {difference.num_worse}', (difference.num_better, difference.num_worse)),
+            Cell(
+                f'{difference.num_better} : {difference.num_worse}',
+                (difference.num_better, difference.num_worse),
+            ),
             Cell(str(difference.num_seeds or '-'), (difference.num_seeds,)),
         ]
 
     caption = (
-        f'Mean difference in percentage points with the {level} interval of a paired bootstrap over images '
-        f'({comparison.settings.num_resamples} draws), and the p-value of a paired sign-flip permutation test of the mean. Holm: corrected '
-        'for all rows of this table. Scores are averaged over the seeds that both have, image by image, before they are paired; '
+        f'Mean difference in percentage points with the {level} interval of a paired bootstrap '
+        'over images '
+        f'({comparison.settings.num_resamples} draws), and the p-value of a paired sign-flip '
+        'permutation test of the mean. Holm: corrected '
+        'for all rows of this table. Scores are averaged over the seeds that both have, image by '
+        'image, before they are paired; '
         '± is the standard deviation of the difference over those seeds.'
     )
-    return Table(name, f'Differences to {reference_title(reference)}', caption, columns, _by_model(comparison, row), 2)
+    return Table(
+        name,
+        f'Differences to {reference_title(reference)}',
+        caption,
+        columns,
+        _by_model(comparison, row),
+        2,
+    )
 
 
 def classes_table(comparison: Comparison, published: Published) -> Table:
     """Both classes of all models and strategies, as the paper's Tables 4 and 7."""
     reference = comparison.references[0]
     printed = _published_columns(comparison, published, ('IoU', 'Fscore'))
-    columns = [*_ENTRY_COLUMNS, Column('Class', ('class',), 'left'), *map(_score_column, SCORE_NAMES), *printed]
+    columns = [
+        *_ENTRY_COLUMNS,
+        Column('Class', ('class',), 'left'),
+        *map(_score_column, SCORE_NAMES),
+        *printed,
+    ]
 
     def rows(entry: Entry) -> list[Row]:
         return [
@@ -135,12 +197,17 @@ def classes_table(comparison: Comparison, published: Published) -> Table:
                 *_entry_cells(entry),
                 text_cell(name),
                 *(_score_cell(comparison, entry, f'{score}_{name}') for score in SCORE_NAMES),
-                *_published_cells(entry, published, [f'{score}_{name}' for score in ('IoU', 'Fscore')], printed),
+                *_published_cells(
+                    entry, published, [f'{score}_{name}' for score in ('IoU', 'Fscore')], printed
+                ),
             ]
             for name in CLASSES
         ]
 
-    groups = [[row for entry in comparison.of_model(model) for row in rows(entry)] for model in comparison.models]
+    groups = [
+        [row for entry in comparison.of_model(model) for row in rows(entry)]
+        for model in comparison.models
+    ]
     caption = f'Per-image scores of each class, averaged, in percent; in brackets the difference to {reference_words(reference)}.'
     caption += f' In italics: {published.words}.' if printed else ''
     return Table('classes', 'Changed and unchanged pixels', caption, columns, groups, 2)
@@ -150,8 +217,13 @@ def teachers_table(comparison: Comparison) -> Table:
     """Strategies by number of teachers with differences by class, as the paper's Tables 5 and 8."""
     reference = comparison.references[0]
     by_class = [(score, name) for name in reversed(CLASSES) for score in ('IoU', 'Fscore')]
-    printed = {dataset: _published_columns(comparison, Published(dataset, False)) for dataset in (JL1_CD, SYSU_CD)}
-    differences = [Column(f'{name} Δ {score}', (f'{score}_{name}_difference',)) for score, name in by_class]
+    printed = {
+        dataset: _published_columns(comparison, Published(dataset, False))
+        for dataset in (JL1_CD, SYSU_CD)
+    }
+    differences = [
+        Column(f'{name} Δ {score}', (f'{score}_{name}_difference',)) for score, name in by_class
+    ]
     columns = [
         *_ENTRY_COLUMNS,
         Column('Teachers', ('teachers',)),
@@ -161,7 +233,11 @@ def teachers_table(comparison: Comparison) -> Table:
     ]
 
     def row(entry: Entry) -> Row:
-        teachers = len(entry.runs[0].table.partition) if base_strategy(entry.strategy).partition('@')[0] in ('op', 'mtkd') else None
+        teachers = (
+            len(entry.runs[0].table.partition)
+            if base_strategy(entry.strategy).partition('@')[0] in ('op', 'mtkd')
+            else None
+        )
         found = reference.differences.get(str(entry))
         return [
             *_entry_cells(entry),
@@ -171,19 +247,28 @@ def teachers_table(comparison: Comparison) -> Table:
             *(
                 cell
                 for dataset, columns_of_set in printed.items()
-                for cell in _published_cells(entry, Published(dataset, False), ('mIoU', 'mFscore'), columns_of_set)
+                for cell in _published_cells(
+                    entry, Published(dataset, False), ('mIoU', 'mFscore'), columns_of_set
+                )
             ),
         ]
 
     caption = (
-        f'Teachers: CAR ranges, each with its specialist. In brackets and under Δ: difference to {reference_words(reference)}, in '
-        'percentage points.' + (' Published: as printed in the paper, each on the test set it names.' if any(printed.values()) else '')
+        'Teachers: CAR ranges, each with its specialist. In brackets and under Δ: difference to '
+        f'{reference_words(reference)}, in '
+        'percentage points.'
+        + (
+            ' Published: as printed in the paper, each on the test set it names.'
+            if any(printed.values())
+            else ''
+        )
     )
     return Table('teachers', 'Number of teachers', caption, columns, _by_model(comparison, row), 2)
 
 
 def models_table(comparison: Comparison) -> Table | None:
-    """Size and cost of the models that the paper has, as its Table 6; ``None`` without such a model."""
+    """Size and cost of the models that the paper has, as its Table 6; ``None`` without such a
+    model."""
     columns = [
         Column('Model', ('model',), 'left'),
         Column('Config', ('config',), 'left'),
@@ -191,7 +276,9 @@ def models_table(comparison: Comparison) -> Table | None:
         Column('Parameters (M)', ('params_m',)),
         Column('FLOPs (G)', ('flops_g',)),
     ]
-    known = {model: facts for model in comparison.models if (facts := published_models().get(model))}
+    known = {
+        model: facts for model in comparison.models if (facts := published_models().get(model))
+    }
     rows = [
         [
             text_cell(facts['method']),
@@ -212,7 +299,10 @@ def bins_table(comparison: Comparison, bins: Sequence[Bin], name: str, title: st
     columns = [
         *_ENTRY_COLUMNS,
         *(
-            Column(f'{_bin_words(car_bin, comparison)} ({len(car_bin.rows)})', (f'mIoU_{car_bin.name}', f'mIoU_{car_bin.name}_difference'))
+            Column(
+                f'{_bin_words(car_bin, comparison)} ({len(car_bin.rows)})',
+                (f'mIoU_{car_bin.name}', f'mIoU_{car_bin.name}_difference'),
+            )
             for car_bin in bins
         ),
     ]
@@ -238,7 +328,9 @@ def _bin_cell(entry: Entry, car_bin: Bin, reference: Reference) -> Cell:
     if found is None:
         return Cell(f'{mean:.2f}', (mean, None))
     difference = float(found.by_image[car_bin.rows].mean())
-    return Cell(f'{mean:.2f}', (mean, difference), f'({signed(difference)})', tone=tone_of(difference))
+    return Cell(
+        f'{mean:.2f}', (mean, difference), f'({signed(difference)})', tone=tone_of(difference)
+    )
 
 
 def cascades_table(analyses: Sequence[CascadeAnalysis]) -> Table:
@@ -262,7 +354,9 @@ def cascades_table(analyses: Sequence[CascadeAnalysis]) -> Table:
                 Cell(str(total), (total,)),
                 _share_cell(analysis, right),
                 _share_cell(analysis, ~right),
-                Cell('-', (None,)) if gain is None else Cell(signed(gain), (gain,), tone=tone_of(gain)),
+                Cell('-', (None,))
+                if gain is None
+                else Cell(signed(gain), (gain,), tone=tone_of(gain)),
             ]
         )
     caption = "Share of the images, over all seeds, and in brackets the mean mIoU that they gained against the origin's own prediction."
@@ -275,7 +369,9 @@ def _share_cell(analysis: CascadeAnalysis, cells: np.ndarray) -> Cell:
     if analysis.gains is None or not count:
         return Cell(f'{share:.1%}'.replace('%', ' %'), (share, None))
     gain = float(analysis.gains[cells].sum()) / count
-    return Cell(f'{share:.1%}'.replace('%', ' %'), (share, gain), f'({signed(gain)})', tone=tone_of(gain))
+    return Cell(
+        f'{share:.1%}'.replace('%', ' %'), (share, gain), f'({signed(gain)})', tone=tone_of(gain)
+    )
 
 
 def confusion_table(analysis: CascadeAnalysis) -> Table:
@@ -283,7 +379,10 @@ def confusion_table(analysis: CascadeAnalysis) -> Table:
     entry = analysis.entry
     columns = [
         Column('True range', ('true_range',), 'left'),
-        *(Column(f'sent to {name}', (f'{name}_images', f'{name}_gain_sum', f'{name}_gain_mean')) for name in analysis.chosen),
+        *(
+            Column(f'sent to {name}', (f'{name}_images', f'{name}_gain_sum', f'{name}_gain_mean'))
+            for name in analysis.chosen
+        ),
     ]
     means = analysis.mean_gains
 
@@ -292,17 +391,34 @@ def confusion_table(analysis: CascadeAnalysis) -> Table:
         if analysis.gains is None or means is None or not count:
             return Cell(str(count), (count, None, None))
         total, mean = float(analysis.gains[row, column]), float(means[row, column])
-        return Cell(str(count), (count, total, mean), f'({signed(mean)}; {signed(total, 0)})', bold=row == column, tone=tone_of(mean))
+        return Cell(
+            str(count),
+            (count, total, mean),
+            f'({signed(mean)}; {signed(total, 0)})',
+            bold=row == column,
+            tone=tone_of(mean),
+        )
 
     rows = [
         [text_cell(name), *(cell(row, column) for column in range(len(analysis.chosen)))]
         for row, name in enumerate(analysis.partition.names)
     ]
-    origin = f'; in brackets the mIoU gained against {strategy_title(analysis.origin.strategy)}: mean; sum' if analysis.origin else ''
+    origin = (
+        f'; in brackets the mIoU gained against {strategy_title(analysis.origin.strategy)}: mean; '
+        'sum'
+        if analysis.origin
+        else ''
+    )
     runs = '1 run' if len(entry.runs) == 1 else f'{len(entry.runs)} runs'
     caption = f'{analysis.counts.sum()} images of {runs}{origin}, in percentage points. Ranges: {analysis.partition}.'
     name = file_name('cascade', entry)
-    return Table(name, f'{model_title(entry.model)}, {strategy_title(entry.strategy)}', caption, columns, [rows])
+    return Table(
+        name,
+        f'{model_title(entry.model)}, {strategy_title(entry.strategy)}',
+        caption,
+        columns,
+        [rows],
+    )
 
 
 def images_table(comparison: Comparison, extremes: Mapping[str, Sequence[int]]) -> Table:
@@ -352,12 +468,18 @@ def plain(text: str) -> str:
 
 
 def _by_model(comparison: Comparison, row: Callable[[Entry], Row | None]) -> list[list[Row]]:
-    groups = [[cells for entry in comparison.of_model(model) if (cells := row(entry)) is not None] for model in comparison.models]
+    groups = [
+        [cells for entry in comparison.of_model(model) if (cells := row(entry)) is not None]
+        for model in comparison.models
+    ]
     return [group for group in groups if group]
 
 
 def _entry_cells(entry: Entry) -> list[Cell]:
-    return [Cell(model_title(entry.model), (entry.model,)), Cell(strategy_title(entry.strategy), (entry.strategy,))]
+    return [
+        Cell(model_title(entry.model), (entry.model,)),
+        Cell(strategy_title(entry.strategy), (entry.strategy,)),
+    ]
 
 
 def _seeds_cell(entry: Entry) -> Cell:
@@ -366,10 +488,21 @@ def _seeds_cell(entry: Entry) -> Cell:
 
 
 def _score_column(score: str) -> Column:
-    return Column(score, (score, f'{score}_low', f'{score}_high', f'{score}_deviation_over_seeds', f'{score}_difference'))
+    return Column(
+        score,
+        (
+            score,
+            f'{score}_low',
+            f'{score}_high',
+            f'{score}_deviation_over_seeds',
+            f'{score}_difference',
+        ),
+    )
 
 
-def _score_cell(comparison: Comparison, entry: Entry, score: str, best: float | None = None) -> Cell:
+def _score_cell(
+    comparison: Comparison, entry: Entry, score: str, best: float | None = None
+) -> Cell:
     interval, deviation = comparison.intervals[str(entry)][score], entry.deviation(score)
     text = f'{interval.mean:.2f}' + ('' if deviation is None else f' ± {deviation:.2f}')
     bold = best is not None and round(interval.mean, 2) == best
@@ -378,7 +511,13 @@ def _score_cell(comparison: Comparison, entry: Entry, score: str, best: float | 
         return Cell(text, (*interval, deviation, None), bold=bold)
     difference = found.intervals[score].mean
     star = '*' if found.p_values.get(score, 1) < SIGNIFICANT else ''
-    return Cell(text, (*interval, deviation, difference), f'({signed(difference)}{star})', bold, tone_of(difference))
+    return Cell(
+        text,
+        (*interval, deviation, difference),
+        f'({signed(difference)}{star})',
+        bold,
+        tone_of(difference),
+    )
 
 
 def _best(entries: Sequence[Entry], score: str) -> float | None:
@@ -389,7 +528,12 @@ def _difference_cell(difference: Difference, score: str) -> Cell:
     interval, deviation = difference.intervals[score], difference.deviations[score]
     text = signed(interval.mean) + ('' if deviation is None else f' ± {deviation:.2f}')
     bounds = f'[{signed(interval.low)}, {signed(interval.high)}]'
-    return Cell(text, (*interval, deviation), bounds, tone=tone_of(interval.mean) if interval.low * interval.high > 0 else '')
+    return Cell(
+        text,
+        (*interval, deviation),
+        bounds,
+        tone=tone_of(interval.mean) if interval.low * interval.high > 0 else '',
+    )
 
 
 def _p_cell(p_value: float) -> Cell:
@@ -406,13 +550,19 @@ def _plain_difference(found: Difference | None, score: str) -> Cell:
 def _against(difference: Difference) -> str:
     reference = difference.reference
     title = strategy_title(reference.strategy)
-    return title if reference.model == difference.entry.model else f'{model_title(reference.model)}, {title}'
+    return (
+        title
+        if reference.model == difference.entry.model
+        else f'{model_title(reference.model)}, {title}'
+    )
 
 
 def reference_title(reference: Reference) -> str:
     """``origin``, or ``FC-EF, origin`` where all are compared with one run."""
     model, slash, strategy = reference.name.rpartition('/')
-    return f'{model_title(model)}, {strategy_title(strategy)}' if slash else strategy_title(strategy)
+    return (
+        f'{model_title(model)}, {strategy_title(strategy)}' if slash else strategy_title(strategy)
+    )
 
 
 def reference_words(reference: Reference) -> str:
@@ -421,14 +571,23 @@ def reference_words(reference: Reference) -> str:
     return title if '/' in reference.name else f'{title} of the same model'
 
 
-def _published_columns(comparison: Comparison, published: Published, scores: Sequence[str] = ('mIoU', 'mFscore')) -> list[Column]:
-    if not any(published_scores(published.dataset, entry.model, entry.strategy) for entry in comparison.entries):
+def _published_columns(
+    comparison: Comparison, published: Published, scores: Sequence[str] = ('mIoU', 'mFscore')
+) -> list[Column]:
+    if not any(
+        published_scores(published.dataset, entry.model, entry.strategy)
+        for entry in comparison.entries
+    ):
         return []
     title = f'published, {published.dataset}'
-    return [Column(f'{score} {title}', (f'{score}_published_{published.dataset}',)) for score in scores]
+    return [
+        Column(f'{score} {title}', (f'{score}_published_{published.dataset}',)) for score in scores
+    ]
 
 
-def _published_cells(entry: Entry, published: Published, scores: Sequence[str], columns: Sequence[Column]) -> list[Cell]:
+def _published_cells(
+    entry: Entry, published: Published, scores: Sequence[str], columns: Sequence[Column]
+) -> list[Cell]:
     """One for each of the columns, if there are any."""
     return [_published_cell(entry, published.dataset, score) for score, _ in zip(scores, columns)]
 
@@ -438,5 +597,9 @@ def _published_cell(entry: Entry, dataset: str, score: str) -> Cell:
     if value is None:
         return Cell('-', (None,), tone='published')
     origin = published_scores(dataset, entry.model, 'origin').get(score)
-    note = f'({signed(value - origin)})' if origin is not None and base_strategy(entry.strategy) != 'origin' else ''
+    note = (
+        f'({signed(value - origin)})'
+        if origin is not None and base_strategy(entry.strategy) != 'origin'
+        else ''
+    )
     return Cell(f'{value:.2f}', (value,), note, tone='published')

@@ -11,7 +11,14 @@ from mtkd_cd.evaluation import format_markdown_table
 
 Tone = Literal['', 'gain', 'loss', 'published']
 _MINUS = re.compile(r'(?<![\w.])-(?=\d)')
-_LATEX = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': '$<$', '>': '$>$', '±': r'$\pm$'}
+_LATEX = {
+    '\\': r'\textbackslash{}',
+    '~': r'\textasciitilde{}',
+    '^': r'\textasciicircum{}',
+    '<': '$<$',
+    '>': '$>$',
+    '±': r'$\pm$',
+}
 _LATEX |= {char: f'\\{char}' for char in '&%$#_{}'} | {
     'Δ': r'$\Delta$',
     '−': '$-$',
@@ -43,7 +50,8 @@ class Cell:
 
     Attributes:
         text: What it says.
-        values: The same in full precision, one for each of the column's fields; ``None`` for nothing.
+        values: The same in full precision, one for each of the column's fields; ``None`` for
+            nothing.
         note: Said behind ``text``, smaller: a difference, an interval.
         bold: Whether it stands out.
         tone: What the note means.
@@ -68,8 +76,8 @@ class Table:
         title: Heading.
         caption: What the cells are.
         columns: One per cell of a row.
-        groups: Rows that belong together. Where a cell of the first columns, which say what a row is, repeats the one above in its group,
-            it is left empty, but not in CSV.
+        groups: Rows that belong together. Where a cell of the first columns, which say what a row
+            is, repeats the one above in its group, it is left empty, but not in CSV.
         num_keys: How many of the first columns say what a row is.
     """
 
@@ -83,19 +91,33 @@ class Table:
     @property
     def shown_groups(self) -> list[list[list[Cell]]]:
         """The groups with repeated key cells emptied."""
-        return [[_without_repeats(group[i - 1] if i else None, row, self.num_keys) for i, row in enumerate(group)] for group in self.groups]
+        return [
+            [
+                _without_repeats(group[i - 1] if i else None, row, self.num_keys)
+                for i, row in enumerate(group)
+            ]
+            for group in self.groups
+        ]
 
     def as_markdown(self) -> str:
         """The table alone."""
-        rows = [[_markdown_cell(cell) for cell in row] for group in self.shown_groups for row in group]
-        return format_markdown_table([_escaped_pipes(column.title) for column in self.columns], rows)
+        rows = [
+            [_markdown_cell(cell) for cell in row] for group in self.shown_groups for row in group
+        ]
+        return format_markdown_table(
+            [_escaped_pipes(column.title) for column in self.columns], rows
+        )
 
     def as_csv(self) -> str:
         """All values in full precision, under the fields' names."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator='\n')
         writer.writerow([field for column in self.columns for field in column.fields])
-        writer.writerows([_csv_value(value) for cell in row for value in cell.values] for group in self.groups for row in group)
+        writer.writerows(
+            [_csv_value(value) for cell in row for value in cell.values]
+            for group in self.groups
+            for row in group
+        )
         return buffer.getvalue()
 
     def as_latex(self) -> str:
@@ -110,8 +132,21 @@ class Table:
             f'    {" & ".join(latex_text(column.title) for column in self.columns)} \\\\',
             r'    \midrule',
         ]
-        groups = ['\n'.join(f'    {" & ".join(map(_latex_cell, row))} \\\\' for row in group) for group in self.shown_groups if group]
-        return '\n'.join([*lines, '\n    \\midrule\n'.join(groups), r'    \bottomrule', r'  \end{tabular}', r'\end{table}', ''])
+        groups = [
+            '\n'.join(f'    {" & ".join(map(_latex_cell, row))} \\\\' for row in group)
+            for group in self.shown_groups
+            if group
+        ]
+        return '\n'.join(
+            [
+                *lines,
+                '\n    \\midrule\n'.join(groups),
+                r'    \bottomrule',
+                r'  \end{tabular}',
+                r'\end{table}',
+                '',
+            ]
+        )
 
 
 def text_cell(text: str, bold: bool = False, tone: Tone = '') -> Cell:

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mtkd_cd.datasets import CDDataset
-from mtkd_cd.datasets.base import SPLITS
-from mtkd_cd.datasets.car_index import cars_of_data_infos
-from mtkd_cd.datasets.labels import read_label
-from mtkd_cd.datasets.pairs import PairFolders, list_pairs, raise_if_any
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.data import CDDataset
+from mtkd_cd.data.base import SPLITS
+from mtkd_cd.data.car_index import cars_of_data_infos
+from mtkd_cd.data.labels import read_label
+from mtkd_cd.data.pairs import PairFolders, list_pairs, raise_if_any
+from mtkd_cd.drawing import error_map, mask_image, png_bytes
 from mtkd_cd.evaluation.names import image_names, image_paths
 from mtkd_cd.registry import DATASETS
 from mtkd_cd.reporting.comparison import Entry
-from mtkd_cd.visualization import error_map, mask_image, png_bytes
 
 SIDE = 128  # pixels
 
@@ -31,7 +31,7 @@ class Scene:
         date_a: Image.
         date_b: Image.
         label: ``None`` where there is none.
-        coding: Of the label, as :func:`~mtkd_cd.datasets.labels.read_label` takes it.
+        coding: Of the label, as :func:`~mtkd_cd.data.labels.read_label` takes it.
     """
 
     date_a: str
@@ -42,15 +42,19 @@ class Scene:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture with its title: ``A``, ``label``, ``MTKD``; its file, and that file's media type."""
+    """A small picture with its title: ``A``, ``label``, ``MTKD``; its file, and that file's media
+    type."""
 
     title: str
     data: bytes
     media_type: str
 
 
-def read_data_set(root: str, split: str, dataset_type: str = 'CDDataset') -> tuple[dict[str, Scene], dict[str, np.ndarray]]:
-    """The scenes of the evaluated split by the names that per-image tables use, and the CARs of all splits that are there.
+def read_data_set(
+    root: str, split: str, dataset_type: str = 'CDDataset'
+) -> tuple[dict[str, Scene], dict[str, np.ndarray]]:
+    """The scenes of the evaluated split by the names that per-image tables use, and the CARs of all
+    splits that are there.
 
     Args:
         root: Folder with the splits.
@@ -62,14 +66,21 @@ def read_data_set(root: str, split: str, dataset_type: str = 'CDDataset') -> tup
     """
     found = DATASETS.get(dataset_type)
     if not isinstance(found, type) or not issubclass(found, CDDataset):
-        raise UserError(f'unknown data set type {dataset_type!r}: it must be a class such as CDDataset, JL1_CD_Dataset or WHU_CD_Dataset')
+        raise UserError(
+            f'unknown data set type {dataset_type!r}: it must be a class such as CDDataset, '
+            'JL1_CD_Dataset or WHU_CD_Dataset'
+        )
     infos = {split: _infos(found, root, split)}
     for other in SPLITS:
         # Where there is no val, a part of train is held out for it.
-        if other not in infos and (found.layout(root, other) or (other == 'val' and found.layout(root, 'train'))):
+        if other not in infos and (
+            found.layout(root, other) or (other == 'val' and found.layout(root, 'train'))
+        ):
             infos[other] = _infos(found, root, other)
     cars = {
-        name: cars_of_data_infos(infos[name]) for name in SPLITS if name in infos and all('seg_map_path' in info for info in infos[name])
+        name: cars_of_data_infos(infos[name])
+        for name in SPLITS
+        if name in infos and all('seg_map_path' in info for info in infos[name])
     }
     return _scenes(infos[split]), cars
 
@@ -87,7 +98,12 @@ def read_folders(date_a: str, date_b: str, label: str | None = None) -> dict[str
     pairs, problems = list_pairs(PairFolders(date_a, date_b, label))
     raise_if_any(problems)
     coding = dict(format_seg_map='to_binary')
-    return _scenes([dict(img_path=[pair.date_a, pair.date_b], seg_map_path=pair.label, **coding) for pair in pairs])
+    return _scenes(
+        [
+            dict(img_path=[pair.date_a, pair.date_b], seg_map_path=pair.label, **coding)
+            for pair in pairs
+        ]
+    )
 
 
 def _scenes(infos: Sequence[Mapping[str, Any]]) -> dict[str, Scene]:
@@ -97,7 +113,11 @@ def _scenes(infos: Sequence[Mapping[str, Any]]) -> dict[str, Scene]:
 
 def _scene(info: Mapping[str, Any]) -> Scene:
     date_a, date_b = info['img_path']
-    coding = {key: info[key] for key in ('format_seg_map', 'reduce_zero_label', 'label_map') if info.get(key)}
+    coding = {
+        key: info[key]
+        for key in ('format_seg_map', 'reduce_zero_label', 'label_map')
+        if info.get(key)
+    }
     return Scene(date_a, date_b, info.get('seg_map_path'), coding)
 
 
@@ -110,8 +130,10 @@ def check_scenes(scenes: Mapping[str, Scene], files: Sequence[str]) -> None:
     missing = [file for file in files if file not in scenes]
     if missing:
         raise UserError(
-            f'the pictures lack {len(missing)} of the {len(files)} evaluated images, for instance {missing[0]} (there are {len(scenes)}, '
-            f'for instance {next(iter(scenes), "none")}): check --data-root and --split, or --images'
+            f'the pictures lack {len(missing)} of the {len(files)} evaluated images, for instance '
+            f'{missing[0]} (there are {len(scenes)}, '
+            f'for instance {next(iter(scenes), "none")}): check --data-root and --split, or '
+            '--images'
         )
 
 
@@ -119,9 +141,10 @@ def find_predictions(folders: Sequence[str], entries: Sequence[Entry]) -> dict[s
     """Folder of predictions by ``str(entry)``.
 
     Args:
-        folders: Each ``[MODEL/]STRATEGY=FOLDER`` for the entries so named, or ``FOLDER`` with a sub-folder ``STRATEGY`` or
-            ``MODEL/STRATEGY`` for each entry, as ``tools/run_mtkd.py --show-dir`` writes them. In it are ``<image>.png`` or, as
-            ``ChangeVisualizationHook`` writes them, ``prediction/<image>.png``.
+        folders: Each ``[MODEL/]STRATEGY=FOLDER`` for the entries so named, or ``FOLDER`` with a
+            sub-folder ``STRATEGY`` or ``MODEL/STRATEGY`` for each entry, as ``tools/run_mtkd.py
+            --show-dir`` writes them. In it are ``<image>.png`` or, as ``ChangeVisualizationHook``
+            writes them, ``prediction/<image>.png``.
         entries: Of the report.
 
     Raises:
@@ -133,15 +156,31 @@ def find_predictions(folders: Sequence[str], entries: Sequence[Entry]) -> dict[s
         if not Path(path).is_dir():
             raise UserError(f'folder {path} of --show-dirs does not exist')
         if separator:
-            here = {str(entry): Path(path) for entry in entries if name in (entry.strategy, str(entry))}
+            here = {
+                str(entry): Path(path) for entry in entries if name in (entry.strategy, str(entry))
+            }
         else:
-            places = {str(entry): [Path(path, entry.model, entry.strategy), Path(path, entry.strategy)] for entry in entries}
-            here = {key: place for key, options in places.items() for place in options[::-1] if place.is_dir()}
+            places = {
+                str(entry): [Path(path, entry.model, entry.strategy), Path(path, entry.strategy)]
+                for entry in entries
+            }
+            here = {
+                key: place
+                for key, options in places.items()
+                for place in options[::-1]
+                if place.is_dir()
+            }
         if not here:
             known = ', '.join(map(str, entries))
-            raise UserError(f'--show-dirs {argument} stands for none of the runs {known}: give [MODEL/]STRATEGY=FOLDER')
+            raise UserError(
+                f'--show-dirs {argument} stands for none of the runs {known}: give '
+                '[MODEL/]STRATEGY=FOLDER'
+            )
         found |= here
-    return {key: folder / 'prediction' if (folder / 'prediction').is_dir() else folder for key, folder in found.items()}
+    return {
+        key: folder / 'prediction' if (folder / 'prediction').is_dir() else folder
+        for key, folder in found.items()
+    }
 
 
 def scene_thumbnails(scene: Scene) -> list[Thumbnail]:
@@ -150,14 +189,18 @@ def scene_thumbnails(scene: Scene) -> list[Thumbnail]:
     Raises:
         UserError: A file cannot be read.
     """
-    dates = [Thumbnail(title, _jpeg(path), 'image/jpeg') for title, path in (('A', scene.date_a), ('B', scene.date_b))]
+    dates = [
+        Thumbnail(title, _jpeg(path), 'image/jpeg')
+        for title, path in (('A', scene.date_a), ('B', scene.date_b))
+    ]
     if scene.label is None:
         return dates
     return [*dates, _mask_thumbnail('label', mask_image(read_label(scene.label, **scene.coding)))]
 
 
 def prediction_thumbnail(title: str, folder: Path, file: str, scene: Scene) -> Thumbnail | None:
-    """A prediction's error map, or its mask where there is no label; ``None`` where the image was not drawn.
+    """A prediction's error map, or its mask where there is no label; ``None`` where the image was
+    not drawn.
 
     Raises:
         UserError: The prediction cannot be read, or has another size than the label.
@@ -171,7 +214,8 @@ def prediction_thumbnail(title: str, folder: Path, file: str, scene: Scene) -> T
     label = read_label(scene.label, **scene.coding)
     if label.shape != prediction.shape:
         raise UserError(
-            f'{path} is {prediction.shape[1]} x {prediction.shape[0]}, its label {scene.label} {label.shape[1]} x {label.shape[0]}'
+            f'{path} is {prediction.shape[1]} x {prediction.shape[0]}, its label {scene.label} '
+            f'{label.shape[1]} x {label.shape[0]}'
         )
     return _mask_thumbnail(title, error_map(prediction, label))
 

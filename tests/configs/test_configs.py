@@ -10,11 +10,11 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mtkd_cd.apis.complexity import build_without_weights
+from mtkd_cd.analysis.complexity import build_without_weights
 from mtkd_cd.registry import PARAM_SCHEDULERS
-from mtkd_cd.workflow.config import load_config, set_iters, set_machine
-from mtkd_cd.workflow.stages import RecipeOptions, recipe, step_config
-from mtkd_cd.workflow.variant import Variant
+from mtkd_cd.engine.config import load_config, set_iters, set_machine
+from mtkd_cd.recipe.stages import RecipeOptions, recipe, step_config
+from mtkd_cd.recipe.variant import Variant
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 STAGES = ('origin', 'continued', 'partition', 'op', 'mtkd')

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtkd_cd.datasets.synthetic import make_dataset
-from mtkd_cd.workflow.stages import RecipeOptions, run_recipe
+from mtkd_cd.data.synthetic import make_dataset
+from mtkd_cd.recipe.stages import RecipeOptions, run_recipe
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in (CONFIGS / 'origin').glob('*.py'))

@@ -27,16 +27,23 @@ def make_golden(reference: Path, name: str, out: Path) -> None:
         thin[key], steps[key] = _thin(maps)
         steps[key] *= 4 if key == 'logits_s4' else 1
     keys = [f'{key} {list(shape)}' for key, shape in sorted(full['state_dict'].items())]
-    small = {key: full[key] for key in ('name', 'input', 'salt', 'changed_pixels', 'losses', 'detector', 'parameters')}
+    small = {
+        key: full[key]
+        for key in ('name', 'input', 'salt', 'changed_pixels', 'losses', 'detector', 'parameters')
+    }
     small['largest'] = {key: float(np.abs(maps).max()) for key, maps in arrays.items()}
     small['steps'] = steps
-    small['state_dict'] = dict(count=len(keys), sha256=hashlib.sha256('\n'.join(keys).encode()).hexdigest())
+    small['state_dict'] = dict(
+        count=len(keys), sha256=hashlib.sha256('\n'.join(keys).encode()).hexdigest()
+    )
     (out / f'{name}.json').write_text(json.dumps(small, indent=1) + '\n')
     np.savez_compressed(out / f'{name}.npz', **thin)
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('reference', type=Path, help='folder with NAME.json and NAME.npz')
     parser.add_argument('models', nargs='*', help='default: all')
     args = parser.parse_args()

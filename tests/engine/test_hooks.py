@@ -8,15 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from mtkd_cd.checkpoint import load_weights
+from mtkd_cd.core.checkpoint import load_weights
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine import BestWeightsHook, StopwatchHook
-from mtkd_cd.errors import UserError
 
 
 @pytest.fixture
 def runner(tmp_path):
     cfg = SimpleNamespace(filename='configs/origin/toy.py', get=lambda key: False)
-    return SimpleNamespace(model=nn.Linear(2, 1), work_dir=str(tmp_path), iter=0, cfg=cfg, logger=logging.getLogger('test_hooks'))
+    return SimpleNamespace(
+        model=nn.Linear(2, 1),
+        work_dir=str(tmp_path),
+        iter=0,
+        cfg=cfg,
+        logger=logging.getLogger('test_hooks'),
+    )
 
 
 def validate(hook, runner, iteration, score):
@@ -27,7 +33,11 @@ def validate(hook, runner, iteration, score):
 
 def saved(tmp_path):
     content = torch.load(tmp_path / 'best.pth', weights_only=True)
-    return content['meta']['iter'], content['meta']['score'], content['state_dict']['weight'][0, 0].item()
+    return (
+        content['meta']['iter'],
+        content['meta']['score'],
+        content['state_dict']['weight'][0, 0].item(),
+    )
 
 
 def test_best_weights_are_those_of_the_best_validation(runner, tmp_path):

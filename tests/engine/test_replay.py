@@ -1,4 +1,5 @@
-"""Resuming: the samples, augmentations and losses of an interrupted run equal those of an uninterrupted one."""
+"""Resuming: the samples, augmentations and losses of an interrupted run equal those of an
+uninterrupted one."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 import mtkd_cd  # noqa: F401
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine import NumberedSampler, ReplayableIterLoop, SeededDataset
-from mtkd_cd.errors import UserError
 
 
 @DATASETS.register_module()
@@ -68,7 +69,13 @@ class KilledError(Exception):
     """Stands for SIGKILL."""
 
 
-def run(work_dir: Path, num_workers: int, *, resume_from: int | None = None, stop_after: int | None = None) -> list[float]:
+def run(
+    work_dir: Path,
+    num_workers: int,
+    *,
+    resume_from: int | None = None,
+    stop_after: int | None = None,
+) -> list[float]:
     cfg = Config(
         dict(
             default_scope='mtkd_cd',
@@ -76,7 +83,10 @@ def run(work_dir: Path, num_workers: int, *, resume_from: int | None = None, sto
             work_dir=str(work_dir),
             randomness=dict(seed=3),
             train_dataloader=dict(
-                batch_size=2, num_workers=num_workers, dataset=dict(type='NoisyNumbers'), sampler=dict(type='InfiniteSampler')
+                batch_size=2,
+                num_workers=num_workers,
+                dataset=dict(type='NoisyNumbers'),
+                sampler=dict(type='InfiniteSampler'),
             ),
             val_dataloader=dict(
                 batch_size=2,
@@ -90,7 +100,13 @@ def run(work_dir: Path, num_workers: int, *, resume_from: int | None = None, sto
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
             param_scheduler=[dict(type='PolyLR', by_epoch=False, power=1.0, end=8)],
             default_hooks=dict(
-                checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2, backend_args=dict(backend='atomic'))
+                checkpoint=dict(
+                    type='CheckpointHook',
+                    by_epoch=False,
+                    interval=2,
+                    max_keep_ckpts=2,
+                    backend_args=dict(backend='atomic'),
+                )
             ),
             custom_hooks=[dict(type='BestWeightsHook'), dict(type='StopwatchHook')],
             log_processor=dict(by_epoch=False),
@@ -125,7 +141,9 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_resumed_run_continues_with_the_losses_of_an_uninterrupted_one(num_workers, whole, tmp_path):
+def test_resumed_run_continues_with_the_losses_of_an_uninterrupted_one(
+    num_workers, whole, tmp_path
+):
     losses, best = whole
     first = run(tmp_path, num_workers, stop_after=5)
     second = run(tmp_path, num_workers, resume_from=4)
@@ -134,23 +152,40 @@ def test_resumed_run_continues_with_the_losses_of_an_uninterrupted_one(num_worke
     assert second == losses[4:]
     resumed_best = torch.load(tmp_path / 'best.pth', weights_only=True)
     assert resumed_best['meta'] == best['meta']
-    assert all(torch.equal(resumed_best['state_dict'][key], value) for key, value in best['state_dict'].items())
+    assert all(
+        torch.equal(resumed_best['state_dict'][key], value)
+        for key, value in best['state_dict'].items()
+    )
 
 
 def test_run_resumed_from_a_checkpoint_of_a_validation_iteration_validates_first(tmp_path):
     run(tmp_path, 0)
-    (tmp_path / 'best.pth').unlink()  # as if killed between the last checkpoint and the last validation
+    (
+        tmp_path / 'best.pth'
+    ).unlink()  # as if killed between the last checkpoint and the last validation
     run(tmp_path, 0, resume_from=8)
     assert torch.load(tmp_path / 'best.pth', weights_only=True)['meta']['iter'] == 8
 
 
 def test_schedule_in_epochs_counts_the_images():
-    loader = dict(batch_size=4, num_workers=0, dataset=dict(type='NoisyNumbers'), sampler=dict(type='InfiniteSampler'))
-    runner = SimpleNamespace(seed=0, build_dataloader=Runner.build_dataloader, visualizer=SimpleNamespace())
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=dict(type='NoisyNumbers'),
+        sampler=dict(type='InfiniteSampler'),
+    )
+    runner = SimpleNamespace(
+        seed=0, build_dataloader=Runner.build_dataloader, visualizer=SimpleNamespace()
+    )
     with DefaultScope.overwrite_default_scope('mtkd_cd'):
         loop = ReplayableIterLoop(runner, loader, max_epochs=5, val_interval=2)
-        by_iteration = ReplayableIterLoop(runner, loader, max_epochs=5, val_interval=2, val_by_epoch=False)
-    assert (loop.max_iters, loop.val_interval) == (15, 6)  # ten images in batches of four: three steps
+        by_iteration = ReplayableIterLoop(
+            runner, loader, max_epochs=5, val_interval=2, val_by_epoch=False
+        )
+    assert (loop.max_iters, loop.val_interval) == (
+        15,
+        6,
+    )  # ten images in batches of four: three steps
     assert (by_iteration.max_iters, by_iteration.val_interval) == (15, 2)
     with pytest.raises(UserError, match='set one of them'):
         ReplayableIterLoop(runner, loader, max_epochs=5, max_iters=15)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation.counts import at_size_of, confusion_counts
 
 
@@ -19,7 +19,11 @@ def _masks(seed=0, num=6, size=(9, 7)):
 
 def _expected(prediction, label):
     valid = label != 255
-    (tn, fp), (fn, tp) = confusion_matrix(label[valid], prediction[valid], labels=[0, 1]) if valid.any() else np.zeros((2, 2), int)
+    (tn, fp), (fn, tp) = (
+        confusion_matrix(label[valid], prediction[valid], labels=[0, 1])
+        if valid.any()
+        else np.zeros((2, 2), int)
+    )
     return [tp, fp, fn, tn]
 
 
@@ -27,13 +31,17 @@ def test_counts_equal_the_confusion_matrix_of_each_image():
     prediction, label = _masks()
     expected = [_expected(p, t) for p, t in zip(prediction, label)]
     assert confusion_counts(prediction, label).tolist() == expected
-    assert confusion_counts(torch.from_numpy(prediction), torch.from_numpy(label)).tolist() == expected
+    assert (
+        confusion_counts(torch.from_numpy(prediction), torch.from_numpy(label)).tolist() == expected
+    )
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.int64, torch.bool])
 def test_predictions_of_any_dtype_count_alike(dtype):
     prediction, label = (torch.from_numpy(masks) for masks in _masks())
-    assert torch.equal(confusion_counts(prediction.to(dtype), label), confusion_counts(prediction, label))
+    assert torch.equal(
+        confusion_counts(prediction.to(dtype), label), confusion_counts(prediction, label)
+    )
 
 
 def test_one_mask_gives_one_row():
@@ -43,7 +51,12 @@ def test_one_mask_gives_one_row():
 
 def test_another_ignore_index():
     label = np.array([[0, 1, 9, 9]])
-    assert confusion_counts(np.array([[0, 1, 1, 0]]), label, ignore_index=9).tolist() == [1, 0, 0, 1]
+    assert confusion_counts(np.array([[0, 1, 1, 0]]), label, ignore_index=9).tolist() == [
+        1,
+        0,
+        0,
+        1,
+    ]
 
 
 @pytest.mark.parametrize('kind', [np.asarray, torch.tensor])

@@ -82,7 +82,10 @@ def folder(tmp_path_factory):
     """Tables of the same evaluations by one process and by two."""
     folder = tmp_path_factory.mktemp('distributed')
     runs = [(0, 1), (0, 2), (1, 2)]
-    environment = os.environ | {'PYTHONPATH': str(Path(__file__).parents[2]), 'OMP_NUM_THREADS': '1'}
+    environment = os.environ | {
+        'PYTHONPATH': str(Path(__file__).parents[2]),
+        'OMP_NUM_THREADS': '1',
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, '-c', WORKER, str(rank), str(world_size), str(folder / 'store')],
@@ -104,7 +107,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(('num', 'batch_size'), [(7, 1), (7, 2), (9, 3), (1, 2)])
-def test_two_processes_count_each_image_once_though_their_number_does_not_divide(folder, num, batch_size):
-    alone, together = (json.loads((folder / f'table_{world_size}_{num}_{batch_size}.json').read_text()) for world_size in (1, 2))
+def test_two_processes_count_each_image_once_though_their_number_does_not_divide(
+    folder, num, batch_size
+):
+    alone, together = (
+        json.loads((folder / f'table_{world_size}_{num}_{batch_size}.json').read_text())
+        for world_size in (1, 2)
+    )
     assert [row['file'] for row in together['images']] == [f'{i}.png' for i in range(num)]
     assert together == alone

@@ -8,16 +8,17 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score, precision_recall_fscore_support
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.cli.common import run_tool
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import load_table, per_image_scores
-from mtkd_cd.workflow.cli import run_tool
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis' / 'score_folders.py'
 
 
 @pytest.fixture(scope='module')
 def masks():
-    """Predictions and labels (200, 24, 20) of 0 and 1: random ones, empty and full ones in every combination."""
+    """Predictions and labels (200, 24, 20) of 0 and 1: random ones, empty and full ones in every
+    combination."""
     rng = np.random.default_rng(4)
     rates = rng.choice([0, 0, 0.02, 0.1, 0.5, 0.9, 1], (2, 200, 1, 1))
     return (rng.random((2, 200, 24, 20)) < rates).astype(np.uint8)
@@ -50,11 +51,17 @@ def _sklearn_scores(prediction, label):
     settings = dict(labels=[0, 1], average=None, zero_division=1.0)
     precision, recall, fscore, _ = precision_recall_fscore_support(label, prediction, **settings)
     iou = jaccard_score(label, prediction, **settings)
-    return {name: (100 * values).tolist() for name, values in dict(IoU=iou, Precision=precision, Recall=recall, Fscore=fscore).items()}
+    return {
+        name: (100 * values).tolist()
+        for name, values in dict(IoU=iou, Precision=precision, Recall=recall, Fscore=fscore).items()
+    }
 
 
 def test_scored_folders_equal_scikit_learn_image_by_image(masks, tmp_path, capsys):
-    predictions, labels = _write(tmp_path / 'prediction', masks[0], white=1), _write(tmp_path / 'label', masks[1], '.tif')
+    predictions, labels = (
+        _write(tmp_path / 'prediction', masks[0], white=1),
+        _write(tmp_path / 'label', masks[1], '.tif'),
+    )
     assert _run(predictions, labels, '--out', tmp_path / 'scores.csv') == 0
     rows = {row['file']: row for row in load_table(tmp_path / 'scores.csv').rows()}
     assert len(rows) == 200
@@ -74,8 +81,14 @@ def test_arrays_tensors_lists_and_folders_score_alike(masks, tmp_path):
     predictions, labels = masks[:, :9]
     expected = per_image_scores(predictions, labels).counts
     assert expected.sum() == 9 * 24 * 20
-    assert (per_image_scores(torch.from_numpy(predictions), torch.from_numpy(labels).float()).counts == expected).all()
-    assert (per_image_scores(list(predictions * 255), [label.astype(bool) for label in labels]).counts == expected).all()
+    assert (
+        per_image_scores(torch.from_numpy(predictions), torch.from_numpy(labels).float()).counts
+        == expected
+    ).all()
+    assert (
+        per_image_scores(list(predictions * 255), [label.astype(bool) for label in labels]).counts
+        == expected
+    ).all()
     folders = _write(tmp_path / 'a', predictions), _write(tmp_path / 'b', labels)
     table = per_image_scores(*map(str, folders), num_workers=1)
     order = [int(Path(file).stem) for file in table.files]
@@ -104,7 +117,9 @@ def test_ignored_pixels_do_not_count_in_files_and_arrays(tmp_path, white, ignore
     prediction = np.full((8, 8), 255, np.uint8)
     folders = _pair(tmp_path, prediction, label)
     for arguments in (folders, ([prediction], [label])):
-        assert per_image_scores(*arguments, ignore_index=ignored).counts.tolist() == [[24, 24, 0, 0]]
+        assert per_image_scores(*arguments, ignore_index=ignored).counts.tolist() == [
+            [24, 24, 0, 0]
+        ]
 
 
 def test_a_set_of_one_image_has_a_degenerate_interval(tmp_path):
@@ -119,7 +134,9 @@ def test_other_thresholds_make_other_ranges():
 
 
 @pytest.mark.parametrize('lacking', ['prediction', 'label'])
-def test_a_mask_without_partner_is_named_with_the_folder_it_is_missing_in(tmp_path, masks, capsys, lacking):
+def test_a_mask_without_partner_is_named_with_the_folder_it_is_missing_in(
+    tmp_path, masks, capsys, lacking
+):
     folders = {name: _write(tmp_path / name, masks[0, :4]) for name in ('prediction', 'label')}
     (folders[lacking] / 'town1' / '003.png').unlink()
     assert _run(*folders.values()) == 2
@@ -134,13 +151,19 @@ def test_folders_of_other_names_list_five_of_them_and_say_what_is_compared(tmp_p
     for index in range(4):
         (tmp_path / 'b').mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / 'b' / f'{index:03d}_pred.png'), masks[0, index])
-    with pytest.raises(UserError, match=r'partner: 8; pairs: 0(.|\n)*\.\.\. and 3 more\n.*the same path below their folders'):
+    with pytest.raises(
+        UserError,
+        match=r'partner: 8; pairs: 0(.|\n)*\.\.\. and 3 more\n.*the same path below their folders',
+    ):
         per_image_scores(tmp_path / 'b', tmp_path / 'a')
 
 
 def test_unequal_sizes_name_both_files_and_both_sizes(tmp_path):
     prediction, label = _pair(tmp_path, np.zeros((16, 20)), np.zeros((32, 24)))
-    with pytest.raises(UserError, match=rf'prediction {prediction}/0\.png is 20 x 16 pixels, but label {label}/0\.png is 24 x 32'):
+    with pytest.raises(
+        UserError,
+        match=rf'prediction {prediction}/0\.png is 20 x 16 pixels, but label {label}/0\.png is 24 x 32',
+    ):
         per_image_scores(prediction, label)
 
 
@@ -157,21 +180,35 @@ def test_probabilities_are_refused_in_files_and_arrays(tmp_path):
     prediction, label = _pair(tmp_path, gray, np.zeros((64, 64)))
     with pytest.raises(UserError, match=rf'{prediction}/0\.png holds the values {{0, 4, 8'):
         per_image_scores(prediction, label)
-    with pytest.raises(UserError, match=r'image 1: a mask holds 0 and 1, or 0 and 255; found 0, 0\.25, 0\.5'):
+    with pytest.raises(
+        UserError, match=r'image 1: a mask holds 0 and 1, or 0 and 255; found 0, 0\.25, 0\.5'
+    ):
         per_image_scores([np.zeros((1, 3)), np.array([[0, 0.25, 0.5]])], np.zeros((2, 1, 3)))
 
 
 def test_change_taken_for_ignored_is_noticed(tmp_path):
-    with pytest.raises(UserError, match=r'no label in .* has a changed pixel: if 255 means change, leave it out'):
+    with pytest.raises(
+        UserError, match=r'no label in .* has a changed pixel: if 255 means change, leave it out'
+    ):
         per_image_scores(*_pair(tmp_path, np.eye(8) * 255, np.eye(8) * 255), ignore_index=255)
 
 
 @pytest.mark.parametrize(
     ('predictions', 'labels', 'kwargs', 'message'),
     [
-        (np.zeros((2, 4, 4)), np.zeros((3, 4, 4)), {}, '2 predictions cannot be compared with 3 labels'),
+        (
+            np.zeros((2, 4, 4)),
+            np.zeros((3, 4, 4)),
+            {},
+            '2 predictions cannot be compared with 3 labels',
+        ),
         ([], [], {}, 'no masks to score'),
-        (np.zeros((4, 4)), np.zeros((4, 4)), {}, r'image 0: a mask has the shape \(H, W\), found \(4,\)'),
+        (
+            np.zeros((4, 4)),
+            np.zeros((4, 4)),
+            {},
+            r'image 0: a mask has the shape \(H, W\), found \(4,\)',
+        ),
         ([np.zeros((4, 4))], [np.zeros((4, 5))], {}, r'image 0: a prediction of shape \(4, 4\)'),
         ('/nowhere', np.zeros((1, 4, 4)), {}, 'one of predictions and labels is a folder'),
         ('/nowhere', '/nowhere', {}, '/nowhere does not exist'),

@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import PerImageChangeMetric, load_table
 from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.scores import mean_scores, pooled_scores
@@ -17,7 +17,9 @@ from mtkd_cd.registry import METRICS
 
 
 def _sample(prediction, label=None, name='0.png', dtype=torch.int64, **metainfo):
-    sample = SegDataSample(metainfo=dict(img_path=[f'/data/A/{name}', f'/data/B/{name}'], **metainfo))
+    sample = SegDataSample(
+        metainfo=dict(img_path=[f'/data/A/{name}', f'/data/B/{name}'], **metainfo)
+    )
     sample.pred_sem_seg = PixelData(data=torch.as_tensor(prediction, dtype=dtype)[None])
     if label is not None:
         sample.gt_sem_seg = PixelData(data=torch.as_tensor(label, dtype=torch.uint8)[None])
@@ -26,7 +28,9 @@ def _sample(prediction, label=None, name='0.png', dtype=torch.int64, **metainfo)
 
 def _masks(num=7, size=(8, 10)):
     rng = np.random.default_rng(1)
-    prediction, label = (rng.random((2, num, *size)) < [[[0]], [[0.04]], [[0.15]], [[0.3]], [[0.5]], [[0.9]], [[1]]]).astype(np.uint8)
+    prediction, label = (
+        rng.random((2, num, *size)) < [[[0]], [[0.04]], [[0.15]], [[0.3]], [[0.5]], [[0.9]], [[1]]]
+    ).astype(np.uint8)
     label[3, 0] = 255
     return prediction, label
 
@@ -57,11 +61,19 @@ def test_it_is_built_by_name_without_a_warning(log):
 def test_figures_are_means_over_images_pooled_figures_and_means_in_ranges(dtype):
     prediction, label = _masks()
     counts = confusion_counts(prediction, label)
-    scores = _evaluate([_sample(p, t, f'{i}.png', dtype) for i, (p, t) in enumerate(zip(prediction, label))])
-    expected = mean_scores(counts) | {f'pooled_{name}': value for name, value in pooled_scores(counts).items()}
+    scores = _evaluate(
+        [_sample(p, t, f'{i}.png', dtype) for i, (p, t) in enumerate(zip(prediction, label))]
+    )
+    expected = mean_scores(counts) | {
+        f'pooled_{name}': value for name, value in pooled_scores(counts).items()
+    }
     assert {key: scores[key] for key in expected} == pytest.approx(expected)
     cars = np.array([(t == 1).sum() / (t != 255).sum() for t in label])
-    for name, members in {'small': cars <= 0.05, 'medium': (cars > 0.05) & (cars <= 0.2), 'large': cars > 0.2}.items():
+    for name, members in {
+        'small': cars <= 0.05,
+        'medium': (cars > 0.05) & (cars <= 0.2),
+        'large': cars > 0.2,
+    }.items():
         assert scores[f'mFscore_{name}'] == pytest.approx(mean_scores(counts[members])['mFscore'])
 
 
@@ -77,7 +89,13 @@ def test_a_range_without_images_has_no_figure():
 
 
 def test_names_thresholds_prefix_and_zero_division_are_heeded():
-    scores = _evaluate([_sample(np.zeros((4, 4)), np.zeros((4, 4)))], thresholds=(0.5,), names=('lo', 'hi'), prefix='val', zero_division=0)
+    scores = _evaluate(
+        [_sample(np.zeros((4, 4)), np.zeros((4, 4)))],
+        thresholds=(0.5,),
+        names=('lo', 'hi'),
+        prefix='val',
+        zero_division=0,
+    )
     assert scores['val/mIoU_lo'] == scores['val/mIoU'] == 50
 
 
@@ -108,7 +126,10 @@ def test_the_table_keeps_one_row_per_image_with_what_a_cascade_wrote(tmp_path):
 
 def test_tables_are_logged(log):
     prediction, label = _masks()
-    _evaluate([_sample(p, t, f'{i}.png') for i, (p, t) in enumerate(zip(prediction, label))], num_quantiles=3)
+    _evaluate(
+        [_sample(p, t, f'{i}.png') for i, (p, t) in enumerate(zip(prediction, label))],
+        num_quantiles=3,
+    )
     assert all(part in log.text for part in ('unchanged', 'pooled', 'CAR <= 0.05', '| q3 '))
     assert '| q4 ' not in log.text
 

@@ -22,7 +22,11 @@ def test_names_keep_what_tells_images_apart():
 
 
 def test_a_set_is_named_alike_wherever_it_lies():
-    assert image_names(_pairs('/data/test', 'a/0.png')) == image_names(_pairs('elsewhere', 'a/0.png')) == ['a/0.png']
+    assert (
+        image_names(_pairs('/data/test', 'a/0.png'))
+        == image_names(_pairs('elsewhere', 'a/0.png'))
+        == ['a/0.png']
+    )
 
 
 def test_equal_names_of_two_data_sets_are_told_apart_by_their_folders():
@@ -39,7 +43,10 @@ def test_images_without_files_are_numbered():
 
 
 def test_paths_of_lists_of_single_files_and_of_labels_alone():
-    assert image_paths({'img_path': ['A/0.png', 'B/0.png'], 'seg_map_path': 'label/0.png'}) == ('A/0.png', 'B/0.png')
+    assert image_paths({'img_path': ['A/0.png', 'B/0.png'], 'seg_map_path': 'label/0.png'}) == (
+        'A/0.png',
+        'B/0.png',
+    )
     assert image_paths({'img_path': '0.png'}) == ('0.png',)
     assert image_paths({'img_path': None, 'seg_map_path': 'label/0.png'}) == ('label/0.png',)
     assert image_paths({}) == ()

@@ -2,16 +2,28 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_score, recall_score
 
-from mtkd_cd.car import CARPartition
+from mtkd_cd.core.car import CARPartition
 from mtkd_cd.evaluation.counts import confusion_counts
-from mtkd_cd.evaluation.scores import image_scores, mean_scores, pooled_scores, scores_by_quantile, scores_by_range
+from mtkd_cd.evaluation.scores import (
+    image_scores,
+    mean_scores,
+    pooled_scores,
+    scores_by_quantile,
+    scores_by_range,
+)
 
-SKLEARN = {'IoU': jaccard_score, 'Precision': precision_score, 'Recall': recall_score, 'Fscore': f1_score}
+SKLEARN = {
+    'IoU': jaccard_score,
+    'Precision': precision_score,
+    'Recall': recall_score,
+    'Fscore': f1_score,
+}
 
 
 @pytest.fixture(scope='module')
 def masks():
-    """Predictions and labels (40, 12, 10): random ones, empty and full ones in every combination, some with ignored pixels."""
+    """Predictions and labels (40, 12, 10): random ones, empty and full ones in every combination,
+    some with ignored pixels."""
     rng = np.random.default_rng(3)
     rates = rng.choice([0, 0, 0.02, 0.1, 0.5, 0.9, 1], (2, 40, 1, 1))
     prediction, label = (rng.random((2, 40, 12, 10)) < rates).astype(np.uint8)
@@ -29,7 +41,8 @@ def _sklearn_scores(prediction, label, zero_division):
     valid = label != 255
     truth, predicted = label[valid], prediction[valid]
     return {
-        f'{name}_{class_name}': 100 * function(truth, predicted, pos_label=value, zero_division=zero_division)
+        f'{name}_{class_name}': 100
+        * function(truth, predicted, pos_label=value, zero_division=zero_division)
         for name, function in SKLEARN.items()
         for value, class_name in enumerate(['unchanged', 'changed'])
     }
@@ -42,7 +55,9 @@ def test_scores_of_each_image_equal_scikit_learn(masks, counts, zero_division):
         expected = _sklearn_scores(prediction, label, zero_division)
         assert {key: scores[key][i] for key in expected} == pytest.approx(expected)
         for name in SKLEARN:
-            assert scores[f'm{name}'][i] == pytest.approx((expected[f'{name}_changed'] + expected[f'{name}_unchanged']) / 2)
+            assert scores[f'm{name}'][i] == pytest.approx(
+                (expected[f'{name}_changed'] + expected[f'{name}_unchanged']) / 2
+            )
 
 
 def test_zero_division_can_lie_between():
@@ -58,7 +73,8 @@ def test_means_weigh_images_equally(masks, counts):
 
 
 def test_mean_iou_equals_the_published_convention(masks, counts):
-    """Of the paper's script: 1 where TP + FP + FN or TN + FP + FN is 0, else the mean of both classes' IoU."""
+    """Of the paper's script: 1 where TP + FP + FN or TN + FP + FN is 0, else the mean of both
+    classes' IoU."""
     ious = []
     for tp, fp, fn, tn in counts.tolist():
         perfect = tp + fp + fn == 0 or tn + fp + fn == 0
@@ -71,8 +87,12 @@ def test_pooled_scores_are_those_of_all_pixels_together(masks, counts):
     pooled = pooled_scores(counts)
     expected = _sklearn_scores(prediction, label, 1.0)
     assert {key: pooled[key] for key in expected} == pytest.approx(expected)
-    assert pooled['aAcc'] == pytest.approx(100 * accuracy_score(label[label != 255], prediction[label != 255]))
-    assert abs(pooled['mIoU'] - mean_scores(counts)['mIoU']) > 1, 'pooled and per-image figures differ on this data'
+    assert pooled['aAcc'] == pytest.approx(
+        100 * accuracy_score(label[label != 255], prediction[label != 255])
+    )
+    assert abs(pooled['mIoU'] - mean_scores(counts)['mIoU']) > 1, (
+        'pooled and per-image figures differ on this data'
+    )
 
 
 def test_an_image_without_valid_pixels_scores_zero_division():
@@ -95,7 +115,10 @@ def test_ranges_hold_their_upper_threshold_and_average_their_images():
 
 def test_a_range_without_images_is_listed_without_scores():
     bins = scores_by_range(np.array([[0, 0, 0, 9]]), CARPartition((0.1,)))
-    assert [(b.name, b.num_images, bool(b.scores)) for b in bins] == [('small', 1, True), ('large', 0, False)]
+    assert [(b.name, b.num_images, bool(b.scores)) for b in bins] == [
+        ('small', 1, True),
+        ('large', 0, False),
+    ]
 
 
 @pytest.mark.parametrize('num_bins', [1, 5, 7])
@@ -105,7 +128,11 @@ def test_quantile_bins_split_the_sorted_images_evenly(masks, counts, num_bins):
     mious = np.array([mean_scores(row)['mIoU'] for row in counts])
     bins = scores_by_quantile(counts, num_bins)
     for car_bin, part in zip(bins, np.array_split(order, num_bins), strict=True):
-        assert (car_bin.low, car_bin.high, car_bin.num_images) == (cars[part].min(), cars[part].max(), len(part))
+        assert (car_bin.low, car_bin.high, car_bin.num_images) == (
+            cars[part].min(),
+            cars[part].max(),
+            len(part),
+        )
         assert car_bin.scores['mIoU'] == pytest.approx(mious[part].mean())
     assert [b.name for b in bins][:2] == ['q1', 'q2'][:num_bins]
 

@@ -5,13 +5,19 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mtkd_cd.errors import UserError
-from mtkd_cd.evaluation.statistics import bootstrap_interval, bootstrap_intervals, mean_and_deviation, paired_difference
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.evaluation.statistics import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    mean_and_deviation,
+    paired_difference,
+)
 
 
 @pytest.fixture(scope='module')
 def runs():
-    """Per-image scores of two runs on 150 images; the second is better by about 1 and correlated with the first."""
+    """Per-image scores of two runs on 150 images; the second is better by about 1 and correlated
+    with the first."""
     rng = np.random.default_rng(5)
     reference = rng.beta(4, 2, 150) * 100
     return reference + rng.normal(1, 6, 150), reference
@@ -21,13 +27,21 @@ def runs():
 def test_the_interval_equals_scipys_percentile_bootstrap(runs, confidence):
     values = runs[0]
     expected = scipy.stats.bootstrap(
-        (values,), np.mean, n_resamples=10_000, confidence_level=confidence, method='percentile', rng=np.random.default_rng(99)
+        (values,),
+        np.mean,
+        n_resamples=10_000,
+        confidence_level=confidence,
+        method='percentile',
+        rng=np.random.default_rng(99),
     )
     mean, low, high = bootstrap_interval(values, confidence=confidence)
     assert mean == pytest.approx(values.mean())
-    # Two samples of 10,000 resamples: their quantiles differ by some hundredths of the standard error.
+    # Two samples of 10,000 resamples: their quantiles differ by some hundredths of the standard
+    # error.
     tolerance = 0.15 * expected.standard_error
-    assert (low, high) == pytest.approx((expected.confidence_interval.low, expected.confidence_interval.high), abs=tolerance)
+    assert (low, high) == pytest.approx(
+        (expected.confidence_interval.low, expected.confidence_interval.high), abs=tolerance
+    )
     assert low < mean < high
 
 
@@ -72,19 +86,26 @@ def test_the_p_value_equals_scipys_paired_permutation_test(runs, num_images):
     tolerance = 1e-12 if num_images == 12 else 5 * np.sqrt(expected.pvalue / 10_000)
     assert 0.001 < found.p_value < 0.9
     assert found.p_value == pytest.approx(expected.pvalue, abs=tolerance)
-    assert (found.difference, found.num_images) == (pytest.approx((values - reference).mean()), num_images)
+    assert (found.difference, found.num_images) == (
+        pytest.approx((values - reference).mean()),
+        num_images,
+    )
 
 
 def test_the_interval_of_a_difference_is_that_of_the_paired_differences(runs):
     found = paired_difference(*runs)
     assert (found.difference, found.low, found.high) == bootstrap_interval(runs[0] - runs[1])
     unpaired = bootstrap_interval(runs[0])
-    assert found.high - found.low < 0.5 * (unpaired.high - unpaired.low), 'pairing removes what makes images easy or hard'
+    assert found.high - found.low < 0.5 * (unpaired.high - unpaired.low), (
+        'pairing removes what makes images easy or hard'
+    )
 
 
 def test_the_test_keeps_its_level_where_nothing_differs():
     rng = np.random.default_rng(2)
-    p_values = [paired_difference(*rng.normal(0, 1, (2, 30)), num_resamples=400).p_value for _ in range(300)]
+    p_values = [
+        paired_difference(*rng.normal(0, 1, (2, 30)), num_resamples=400).p_value for _ in range(300)
+    ]
     assert 0.06 < np.mean(np.array(p_values) <= 0.1) < 0.15
 
 
@@ -95,12 +116,15 @@ def test_runs_that_score_all_images_alike_do_not_differ():
 
 def test_images_that_score_alike_do_not_change_the_p_value():
     values, reference = np.array([[53.0, 62.0, 71.5, 84.0, 80.0], [50.0, 60.0, 70.0, 80.0, 80.0]])
-    # 4 images differ, all for the better: only all signs as they are, or all turned round, give as much.
+    # 4 images differ, all for the better: only all signs as they are, or all turned round, give as
+    # much.
     assert paired_difference(values, reference).p_value == pytest.approx(2 / 2**4)
 
 
 def test_no_finite_number_of_draws_proves_chance_impossible():
-    assert paired_difference(np.full(50, 2.0), np.full(50, 1.0), num_resamples=999).p_value == pytest.approx(1 / 1000)
+    assert paired_difference(
+        np.full(50, 2.0), np.full(50, 1.0), num_resamples=999
+    ).p_value == pytest.approx(1 / 1000)
 
 
 def test_memory_stays_bounded_for_ten_thousand_images():
@@ -114,7 +138,9 @@ def test_memory_stays_bounded_for_ten_thousand_images():
     assert seconds < 10
 
 
-@pytest.mark.parametrize(('values', 'mean', 'deviation'), [([70.0, 72.0, 74.0], 72, 2), ([70.0], 70, None)])
+@pytest.mark.parametrize(
+    ('values', 'mean', 'deviation'), [([70.0, 72.0, 74.0], 72, 2), ([70.0], 70, None)]
+)
 def test_deviation_over_seeds_is_the_sample_standard_deviation(values, mean, deviation):
     assert mean_and_deviation(values) == (mean, deviation)
 

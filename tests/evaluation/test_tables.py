@@ -4,27 +4,38 @@ import json
 import numpy as np
 import pytest
 
-from mtkd_cd.car import CARPartition
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation.scores import image_scores, mean_scores, pooled_scores
-from mtkd_cd.evaluation.tables import ImageTable, format_markdown_table, format_score_table, load_table
+from mtkd_cd.evaluation.tables import (
+    ImageTable,
+    format_markdown_table,
+    format_score_table,
+    load_table,
+)
 
 COUNTS = np.array([[0, 0, 0, 100], [8, 2, 2, 88], [50, 10, 0, 40], [0, 3, 0, 97]])
 FILES = ['town, north/0.png', 'town/1.png', '2.png', 'улица "3".png']
 
 
 def _table(**kwargs):
-    defaults = dict(coarse_cars=[0.0, 0.3, None, 0.03], coarse_ranges=['small', 'large', None, 'small'])
+    defaults = dict(
+        coarse_cars=[0.0, 0.3, None, 0.03], coarse_ranges=['small', 'large', None, 'small']
+    )
     return ImageTable(FILES, COUNTS, **{**defaults, **kwargs})
 
 
 def test_rows_hold_names_cars_counts_and_scores():
     row = _table().rows()[1]
-    assert {key: row[key] for key in ('file', 'TP', 'FP', 'FN', 'TN')} == dict(file='town/1.png', TP=8, FP=2, FN=2, TN=88)
+    assert {key: row[key] for key in ('file', 'TP', 'FP', 'FN', 'TN')} == dict(
+        file='town/1.png', TP=8, FP=2, FN=2, TN=88
+    )
     assert (row['car'], row['pred_car'], row['range']) == (0.1, 0.1, 'medium')
     assert (row['coarse_car'], row['coarse_range']) == (0.3, 'large')
     assert row['IoU_changed'] == pytest.approx(100 * 8 / 12)
-    assert {key: row[key] for key in image_scores(COUNTS)} == {key: values[1] for key, values in image_scores(COUNTS).items()}
+    assert {key: row[key] for key in image_scores(COUNTS)} == {
+        key: values[1] for key, values in image_scores(COUNTS).items()
+    }
 
 
 @pytest.mark.parametrize('suffix', ['.json', '.csv'])
@@ -64,7 +75,9 @@ def test_ranges_can_be_chosen_on_loading(tmp_path):
 def test_a_csv_scored_otherwise_than_it_is_read_is_refused(tmp_path):
     _table(zero_division=0.0).save(tmp_path / 'table.csv')
     assert load_table(tmp_path / 'table.csv', zero_division=0.0).means() == mean_scores(COUNTS, 0.0)
-    with pytest.raises(UserError, match=r'town, north/0\.png: the stored mIoU 50\.00 is not the 100\.00'):
+    with pytest.raises(
+        UserError, match=r'town, north/0\.png: the stored mIoU 50\.00 is not the 100\.00'
+    ):
         load_table(tmp_path / 'table.csv')
 
 
@@ -78,8 +91,16 @@ def test_a_csv_scored_otherwise_than_it_is_read_is_refused(tmp_path):
         ('table.csv', 'file,TP,FP,TN\na.png,1,2,3\n', 'lacks the column FN'),
         ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,3\n', 'lacks the column TN'),
         ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,few,3\n', "a.png: FN is a number, found 'few'"),
-        ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,-1,3\n', "a.png: FN is a number of pixels, found '-1'"),
-        ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,,3\n', "a.png: FN is a number of pixels, found ''"),
+        (
+            'table.csv',
+            'file,TP,FP,FN,TN\na.png,1,2,-1,3\n',
+            "a.png: FN is a number of pixels, found '-1'",
+        ),
+        (
+            'table.csv',
+            'file,TP,FP,FN,TN\na.png,1,2,,3\n',
+            "a.png: FN is a number of pixels, found ''",
+        ),
         ('table.csv', 'file,TP,FP,FN,TN\na.png,1,0,0,3\na.png,1,0,0,3\n', 'holds a.png 2 times'),
         ('table.json', '{"images": [', 'not valid JSON'),
         ('table.json', '[]', "no list 'images'"),
@@ -107,13 +128,19 @@ def test_another_suffix_is_not_written(tmp_path):
 
 
 def test_a_markdown_table_is_aligned():
-    assert format_markdown_table(['class', 'IoU'], [['changed', '5.00'], ['unchanged', '100.00']]) == (
+    assert format_markdown_table(
+        ['class', 'IoU'], [['changed', '5.00'], ['unchanged', '100.00']]
+    ) == (
         '| class     |    IoU |\n| --------- | -----: |\n| changed   |   5.00 |\n| unchanged | 100.00 |'
     )
 
 
 def test_a_score_table_shows_differences_to_the_first_run():
-    runs = {'origin': {'mIoU': 74.851, 'mRecall': 81.84}, 'O-P': {'mIoU': 75.349, 'mRecall': 81.838}, 'MTKD': {'mIoU': 74.0}}
+    runs = {
+        'origin': {'mIoU': 74.851, 'mRecall': 81.84},
+        'O-P': {'mIoU': 75.349, 'mRecall': 81.838},
+        'MTKD': {'mIoU': 74.0},
+    }
     assert format_score_table(runs, ['mIoU', 'mRecall'], 'strategy').splitlines() == [
         '| strategy |          mIoU |       mRecall |',
         '| -------- | ------------: | ------------: |',
@@ -136,8 +163,15 @@ def test_the_report_has_the_papers_table_and_pooled_figures_beside_it():
     assert lines[start + 4] == ['pooled', *(f'{pooled[f"m{name}"]:.2f}' for name in order)]
     start = lines.index(['class', '', 'IoU', 'Rec', 'Prec', 'Fscore'])
     for offset, class_name in ((2, 'unchanged'), (5, 'changed')):
-        assert lines[start + offset] == [class_name, 'per-image mean', *(f'{means[f"{name}_{class_name}"]:.2f}' for name in order)]
-        assert lines[start + offset + 2] == ['pooled', *(f'{pooled[f"{name}_{class_name}"]:.2f}' for name in order)]
+        assert lines[start + offset] == [
+            class_name,
+            'per-image mean',
+            *(f'{means[f"{name}_{class_name}"]:.2f}' for name in order),
+        ]
+        assert lines[start + offset + 2] == [
+            'pooled',
+            *(f'{pooled[f"{name}_{class_name}"]:.2f}' for name in order),
+        ]
     assert f'overall accuracy {pooled["aAcc"]:.2f}' in _table().report()
 
 
@@ -150,7 +184,9 @@ def test_the_report_has_the_interval_of_each_mean():
         values = image_scores(counts)[name]
         # The central limit theorem's interval, which the bootstrap's comes close to at 60 images.
         half = 1.96 * values.std(ddof=1) / 60**0.5
-        assert [float(bound) for bound in cell.split(' to ')] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.2 * half)
+        assert [float(bound) for bound in cell.split(' to ')] == pytest.approx(
+            [values.mean() - half, values.mean() + half], abs=0.2 * half
+        )
 
 
 def test_json_stores_the_bounds_that_the_report_shows(tmp_path):
@@ -163,7 +199,9 @@ def test_json_stores_the_bounds_that_the_report_shows(tmp_path):
 def test_the_report_breaks_scores_down_by_car():
     lines = _cells(_table(partition=CARPartition((0.2, 0.6))).report(num_quantiles=2))
     assert ['large', 'CAR > 0.6', '0', '-', '-', '-', '-'] in lines
-    assert ['q2', '0.1000 to 0.5000', '2', f'{image_scores(COUNTS)["mIoU"][1:3].mean():.2f}'] in [line[:4] for line in lines]
+    assert ['q2', '0.1000 to 0.5000', '2', f'{image_scores(COUNTS)["mIoU"][1:3].mean():.2f}'] in [
+        line[:4] for line in lines
+    ]
 
 
 def test_the_report_is_the_same_each_time():
@@ -173,6 +211,9 @@ def test_the_report_is_the_same_each_time():
 def test_a_csv_of_other_ranges_is_refused_unless_they_are_named(tmp_path):
     partition = CARPartition((0.3,), ('low', 'high'))
     _table(partition=partition).save(tmp_path / 'table.csv')
-    with pytest.raises(UserError, match=r"town, north/0\.png: its CAR 0\.0000 is called 'low', but lies in 'small' of small: CAR <= 0\.05"):
+    with pytest.raises(
+        UserError,
+        match=r"town, north/0\.png: its CAR 0\.0000 is called 'low', but lies in 'small' of small: CAR <= 0\.05",
+    ):
         load_table(tmp_path / 'table.csv')
     assert load_table(tmp_path / 'table.csv', partition).partition == partition

@@ -1,9 +1,10 @@
-"""BAN with a ResNet beside the foundation model and BIT's decoder, which no golden figures cover."""
+"""BAN with a ResNet beside the foundation model and BIT's decoder, which no golden figures
+cover."""
 
 import pytest
 import torch
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.decode_heads import BAN_BITHead, BITHead
 from mtkd_cd.models.decode_heads.ban import build_side_adapter_network
 
@@ -13,7 +14,14 @@ _CE = dict(type='CrossEntropyLoss')
 
 def _resnet(**changes) -> dict:
     return dict(
-        type='mmseg.ResNetV1c', depth=18, base_channels=8, num_stages=3, strides=(1, 2, 1), dilations=(1, 1, 1), out_indices=(2,), **changes
+        type='mmseg.ResNetV1c',
+        depth=18,
+        base_channels=8,
+        num_stages=3,
+        strides=(1, 2, 1),
+        dilations=(1, 1, 1),
+        out_indices=(2,),
+        **changes,
     )
 
 
@@ -37,16 +45,27 @@ def test_stages_between_the_bridges_are_the_resnets():
 
 
 def test_bridges_of_a_resnet_have_the_width_of_its_stages_and_one_two_and_four_heads():
-    branch = build_side_adapter_network(_resnet(), clip_channels=[16, 24, 32], fusion_index=[0, 1, 2])
+    branch = build_side_adapter_network(
+        _resnet(), clip_channels=[16, 24, 32], fusion_index=[0, 1, 2]
+    )
     assert [bridge.attn.attn.num_heads for bridge in branch.clip_attns] == [1, 2, 4]
     assert [bridge.attn.attn.embed_dim for bridge in branch.clip_attns] == [8, 16, 32]
-    assert [tuple(project[1].conv.weight.shape[:2]) for project in branch.conv_clips] == [(8, 16), (16, 24), (32, 32)]
+    assert [tuple(project[1].conv.weight.shape[:2]) for project in branch.conv_clips] == [
+        (8, 16),
+        (16, 24),
+        (32, 32),
+    ]
 
 
 @pytest.mark.parametrize(
     ('side', 'found'),
-    [(dict(type='mmseg.ResNetV1c', depth=50), 'mmseg.ResNetV1c of depth 50'), (dict(type='FC_EF', in_channels=6), 'FC_EF')],
+    [
+        (dict(type='mmseg.ResNetV1c', depth=50), 'mmseg.ResNetV1c of depth 50'),
+        (dict(type='FC_EF', in_channels=6), 'FC_EF'),
+    ],
 )
 def test_other_side_encoders_are_refused(side, found):
-    with pytest.raises(UserError, match=rf'MixVisionTransformer or a ResNet of depth 18 or 34, found {found}'):
+    with pytest.raises(
+        UserError, match=rf'MixVisionTransformer or a ResNet of depth 18 or 34, found {found}'
+    ):
         build_side_adapter_network(side)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.decode_heads import BITHead
 
 pytestmark = pytest.mark.filterwarnings('ignore:For binary segmentation:UserWarning')
@@ -11,7 +11,9 @@ pytestmark = pytest.mark.filterwarnings('ignore:For binary segmentation:UserWarn
 
 def _head(**kwargs) -> BITHead:
     torch.manual_seed(0)
-    head = BITHead(in_channels=6, channels=8, embed_dims=16, dec_depth=2, num_heads=4, num_classes=2, **kwargs)
+    head = BITHead(
+        in_channels=6, channels=8, embed_dims=16, dec_depth=2, num_heads=4, num_classes=2, **kwargs
+    )
     torch.nn.init.normal_(head.conv_seg.weight)
     return head.eval()
 
@@ -31,7 +33,9 @@ def test_equal_dates_give_the_bias_alone():
     torch.testing.assert_close(change_map, head.conv_seg.bias[:, None, None].expand_as(change_map))
 
 
-@pytest.mark.parametrize(('pool_mode', 'expected'), [('max', [6.0, 8, 14, 16]), ('avg', [3.5, 5.5, 11.5, 13.5])])
+@pytest.mark.parametrize(
+    ('pool_mode', 'expected'), [('max', [6.0, 8, 14, 16]), ('avg', [3.5, 5.5, 11.5, 13.5])]
+)
 def test_without_tokenizer_the_cells_of_a_grid_are_tokens_row_by_row(pool_mode, expected):
     head = _head(use_tokenizer=False, pool_mode=pool_mode)
     image = torch.arange(1.0, 17).view(1, 1, 4, 4).expand(1, 8, 4, 4)
@@ -56,7 +60,11 @@ def test_dropout_is_for_training():
 
 
 @pytest.mark.parametrize(
-    ('change', 'message'), [(dict(num_heads=5), 'divide embed_dims 64'), (dict(use_tokenizer=False, pool_mode='sum'), "'max' or 'avg'")]
+    ('change', 'message'),
+    [
+        (dict(num_heads=5), 'divide embed_dims 64'),
+        (dict(use_tokenizer=False, pool_mode='sum'), "'max' or 'avg'"),
+    ],
 )
 def test_settings_that_cannot_work_are_refused(change, message):
     with pytest.raises(UserError, match=message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.decode_heads import FarSegHead
 from mtkd_cd.models.losses import DiceLoss
 from mtkd_cd.registry import MODELS
@@ -26,7 +26,9 @@ def farseg(build_model, seed_weights):
 
 def test_scene_relation_of_farseg_gives_open_cds_numbers(farseg, make_pairs):
     decoded = []
-    farseg.decode_head.seg_head._decoder.register_forward_hook(lambda module, inputs, output: decoded.append(output))
+    farseg.decode_head.seg_head._decoder.register_forward_hook(
+        lambda module, inputs, output: decoded.append(output)
+    )
     pairs, samples = make_pairs(2, 128)
     with torch.no_grad():
         change_maps = farseg(pairs, mode='tensor')
@@ -56,8 +58,11 @@ def test_relation_weighs_the_pixels_as_in_open_cd(farseg, make_pairs):
     weights = []
 
     def record(module, inputs, outputs):
-        reencoded = [reencode(level) for reencode, level in zip(relation.feature_reencoders, inputs[1])]
-        # The reencoder ends in a ReLU: where it is positive, the quotient is the weight of the pixel.
+        reencoded = [
+            reencode(level) for reencode, level in zip(relation.feature_reencoders, inputs[1])
+        ]
+        # The reencoder ends in a ReLU: where it is positive, the quotient is the weight of the
+        # pixel.
         for output, plain in zip(outputs, reencoded):
             strongest = plain.max(dim=1, keepdim=True)
             weights.append(output.gather(1, strongest.indices) / strongest.values)
@@ -66,14 +71,21 @@ def test_relation_weighs_the_pixels_as_in_open_cd(farseg, make_pairs):
     with torch.no_grad():
         farseg(make_pairs(2, 128)[0], mode='tensor')
     means = [[float(half.mean()) for half in level.chunk(2)] for level in weights]
-    assert [date1 for date1, _ in means] == pytest.approx([0.11274, 0.39471, 0.58040, 0.44824], abs=1e-5)
-    assert [date2 for _, date2 in means] == pytest.approx([0.11262, 0.36014, 0.59879, 0.44035], abs=1e-5)
+    assert [date1 for date1, _ in means] == pytest.approx(
+        [0.11274, 0.39471, 0.58040, 0.44824], abs=1e-5
+    )
+    assert [date2 for _, date2 in means] == pytest.approx(
+        [0.11262, 0.36014, 0.59879, 0.44035], abs=1e-5
+    )
 
 
 def test_swapped_dates_swap_the_two_change_maps(farseg, make_pairs):
     pairs, _ = make_pairs(1, 64)
     with torch.no_grad():
-        forward, backward = farseg(pairs, mode='tensor'), farseg(torch.cat((pairs[:, 3:], pairs[:, :3]), dim=1), mode='tensor')
+        forward, backward = (
+            farseg(pairs, mode='tensor'),
+            farseg(torch.cat((pairs[:, 3:], pairs[:, :3]), dim=1), mode='tensor'),
+        )
     torch.testing.assert_close(forward[0], backward[1], atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(forward[1], backward[0], atol=1e-3, rtol=1e-4)
     assert not torch.allclose(forward[0], forward[1], atol=0.1)
@@ -83,19 +95,26 @@ def test_inference_modes_choose_the_direction(farseg):
     maps = torch.randn(2, 1, 1, 8, 8)
     for mode, expected in (('t1t2', maps[0]), ('t2t1', maps[1]), ('mean', maps.mean(0))):
         farseg.decode_head.inference_mode = mode
-        logits = farseg.decode_head.predict_by_feat(tuple(maps), [dict(img_shape=(8, 8), pad_shape=(8, 8))])
+        logits = farseg.decode_head.predict_by_feat(
+            tuple(maps), [dict(img_shape=(8, 8), pad_shape=(8, 8))]
+        )
         torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize('name', ['changestar_upernet_r18', 'changestar_farseg_r18'])
 def test_head_builds_and_initialises_from_a_config_that_it_leaves_alone(name, build_model):
-    head = Config.fromfile(Path(__file__).parents[2] / f'configs/_base_/models/{name}.py').model.decode_head
+    head = Config.fromfile(
+        Path(__file__).parents[2] / f'configs/_base_/models/{name}.py'
+    ).model.decode_head
     before = str(head)
     MODELS.build(head).init_weights()
     assert str(head) == before
 
 
-@pytest.mark.parametrize(('changes', 'message'), [(dict(channels=64), '96, found 64'), (dict(inference_mode='max'), "'mean', found 'max'")])
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [(dict(channels=64), '96, found 64'), (dict(inference_mode='max'), "'mean', found 'max'")],
+)
 def test_wrong_arguments_are_named(changes, message, build_model):
     with pytest.raises(UserError, match=message):
         build_model('changestar_upernet_r18', decode_head=changes)
@@ -107,7 +126,9 @@ def test_size_that_farseg_cannot_take_is_refused_with_what_works(farseg, make_pa
 
 
 def test_farseg_head_stands_alone():
-    head = FarSegHead(fsr_channels=4, in_channels=[6, 6, 5], in_index=[0, 1, 2], channels=8, num_classes=3).eval()
+    head = FarSegHead(
+        fsr_channels=4, in_channels=[6, 6, 5], in_index=[0, 1, 2], channels=8, num_classes=3
+    ).eval()
     levels = [torch.randn(1, 6, 8, 12), torch.randn(1, 6, 4, 6), torch.randn(1, 5, 1, 1)]
     assert head(levels).shape == (1, 3, 6, 10)
 

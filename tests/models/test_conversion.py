@@ -1,4 +1,5 @@
-"""Published weights in foreign layouts, written by the tests, against the networks that they must load into."""
+"""Published weights in foreign layouts, written by the tests, against the networks that they must
+load into."""
 
 import os
 import runpy
@@ -13,8 +14,8 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mtkd_cd.checkpoint import load_weights
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.checkpoint import load_weights
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation.metric import PerImageChangeMetric
 from mtkd_cd.models.conversion import convert_weights
 from mtkd_cd.registry import MODELS
@@ -24,7 +25,10 @@ _AUTHORS_CLASSIFIER = dict(classifier_channels=(16, 8), classifier_act=False)
 
 
 def _refilled(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key: torch.randn_like(value) if value.is_floating_point() else value + 5 for key, value in weights.items()}
+    return {
+        key: torch.randn_like(value) if value.is_floating_point() else value + 5
+        for key, value in weights.items()
+    }
 
 
 def _assert_equal(loaded: nn.Module, weights: dict[str, torch.Tensor]) -> None:
@@ -50,7 +54,10 @@ def test_authors_tinycd_loads_strictly(release, build_model, tmp_path):
 
 
 def test_authors_tinycd_is_refused_by_open_cds_classifier(build_model, tmp_path):
-    original = {k.removeprefix('backbone.'): v for k, v in build_model('tinycd', backbone=_AUTHORS_CLASSIFIER).state_dict().items()}
+    original = {
+        k.removeprefix('backbone.'): v
+        for k, v in build_model('tinycd', backbone=_AUTHORS_CLASSIFIER).state_dict().items()
+    }
     torch.save(original, tmp_path / 'model_weights.pth')
     convert_weights(tmp_path / 'model_weights.pth', tmp_path / 'tinycd.pth')
     with pytest.raises(UserError, match=r'another model.*_classify\._linears\.2'):
@@ -58,9 +65,29 @@ def test_authors_tinycd_is_refused_by_open_cds_classifier(build_model, tmp_path)
 
 
 def _clip_encoder(**changes) -> nn.Module:
-    settings = dict(img_size=(28, 28), patch_size=14, patch_pad=0, embed_dims=16, num_layers=2, num_heads=2, out_indices=(0, 1))
-    settings.update(patch_bias=False, pre_norm=True, output_cls_token=True, norm_cfg=dict(type='LN', eps=1e-5), frozen_exclude=[])
-    return MODELS.build(dict(type='mtkd_cd.VisionTransformer', act_cfg=dict(type='mmseg.QuickGELU'), **settings | changes))
+    settings = dict(
+        img_size=(28, 28),
+        patch_size=14,
+        patch_pad=0,
+        embed_dims=16,
+        num_layers=2,
+        num_heads=2,
+        out_indices=(0, 1),
+    )
+    settings.update(
+        patch_bias=False,
+        pre_norm=True,
+        output_cls_token=True,
+        norm_cfg=dict(type='LN', eps=1e-5),
+        frozen_exclude=[],
+    )
+    return MODELS.build(
+        dict(
+            type='mtkd_cd.VisionTransformer',
+            act_cfg=dict(type='mmseg.QuickGELU'),
+            **settings | changes,
+        )
+    )
 
 
 def _in_openais_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -92,11 +119,16 @@ def _in_openais_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 def test_openais_clip_loads_strictly_in_single_precision(tmp_path):
     encoder = _clip_encoder()
     weights = {key: value.half().float() for key, value in _refilled(encoder.state_dict()).items()}
-    torch.save({key: value.half() for key, value in _in_openais_names(weights).items()}, tmp_path / 'ViT.pt')
+    torch.save(
+        {key: value.half() for key, value in _in_openais_names(weights).items()},
+        tmp_path / 'ViT.pt',
+    )
     assert convert_weights(tmp_path / 'ViT.pt', tmp_path / 'clip.pth') == 'clip'
     converted = torch.load(tmp_path / 'clip.pth', weights_only=True)
     assert {value.dtype for value in converted.values()} == {torch.float32}
-    encoder.load_state_dict({key.removeprefix('image_encoder.'): value for key, value in converted.items()}, strict=True)
+    encoder.load_state_dict(
+        {key.removeprefix('image_encoder.'): value for key, value in converted.items()}, strict=True
+    )
     _assert_equal(encoder, weights)
 
 
@@ -104,13 +136,21 @@ def test_converted_clip_initialises_an_encoder_of_fewer_layers(tmp_path):
     weights = _refilled(_clip_encoder().state_dict())
     torch.save(_in_openais_names(weights), tmp_path / 'ViT.pt')
     convert_weights(tmp_path / 'ViT.pt', tmp_path / 'clip.pth')
-    shallow = _clip_encoder(num_layers=1, out_indices=(0,), init_cfg=dict(type='Pretrained_Part', checkpoint=str(tmp_path / 'clip.pth')))
+    shallow = _clip_encoder(
+        num_layers=1,
+        out_indices=(0,),
+        init_cfg=dict(type='Pretrained_Part', checkpoint=str(tmp_path / 'clip.pth')),
+    )
     shallow.init_weights()
-    _assert_equal(shallow, {key: value for key, value in weights.items() if not key.startswith('layers.1.')})
+    _assert_equal(
+        shallow, {key: value for key, value in weights.items() if not key.startswith('layers.1.')}
+    )
 
 
 def _sam_encoder(**changes) -> nn.Module:
-    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32, global_attn_indexes=(1,))
+    arch = dict(
+        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32, global_attn_indexes=(1,)
+    )
     settings = dict(arch=arch, img_size=64, patch_size=16, out_channels=8, window_size=3)
     return MODELS.build(dict(type='mtkd_cd.ViTSAM_Custom', **settings | changes))
 
@@ -147,7 +187,9 @@ def test_segment_anything_loads_strictly(tmp_path):
     torch.save(_in_segment_anythings_names(weights), tmp_path / 'sam_vit.pth')
     assert convert_weights(tmp_path / 'sam_vit.pth', tmp_path / 'sam.pth') == 'sam'
     converted = torch.load(tmp_path / 'sam.pth', weights_only=True)['state_dict']
-    encoder.load_state_dict({key.removeprefix('backbone.'): value for key, value in converted.items()}, strict=True)
+    encoder.load_state_dict(
+        {key.removeprefix('backbone.'): value for key, value in converted.items()}, strict=True
+    )
     _assert_equal(encoder, weights)
 
 
@@ -155,11 +197,27 @@ def test_converted_sam_initialises_ttps_tuned_backbone(tmp_path):
     weights = _refilled(_sam_encoder().state_dict())
     torch.save(_in_segment_anythings_names(weights), tmp_path / 'sam_vit.pth')
     convert_weights(tmp_path / 'sam_vit.pth', tmp_path / 'sam.pth')
-    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32, global_attn_indexes=(1,))
+    arch = dict(
+        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32, global_attn_indexes=(1,)
+    )
     layers = dict(type='TimeFusionTransformerEncoderLayer')
-    encoder_cfg = dict(type='ViTSAM_Custom', arch=arch, img_size=64, out_channels=8, window_size=3, layer_cfgs=layers)
+    encoder_cfg = dict(
+        type='ViTSAM_Custom',
+        arch=arch,
+        img_size=64,
+        out_channels=8,
+        window_size=3,
+        layer_cfgs=layers,
+    )
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'sam.pth'))
-    turner = MODELS.build(dict(type='VisionTransformerTurner', encoder_cfg=encoder_cfg, peft_cfg=dict(r=2), init_cfg=init_cfg))
+    turner = MODELS.build(
+        dict(
+            type='VisionTransformerTurner',
+            encoder_cfg=encoder_cfg,
+            peft_cfg=dict(r=2),
+            init_cfg=init_cfg,
+        )
+    )
     turner.init_weights()
     renamed = {key.replace('.qkv.', '.qkv.base_layer.'): value for key, value in weights.items()}
     _assert_equal(turner.encoder, renamed)
@@ -168,7 +226,9 @@ def test_converted_sam_initialises_ttps_tuned_backbone(tmp_path):
 @pytest.mark.parametrize('layout', [None, 'clip'])
 def test_file_of_no_known_layout_is_refused_and_nothing_is_written(layout, build_model, tmp_path):
     torch.save(build_model('fc_ef').state_dict(), tmp_path / 'fc_ef.pth')
-    with pytest.raises(UserError, match=r'fc_ef\.pth cannot be converted: its tensors are backbone\..*clip: OpenAI'):
+    with pytest.raises(
+        UserError, match=r'fc_ef\.pth cannot be converted: its tensors are backbone\..*clip: OpenAI'
+    ):
         convert_weights(tmp_path / 'fc_ef.pth', tmp_path / 'out.pth', layout)
     assert [path.name for path in tmp_path.iterdir()] == ['fc_ef.pth']
 
@@ -199,11 +259,16 @@ def test_file_with_code_is_refused(tmp_path):
 
 
 def test_tool_converts_and_prints_how_to_use_the_file(build_model, tmp_path, capsys):
-    original = {k.removeprefix('backbone.'): v for k, v in build_model('tinycd', backbone=_AUTHORS_CLASSIFIER).state_dict().items()}
+    original = {
+        k.removeprefix('backbone.'): v
+        for k, v in build_model('tinycd', backbone=_AUTHORS_CLASSIFIER).state_dict().items()
+    }
     torch.save(original, tmp_path / 'model_weights.pth')
     main = runpy.run_path(str(_TOOL))['main']
     main([str(tmp_path / 'model_weights.pth'), str(tmp_path / 'tinycd.pth')])
-    assert f'tools/test.py configs/origin/tinycd.py {tmp_path}/tinycd.pth' in capsys.readouterr().out
+    assert (
+        f'tools/test.py configs/origin/tinycd.py {tmp_path}/tinycd.pth' in capsys.readouterr().out
+    )
     with pytest.raises(UserError, match='cannot be converted'):  # the new file is in our layout
         main([str(tmp_path / 'tinycd.pth'), str(tmp_path / 'again.pth')])
 
@@ -225,25 +290,46 @@ def test_published_tinycd_gives_the_authors_logits(authors_tinycd, make_pairs):
     model, _ = authors_tinycd
     with torch.no_grad():
         logits = model(make_pairs(2, 128)[0], mode='tensor')
-    assert (float(logits.mean()), float(logits.std())) == pytest.approx((-15.126816, 3.562299), rel=1e-4)
-    assert [float(logits[0, 0, i, i]) for i in (0, 40, 100)] == pytest.approx([-5.338622, -17.046672, -11.655197], rel=1e-4)
+    assert (float(logits.mean()), float(logits.std())) == pytest.approx(
+        (-15.126816, 3.562299), rel=1e-4
+    )
+    assert [float(logits[0, 0, i, i]) for i in (0, 40, 100)] == pytest.approx(
+        [-5.338622, -17.046672, -11.655197], rel=1e-4
+    )
 
 
 @pytest.mark.realdata
 def test_published_tinycd_finds_the_buildings_of_levir_cd(authors_tinycd):
     model, folder = authors_tinycd
     mean, std = [123.675, 116.28, 103.53] * 2, [58.395, 57.12, 57.375] * 2
-    prepare = MODELS.build(dict(type='DualInputSegDataPreProcessor', mean=mean, std=std, bgr_to_rgb=True, test_cfg=dict(size_divisor=32)))
+    prepare = MODELS.build(
+        dict(
+            type='DualInputSegDataPreProcessor',
+            mean=mean,
+            std=std,
+            bgr_to_rgb=True,
+            test_cfg=dict(size_divisor=32),
+        )
+    )
     metric = PerImageChangeMetric()
     root = folder / 'levir_samples'
     files = sorted(path.name for path in (root / 'A').iterdir())
     for file in files:
-        dates = [torch.from_numpy(cv2.imread(str(root / date / file))).permute(2, 0, 1) for date in 'AB']
-        label = torch.from_numpy(cv2.imread(str(root / 'label' / file), cv2.IMREAD_GRAYSCALE) >= 128).long()
-        sample = SegDataSample(gt_sem_seg=PixelData(data=label[None]), metainfo=dict(ori_shape=(256, 256), img_shape=(256, 256)))
+        dates = [
+            torch.from_numpy(cv2.imread(str(root / date / file))).permute(2, 0, 1) for date in 'AB'
+        ]
+        label = torch.from_numpy(
+            cv2.imread(str(root / 'label' / file), cv2.IMREAD_GRAYSCALE) >= 128
+        ).long()
+        sample = SegDataSample(
+            gt_sem_seg=PixelData(data=label[None]),
+            metainfo=dict(ori_shape=(256, 256), img_shape=(256, 256)),
+        )
         data = prepare(dict(inputs=[torch.cat(dates)], data_samples=[sample]), False)
         with torch.no_grad():
-            metric.process(None, [prediction.to_dict() for prediction in model(**data, mode='predict')])
+            metric.process(
+                None, [prediction.to_dict() for prediction in model(**data, mode='predict')]
+            )
     with DefaultScope.overwrite_default_scope('mtkd_cd'):
         scores = metric.evaluate(len(files))
     assert len(files) == 11

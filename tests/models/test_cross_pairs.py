@@ -6,7 +6,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mtkd_cd.checkpoint import load_weights, save_checkpoint
+from mtkd_cd.core.checkpoint import load_weights, save_checkpoint
 from mtkd_cd.registry import MODELS
 
 _CARS = dict(small=0.03, medium=0.1, large=0.5)
@@ -20,9 +20,14 @@ def _batch(size: int = 64) -> dict:
         label = torch.zeros(1, size, size, dtype=torch.int64)
         label[:, : round(car * size)] = 1
         label[:, -4:] = 255
-        sample = SegDataSample(metainfo=dict(car=car, img_shape=(size, size), ori_shape=(size, size)))
+        sample = SegDataSample(
+            metainfo=dict(car=car, img_shape=(size, size), ori_shape=(size, size))
+        )
         samples.append(sample.set_data(dict(gt_sem_seg=PixelData(data=label))) or sample)
-    return dict(inputs=[torch.randint(0, 256, (6, size, size), dtype=torch.uint8) for _ in samples], data_samples=samples)
+    return dict(
+        inputs=[torch.randint(0, 256, (6, size, size), dtype=torch.uint8) for _ in samples],
+        data_samples=samples,
+    )
 
 
 @pytest.mark.slow
@@ -36,7 +41,9 @@ def _batch(size: int = 64) -> dict:
         ('changestar_farseg_r18', 'bit_r18'),
     ],
 )
-def test_student_comes_closer_to_teachers_of_another_architecture(teacher, student, model_config, tmp_path):
+def test_student_comes_closer_to_teachers_of_another_architecture(
+    teacher, student, model_config, tmp_path
+):
     checkpoints = {name: str(tmp_path / f'{name}.pth') for name in ('student', *_CARS)}
     preprocessor = dict(type='DualInputSegDataPreProcessor', mean=[127.5] * 6, std=[60.0] * 6)
     student_config = model_config(student, data_preprocessor=preprocessor)
@@ -54,7 +61,10 @@ def test_student_comes_closer_to_teachers_of_another_architecture(teacher, stude
         )
     )
     distiller.init_weights()
-    weights = {name: {key: value.clone() for key, value in model.state_dict().items()} for name, model in distiller.teachers.items()}
+    weights = {
+        name: {key: value.clone() for key, value in model.state_dict().items()}
+        for name, model in distiller.teachers.items()
+    }
     optimizer = OptimWrapper(torch.optim.AdamW(distiller.parameters(), lr=3e-3))
     batch = _batch()
     losses = [distiller.train().train_step(batch, optimizer) for _ in range(_STEPS)]
@@ -62,7 +72,9 @@ def test_student_comes_closer_to_teachers_of_another_architecture(teacher, stude
     assert all(entries['loss'].isfinite() for entries in losses)
     assert 0 < losses[-1]['loss_distill'] < 0.9 * losses[0]['loss_distill']
     for name, model in distiller.teachers.items():
-        assert all(torch.equal(value, weights[name][key]) for key, value in model.state_dict().items())
+        assert all(
+            torch.equal(value, weights[name][key]) for key, value in model.state_dict().items()
+        )
         assert all(parameter.grad is None for parameter in model.parameters())
 
     save_checkpoint(dict(state_dict=distiller.state_dict()), tmp_path / 'best.pth')
@@ -70,4 +82,6 @@ def test_student_comes_closer_to_teachers_of_another_architecture(teacher, stude
     load_weights(alone, tmp_path / 'best.pth')
     inputs = torch.randn(1, 6, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(alone(inputs, mode='tensor'), distiller.eval()(inputs, mode='tensor'))
+        torch.testing.assert_close(
+            alone(inputs, mode='tensor'), distiller.eval()(inputs, mode='tensor')
+        )

@@ -7,21 +7,31 @@ from mmengine.structures import PixelData
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.data_preprocessor import DualInputSegDataPreProcessor
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-BENCHMARK = {'mean': MEAN * 2, 'std': STD * 2, 'bgr_to_rgb': True, 'size_divisor': 32, 'test_cfg': {'size_divisor': 32}}
+BENCHMARK = {
+    'mean': MEAN * 2,
+    'std': STD * 2,
+    'bgr_to_rgb': True,
+    'size_divisor': 32,
+    'test_cfg': {'size_divisor': 32},
+}
 
 
 def make_batch(*shapes, channels=6, dtype=torch.uint8, extra=()):
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randint(0, 256, (channels, *shape), generator=generator).to(dtype) for shape in shapes]
+    images = [
+        torch.randint(0, 256, (channels, *shape), generator=generator).to(dtype) for shape in shapes
+    ]
     samples = []
     for shape in shapes:
         sample = SegDataSample(metainfo={'img_shape': shape, 'car': 0.25})
         for name in ('gt_sem_seg', *extra):
-            sample.set_data({name: PixelData(data=torch.randint(0, 2, (1, *shape), generator=generator))})
+            sample.set_data(
+                {name: PixelData(data=torch.randint(0, 2, (1, *shape), generator=generator))}
+            )
         samples.append(sample)
     return {'inputs': images, 'data_samples': samples}
 
@@ -30,7 +40,9 @@ def expected_image(image, target):
     """Swap, normalise and pad one pair in NumPy, straight from the specification."""
     values = image.numpy().astype(np.float32)[[2, 1, 0, 5, 4, 3]]
     values = (values - np.float32(MEAN * 2)[:, None, None]) / np.float32(STD * 2)[:, None, None]
-    return np.pad(values, ((0, 0), (0, target[0] - values.shape[1]), (0, target[1] - values.shape[2])))
+    return np.pad(
+        values, ((0, 0), (0, target[0] - values.shape[1]), (0, target[1] - values.shape[2]))
+    )
 
 
 @pytest.mark.parametrize('training', [True, False])
@@ -40,23 +52,38 @@ def test_batch_is_swapped_normalised_and_padded(shapes, training):
     output = DualInputSegDataPreProcessor(**BENCHMARK)(batch, training)
     assert output['inputs'].dtype == torch.float32
     for found, image in zip(output['inputs'], batch['inputs']):
-        np.testing.assert_array_equal(found, expected_image(image, (64, 64) if shapes[0] == (40, 50) else (64, 32)))
+        np.testing.assert_array_equal(
+            found, expected_image(image, (64, 64) if shapes[0] == (40, 50) else (64, 32))
+        )
 
 
 @pytest.mark.parametrize('training', [True, False])
 def test_metainfo_tells_shapes_and_padding_in_plain_numbers(training):
-    (sample,) = DualInputSegDataPreProcessor(**BENCHMARK)(make_batch((40, 50)), training)['data_samples']
-    assert (sample.img_shape, sample.pad_shape, sample.padding_size) == ((40, 50), (64, 64), (0, 14, 0, 24))
+    (sample,) = DualInputSegDataPreProcessor(**BENCHMARK)(make_batch((40, 50)), training)[
+        'data_samples'
+    ]
+    assert (sample.img_shape, sample.pad_shape, sample.padding_size) == (
+        (40, 50),
+        (64, 64),
+        (0, 14, 0, 24),
+    )
     assert type(sample.img_shape) is type(sample.pad_shape) is tuple
-    assert all(type(value) is int for value in (*sample.img_shape, *sample.pad_shape, *sample.padding_size))
+    assert all(
+        type(value) is int for value in (*sample.img_shape, *sample.pad_shape, *sample.padding_size)
+    )
     assert sample.car == 0.25
     assert 'img_padding_size' not in sample.metainfo
 
 
 def test_training_pads_images_of_several_sizes_and_their_labels():
-    batch = make_batch((40, 50), (70, 20), extra=['gt_edge_map', 'gt_sem_seg_from', 'gt_sem_seg_to'])
+    batch = make_batch(
+        (40, 50), (70, 20), extra=['gt_edge_map', 'gt_sem_seg_from', 'gt_sem_seg_to']
+    )
     images = [image.clone() for image in batch['inputs']]
-    labels = [{name: field.data.clone() for name, field in sample.items()} for sample in batch['data_samples']]
+    labels = [
+        {name: field.data.clone() for name, field in sample.items()}
+        for sample in batch['data_samples']
+    ]
     output = DualInputSegDataPreProcessor(**BENCHMARK)(batch, training=True)
     assert output['inputs'].shape == (2, 6, 96, 64)
     for index, (image, sample) in enumerate(zip(images, output['data_samples'])):
@@ -74,7 +101,10 @@ def test_training_pads_images_of_several_sizes_and_their_labels():
 
 def test_testing_leaves_the_label_and_pads_by_test_cfg_only():
     batch = make_batch((40, 50), (40, 50))
-    assert DualInputSegDataPreProcessor(**BENCHMARK)(batch)['data_samples'][0].gt_sem_seg.shape == (40, 50)
+    assert DualInputSegDataPreProcessor(**BENCHMARK)(batch)['data_samples'][0].gt_sem_seg.shape == (
+        40,
+        50,
+    )
     output = DualInputSegDataPreProcessor(size_divisor=32, test_cfg={'size': (48, 60)})(batch)
     assert output['inputs'].shape == (2, 6, 48, 60)
     output = DualInputSegDataPreProcessor(size_divisor=32)(batch)
@@ -85,14 +115,20 @@ def test_testing_leaves_the_label_and_pads_by_test_cfg_only():
 @pytest.mark.parametrize('training', [True, False])
 def test_samples_may_be_missing(training):
     inputs = make_batch((40, 50))['inputs']
-    for data in ({'inputs': inputs}, {'inputs': inputs, 'data_samples': None}, {'inputs': torch.stack(inputs)}):
+    for data in (
+        {'inputs': inputs},
+        {'inputs': inputs, 'data_samples': None},
+        {'inputs': torch.stack(inputs)},
+    ):
         output = DualInputSegDataPreProcessor(**BENCHMARK)(data, training)
         assert output['inputs'].shape == (1, 6, 64, 64)
         assert output['data_samples'] is None
 
 
 def test_fixed_size_pads_smaller_images_with_the_given_values():
-    output = DualInputSegDataPreProcessor(size=(40, 60), pad_val=5, seg_pad_val=7)(make_batch((30, 50)), training=True)
+    output = DualInputSegDataPreProcessor(size=(40, 60), pad_val=5, seg_pad_val=7)(
+        make_batch((30, 50)), training=True
+    )
     assert (output['inputs'][0, :, 30:] == 5).all()
     assert (output['inputs'][0, :, :, 50:] == 5).all()
     assert (output['data_samples'][0].gt_sem_seg.data[0, 30:] == 7).all()
@@ -120,7 +156,10 @@ def test_numbers_equal_mmseg_on_one_date():
     ours = DualInputSegDataPreProcessor(**BENCHMARK)
     theirs = SegDataPreProcessor(**{**BENCHMARK, 'mean': MEAN, 'std': STD})
     batch = make_batch((40, 50), (70, 20))
-    date_b = {'inputs': [image[3:] for image in batch['inputs']], 'data_samples': make_batch((40, 50), (70, 20))['data_samples']}
+    date_b = {
+        'inputs': [image[3:] for image in batch['inputs']],
+        'data_samples': make_batch((40, 50), (70, 20))['data_samples'],
+    }
     expected = theirs(date_b, training=True)
     found = ours(batch, training=True)
     assert torch.equal(found['inputs'][:, 3:], expected['inputs'])
@@ -130,7 +169,9 @@ def test_numbers_equal_mmseg_on_one_date():
 
 
 def test_batch_augments_come_last_in_training_only():
-    preprocessor = DualInputSegDataPreProcessor(size_divisor=32, batch_augments=lambda inputs, samples: (inputs + 1000, samples[:1]))
+    preprocessor = DualInputSegDataPreProcessor(
+        size_divisor=32, batch_augments=lambda inputs, samples: (inputs + 1000, samples[:1])
+    )
     batch = make_batch((40, 50), (40, 50))
     output = preprocessor(batch, training=True)
     assert output['inputs'].min() >= 1000

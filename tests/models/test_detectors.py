@@ -9,7 +9,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.layers import on_both_dates
 from mtkd_cd.registry import MODELS
 
@@ -55,16 +55,22 @@ def test_one_window_that_covers_the_image_equals_whole_inference(build_model):
 
 
 def test_sliding_windows_are_averaged_and_shifted_back_inside(build_model):
-    model = build_model('changer_mitb0', test_cfg=dict(mode='slide', crop_size=(64, 32), stride=(40, 24))).eval()
+    model = build_model(
+        'changer_mitb0', test_cfg=dict(mode='slide', crop_size=(64, 32), stride=(40, 24))
+    ).eval()
     inputs = torch.randn(2, 6, 100, 80)
     total, hits = torch.zeros(2, 2, 100, 80), torch.zeros(1, 1, 100, 80)
     with torch.no_grad():
         for top in (0, 36):
             for left in (0, 24, 48):
                 window = inputs[:, :, top : top + 64, left : left + 32]
-                total[:, :, top : top + 64, left : left + 32] += model.encode_decode(window, [{}, {}])
+                total[:, :, top : top + 64, left : left + 32] += model.encode_decode(
+                    window, [{}, {}]
+                )
                 hits[:, :, top : top + 64, left : left + 32] += 1
-        torch.testing.assert_close(model.inference(inputs, [{}, {}]), total / hits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            model.inference(inputs, [{}, {}]), total / hits, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_size_of_the_logits_does_not_hang_on_the_type_of_img_shape(build_model):
@@ -91,7 +97,9 @@ def test_padding_is_cut_off_and_the_rest_resized_to_the_original(key, build_mode
 @pytest.mark.parametrize(('direction', 'dim'), [('horizontal', -1), ('vertical', -2)])
 def test_flips_are_undone(direction, dim, build_model):
     logits = torch.randn(1, 2, 6, 9)
-    (result,) = build_model('fc_ef').postprocess_result(logits.clone(), [_sample((6, 9), flip=True, flip_direction=direction)])
+    (result,) = build_model('fc_ef').postprocess_result(
+        logits.clone(), [_sample((6, 9), flip=True, flip_direction=direction)]
+    )
     torch.testing.assert_close(result.seg_logits.data, logits[0].flip(dim))
 
 
@@ -128,22 +136,37 @@ def test_total_loss_is_the_sum_of_the_loss_entries_of_all_heads(build_model, mak
     )
     model = build_model('fc_ef', auxiliary_head=[auxiliary, auxiliary])
     losses = model(*make_pairs(2, 32), mode='loss')
-    assert set(losses) == {f'{head}.{entry}' for head in ('decode', 'aux_0', 'aux_1') for entry in ('loss_ce', 'acc_seg')}
+    assert set(losses) == {
+        f'{head}.{entry}'
+        for head in ('decode', 'aux_0', 'aux_1')
+        for entry in ('loss_ce', 'acc_seg')
+    }
     total, _ = model.parse_losses(losses)
-    assert total.item() == pytest.approx(sum(losses[f'{head}.loss_ce'].item() for head in ('decode', 'aux_0', 'aux_1')))
+    assert total.item() == pytest.approx(
+        sum(losses[f'{head}.loss_ce'].item() for head in ('decode', 'aux_0', 'aux_1'))
+    )
 
 
 @pytest.mark.parametrize('name', _MODELS)
-def test_training_on_one_batch_lowers_its_loss_and_moves_every_parameter(name, build_model, make_pairs):
+def test_training_on_one_batch_lowers_its_loss_and_moves_every_parameter(
+    name, build_model, make_pairs
+):
     model = build_model(name)
     model.init_weights()
     inputs, samples = make_pairs(2, 32)
     before = {key: value.clone() for key, value in model.named_parameters()}
     optimizer = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=2e-3))
-    losses = [model.train_step(dict(inputs=inputs, data_samples=samples), optimizer)['loss'].item() for _ in range(12)]
+    losses = [
+        model.train_step(dict(inputs=inputs, data_samples=samples), optimizer)['loss'].item()
+        for _ in range(12)
+    ]
     assert losses[-1] < 0.8 * losses[0]
     # A bias that batch or instance norm follows has no gradient but noise.
-    assert [key for key, value in model.named_parameters() if key.endswith('weight') and torch.equal(value, before[key])] == []
+    assert [
+        key
+        for key, value in model.named_parameters()
+        if key.endswith('weight') and torch.equal(value, before[key])
+    ] == []
 
 
 def test_dates_keep_their_own_batch_statistics_in_training_and_share_a_batch_otherwise():
@@ -203,7 +226,11 @@ def test_config_in_open_cds_spelling_builds():
 @pytest.mark.parametrize(
     ('name', 'changes', 'words'),
     [
-        ('changeformer_mitb0', dict(neck=None), ['SiamEncoderDecoder', 'neck', 'FeatureFusionNeck']),
+        (
+            'changeformer_mitb0',
+            dict(neck=None),
+            ['SiamEncoderDecoder', 'neck', 'FeatureFusionNeck'],
+        ),
         ('changeformer_mitb0', dict(neck=dict(policy='mean')), ['policy', 'mean', 'abs_diff']),
         ('fc_ef', dict(test_cfg=dict(mode='tiles')), ['test_cfg.mode', 'tiles', 'slide']),
         ('fc_ef', dict(test_cfg=dict(mode='slide', crop_size=(32, 32))), ['stride', 'None']),
@@ -211,10 +238,17 @@ def test_config_in_open_cds_spelling_builds():
         ('fc_ef', dict(pretrained='weights.pth'), ['FC_EF', 'weights.pth']),
         (
             'changer_mitb0',
-            dict(pretrained='a.pth', backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='b.pth'))),
+            dict(
+                pretrained='a.pth',
+                backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='b.pth')),
+            ),
             ['a.pth', 'b.pth'],
         ),
-        ('changer_mitb0', dict(backbone=dict(interaction_cfg=(None, None))), ['interaction_cfg', '4', '2']),
+        (
+            'changer_mitb0',
+            dict(backbone=dict(interaction_cfg=(None, None))),
+            ['interaction_cfg', '4', '2'],
+        ),
     ],
 )
 def test_mistakes_in_the_config_are_named(name, changes, words, build_model):
@@ -229,7 +263,8 @@ def test_wrong_number_of_input_channels_is_named(build_model):
 
 
 def test_labels_of_a_batch_reach_the_loss_at_full_size(build_model, make_pairs):
-    """The loss is taken at the labels' size: a label that differs only between the head's pixels changes it."""
+    """The loss is taken at the labels' size: a label that differs only between the head's pixels
+    changes it."""
     model = build_model('changer_mitb0').eval()
     inputs, samples = make_pairs(1, 32)
     loss = model(inputs, samples, mode='loss')['decode.loss_ce'].item()

@@ -1,4 +1,5 @@
-"""What all benchmark models have in common; their own numbers and parts are tested in the files of their names.
+"""What all benchmark models have in common; their own numbers and parts are tested in the files of
+their names.
 
 The two models of hundreds of millions of parameters are built with few and narrow layers.
 """
@@ -12,12 +13,16 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from mtkd_cd.checkpoint import load_weights, save_checkpoint
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.checkpoint import load_weights, save_checkpoint
+from mtkd_cd.core.errors import UserError
 
-_NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / 'configs' / '_base_' / 'models').glob('*.py'))
+_NAMES = sorted(
+    path.stem for path in (Path(__file__).parents[2] / 'configs' / '_base_' / 'models').glob('*.py')
+)
 # Networks that take image sides in multiples of a number only.
-_DIVISORS = dict(cgnet_vgg16=16, changestar_farseg_r18=32, hanet=8, ifn_vgg16=16, snunet_c16=16, tinycd=8)
+_DIVISORS = dict(
+    cgnet_vgg16=16, changestar_farseg_r18=32, hanet=8, ifn_vgg16=16, snunet_c16=16, tinycd=8
+)
 # Networks that normalise means over the image (1 x 1 maps) over the batch.
 _NEED_TWO_PAIRS = {'changer_s50', 'changestar_upernet_r18', 'lightcdnet_s'}
 
@@ -57,12 +62,16 @@ def test_there_are_21():
 
 class TestEveryModel:
     @pytest.mark.parametrize('name', _models(*_LARGE))
-    def test_whole_inference_at_an_odd_size_or_an_error_that_names_the_divisor(self, name, build_model):
+    def test_whole_inference_at_an_odd_size_or_an_error_that_names_the_divisor(
+        self, name, build_model
+    ):
         model = build_model(name, shallow=True)
         height, width = 250, 190
         if name in _DIVISORS:
             divisor = _DIVISORS[name]
-            with pytest.raises(UserError, match=rf'multiples of {divisor}\b.*size_divisor={divisor}\b'):
+            with pytest.raises(
+                UserError, match=rf'multiples of {divisor}\b.*size_divisor={divisor}\b'
+            ):
                 _predicted(model, torch.randn(1, 6, height, width))
             height, width = (math.ceil(side / divisor) * divisor for side in (height, width))
         assert _predicted(model, torch.randn(1, 6, height, width)).shape == (1, height, width)
@@ -73,30 +82,42 @@ class TestEveryModel:
         try:
             assert _predicted(model, torch.randn(1, 6, 8, 8)).shape == (1, 8, 8)
         except UserError as error:
-            side = int(re.search(r'pad (?:them |the images )?to (?:multiples of )?(\d+)', str(error))[1])
+            side = int(
+                re.search(r'pad (?:them |the images )?to (?:multiples of )?(\d+)', str(error))[1]
+            )
             assert _predicted(model, torch.randn(1, 6, side, side)).shape == (1, side, side)
 
     @pytest.mark.parametrize('name', _models(*_LARGE))
     def test_sliding_inference_at_an_odd_size(self, name, build_model):
-        model = build_model(name, shallow=True, test_cfg=dict(mode='slide', crop_size=(128, 128), stride=(96, 96)))
+        model = build_model(
+            name, shallow=True, test_cfg=dict(mode='slide', crop_size=(128, 128), stride=(96, 96))
+        )
         prediction = _predicted(model, torch.randn(1, 6, 250, 190))
         assert prediction.shape == (1, 250, 190)
         assert set(prediction.unique().tolist()) <= {0, 1}
 
     @pytest.mark.parametrize('name', _models(*_LARGE))
-    def test_training_on_a_batch_of_one_or_an_error_that_asks_for_two(self, name, build_model, make_pairs):
+    def test_training_on_a_batch_of_one_or_an_error_that_asks_for_two(
+        self, name, build_model, make_pairs
+    ):
         model = build_model(name, shallow=True).train()
         batch = make_pairs(1, 128)
         if name in _NEED_TWO_PAIRS:
-            with pytest.raises(UserError, match=r'at least two pairs.*found 1 of 128 x 128.*batch_size=2'):
+            with pytest.raises(
+                UserError, match=r'at least two pairs.*found 1 of 128 x 128.*batch_size=2'
+            ):
                 _loss(model, *batch)
         else:
-            optimizer = OptimWrapper(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3))
+            optimizer = OptimWrapper(
+                torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+            )
             logged = model.train_step(dict(inputs=batch[0], data_samples=batch[1]), optimizer)
             assert logged['loss'].isfinite()
 
     @pytest.mark.parametrize('name', _models(*_LARGE))
-    def test_equal_dates_without_change_give_finite_losses_and_gradients(self, name, build_model, make_pairs):
+    def test_equal_dates_without_change_give_finite_losses_and_gradients(
+        self, name, build_model, make_pairs
+    ):
         model = build_model(name, shallow=True).train()
         inputs, samples = make_pairs(2, 64)
         for sample in samples:
@@ -124,7 +145,10 @@ class TestEveryModel:
 
     @pytest.mark.parametrize('name', _models())
     def test_weights_survive_a_file(self, name, build_model, tmp_path):
-        model, other = build_model(name, shallow=True).eval(), build_model(name, shallow=True).eval()
+        model, other = (
+            build_model(name, shallow=True).eval(),
+            build_model(name, shallow=True).eval(),
+        )
         inputs = torch.randn(1, 6, 64, 64)
         expected = _change_map(model, inputs)
         assert not torch.equal(_change_map(other, inputs), expected)

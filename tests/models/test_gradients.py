@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-_NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / 'data' / 'golden').glob('*.json'))
+_NAMES = sorted(
+    path.stem for path in (Path(__file__).parents[1] / 'data' / 'golden').glob('*.json')
+)
 
 
 @pytest.mark.parametrize('name', _NAMES)
@@ -18,4 +20,6 @@ def test_gradients_reach_every_trainable_parameter(name, build_model, seed_weigh
     assert not [key for key, grad in trainable.items() if grad is None]
     assert all(grad.isfinite().all() for grad in trainable.values())
     assert sum(bool(grad.any()) for grad in trainable.values()) > 0.95 * len(trainable)
-    assert not [key for key, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
+    assert not [
+        key for key, p in model.named_parameters() if not p.requires_grad and p.grad is not None
+    ]

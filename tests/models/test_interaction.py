@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.layers import Aggregation_distribution, ChannelExchange, SpatialExchange
 from mtkd_cd.registry import MODELS
 
@@ -14,7 +14,14 @@ def _maps() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ('p', 'swapped'), [(1 / 2, (0, 2, 4)), (1 / 3, (0, 3)), (0.3, (0, 3)), (0.7, (0, 1, 2, 3, 4)), (1, (0, 1, 2, 3, 4))]
+    ('p', 'swapped'),
+    [
+        (1 / 2, (0, 2, 4)),
+        (1 / 3, (0, 3)),
+        (0.3, (0, 3)),
+        (0.7, (0, 1, 2, 3, 4)),
+        (1, (0, 1, 2, 3, 4)),
+    ],
 )
 def test_channel_exchange_swaps_every_nth_channel(p, swapped):
     x1, x2 = _maps()
@@ -74,4 +81,6 @@ def test_share_outside_zero_and_one_is_refused(layer, p):
 
 def test_aggregation_distribution_has_two_paths():
     with pytest.raises(UserError, match='num_paths must be 2, for two dates, found 3'):
-        MODELS.build(dict(type='Aggregation_distribution', channels=16, num_paths=3, attn_channels=8))
+        MODELS.build(
+            dict(type='Aggregation_distribution', channels=16, num_paths=3, attn_channels=8)
+        )

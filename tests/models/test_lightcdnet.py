@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.backbones import LightCDNet
 from mtkd_cd.models.backbones.lightcdnet import ChannelNorm, CrissCrossAttention
 from mtkd_cd.models.necks import TinyFPN
 
 
-# Mean and standard deviation of the decode head's output in Open-CD, with the golden test's weights and inputs.
+# Mean and standard deviation of the decode head's output in Open-CD, with the golden test's weights
+# and inputs.
 @pytest.mark.parametrize(
     ('net_type', 'widths', 'parameters', 'mean', 'std'),
     [
@@ -18,8 +19,12 @@ from mtkd_cd.models.necks import TinyFPN
         ('large', [24, 176, 352, 704], 2821019, -1453.770142, 1010.295166),
     ],
 )
-def test_larger_networks_compute_what_open_cd_computes(net_type, widths, parameters, mean, std, build_model, seed_weights, make_pairs):
-    model = build_model('lightcdnet_s', backbone=dict(net_type=net_type), neck=dict(in_channels=widths)).eval()
+def test_larger_networks_compute_what_open_cd_computes(
+    net_type, widths, parameters, mean, std, build_model, seed_weights, make_pairs
+):
+    model = build_model(
+        'lightcdnet_s', backbone=dict(net_type=net_type), neck=dict(in_channels=widths)
+    ).eval()
     assert sum(p.numel() for p in model.parameters()) == parameters
     seed_weights(model)
     with torch.no_grad():
@@ -33,13 +38,17 @@ def test_pixel_attends_to_its_row_and_column_and_once_to_itself():
     layer = CrissCrossAttention(16)
     torch.nn.init.constant_(layer.gamma.scale, 0.7)
     x = torch.randn(1, 16, 3, 4)
-    query, key, value = (conv(x)[0] for conv in (layer.query_conv, layer.key_conv, layer.value_conv))
+    query, key, value = (
+        conv(x)[0] for conv in (layer.query_conv, layer.key_conv, layer.value_conv)
+    )
     expected = x[0].clone()
     for h in range(3):
         for w in range(4):
             seen = [(h, j) for j in range(4)] + [(i, w) for i in range(3) if i != h]
             weights = torch.stack([query[:, h, w] @ key[:, i, j] for i, j in seen]).softmax(0)
-            expected[:, h, w] += 0.7 * sum(weight * value[:, i, j] for weight, (i, j) in zip(weights, seen))
+            expected[:, h, w] += 0.7 * sum(
+                weight * value[:, i, j] for weight, (i, j) in zip(weights, seen)
+            )
     torch.testing.assert_close(layer(x)[0], expected)
 
 
@@ -49,13 +58,19 @@ def test_channel_norm_is_layer_norm_of_every_pixel():
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     x = torch.randn(2, 24, 3, 5)
-    expected = F.layer_norm(x.permute(0, 2, 3, 1), (24,), norm.weight, norm.bias, eps=1e-6).permute(0, 3, 1, 2)
+    expected = F.layer_norm(x.permute(0, 2, 3, 1), (24,), norm.weight, norm.bias, eps=1e-6).permute(
+        0, 3, 1, 2
+    )
     torch.testing.assert_close(norm(x), expected)
 
 
 def test_layers_behind_the_last_tap_change_nothing_and_do_not_train():
     model = LightCDNet([4, 8, 4])
-    trained = {int(name.split('.')[1]) for name, p in model.named_parameters() if p.requires_grad and name.startswith('stages.')}
+    trained = {
+        int(name.split('.')[1])
+        for name, p in model.named_parameters()
+        if p.requires_grad and name.startswith('stages.')
+    }
     assert trained == set(range(16))
     assert sum(p.numel() for p in model.parameters() if not p.requires_grad) == 86065
 
@@ -64,7 +79,12 @@ def test_taps_at_stage_ends_see_every_layer():
     torch.manual_seed(0)
     model = LightCDNet([2, 3, 1], taps_at_stage_ends=True)
     maps = model(*torch.randn(2, 2, 3, 50, 70))
-    assert [tuple(m.shape[1:]) for m in maps] == [(24, 25, 35), (48, 13, 18), (96, 7, 9), (192, 4, 5)]
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (24, 25, 35),
+        (48, 13, 18),
+        (96, 7, 9),
+        (192, 4, 5),
+    ]
     sum(m.square().mean() for m in maps).backward()
     assert all(p.grad is not None for p in model.parameters())
 
@@ -77,7 +97,9 @@ def test_settings_that_cannot_work_are_refused():
 
 
 def test_pyramid_passes_the_early_map_by():
-    early, *levels = [torch.randn(1, width, side, side) for width, side in ((5, 32), (4, 16), (6, 8))]
+    early, *levels = [
+        torch.randn(1, width, side, side) for width, side in ((5, 32), (4, 16), (6, 8))
+    ]
     neck = TinyFPN([4, 6], 8, 2, exist_early_x=True).eval()
     neck.init_weights()
     outs = neck([early, *levels])
@@ -100,7 +122,12 @@ def test_tiny_blocks_are_residual_and_have_the_keys_of_published_checkpoints():
     neck = TinyFPN([4], 8, 2, add_extra_convs='on_output').eval()
     assert {key for key in neck.state_dict() if key.endswith('weight')} == {
         'lateral_convs.0.conv.weight',
-        *(f'fpn_convs.{i}.conv.{j}.{part}.weight' for i in (0, 1) for j in (0, 2) for part in ('conv', 'bn')),
+        *(
+            f'fpn_convs.{i}.conv.{j}.{part}.weight'
+            for i in (0, 1)
+            for j in (0, 2)
+            for part in ('conv', 'bn')
+        ),
     }
     x = torch.randn(1, 4, 9, 9)
     first, extra = neck([x])

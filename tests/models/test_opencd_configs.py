@@ -1,7 +1,9 @@
-"""Model configs as Open-CD's users have them: they build here, with Open-CD's keys, shapes and counts, when the scope is set to ours.
+"""Model configs as Open-CD's users have them: they build here, with Open-CD's keys, shapes and
+counts, when the scope is set to ours.
 
-Written from the descriptions of Open-CD's configs: scoped type names, SyncBN, ``pretrained=None`` and placeholders, initialisation entries,
-arguments at their defaults. Counts of the variants are Open-CD's.
+Written from the descriptions of Open-CD's configs: scoped type names, SyncBN, ``pretrained=None``
+and placeholders, initialisation entries, arguments at their defaults. Counts of the variants are
+Open-CD's.
 """
 
 import copy
@@ -47,7 +49,13 @@ resnet18 = dict(
     style='pytorch',
     contract_dilation=True,
 )
-resnet18_of_bit = {**resnet18, 'num_stages': 3, 'out_indices': (2,), 'strides': (1, 2, 1), 'dilations': (1, 1, 1)}
+resnet18_of_bit = {
+    **resnet18,
+    'num_stages': 3,
+    'out_indices': (2,),
+    'strides': (1, 2, 1),
+    'dilations': (1, 1, 1),
+}
 mit_b0 = dict(
     type='mmseg.MixVisionTransformer',
     in_channels=3,
@@ -86,7 +94,10 @@ def detector(type_, backbone, decode_head, test_cfg=whole, **parts):
     )
 
 
-siamese, dual_input = functools.partial(detector, 'SiamEncoderDecoder'), functools.partial(detector, 'DIEncoderDecoder')
+siamese, dual_input = (
+    functools.partial(detector, 'SiamEncoderDecoder'),
+    functools.partial(detector, 'DIEncoderDecoder'),
+)
 
 
 def generic_head(width):
@@ -118,7 +129,12 @@ def stanet(sa_mode='PAM', sa_ds=1):
         align_corners=False,
         loss_decode=dict(type='BCLLoss', margin=2.0, loss_weight=1.0, ignore_index=255),
     )
-    return siamese(resnet18, head, slide, neck=dict(type='FeatureFusionNeck', policy='concat', out_indices=(0, 1, 2, 3)))
+    return siamese(
+        resnet18,
+        head,
+        slide,
+        neck=dict(type='FeatureFusionNeck', policy='concat', out_indices=(0, 1, 2, 3)),
+    )
 
 
 def bit_head(type_='BITHead', **changes):
@@ -161,7 +177,9 @@ def segformer_head(in_channels, channels=256, **changes):
 
 def changeformer(embed_dims=32, num_layers=(2, 2, 2, 2)):
     backbone = {**mit_b0, 'embed_dims': embed_dims, 'num_layers': list(num_layers)}
-    return siamese(backbone, segformer_head([2 * embed_dims * heads for heads in (1, 2, 5, 8)]), neck=concat)
+    return siamese(
+        backbone, segformer_head([2 * embed_dims * heads for heads in (1, 2, 5, 8)]), neck=concat
+    )
 
 
 def changer(backbone, in_channels, channels=128):
@@ -176,12 +194,19 @@ def changer_mit(embed_dims):
 
 def changer_resnet(depth=18, type_='IA_ResNetV1c'):
     expansion = 1 if depth < 50 else 4
-    return changer({**resnet18, 'type': type_, 'depth': depth}, [width * expansion for width in (64, 128, 256, 512)])
+    return changer(
+        {**resnet18, 'type': type_, 'depth': depth},
+        [width * expansion for width in (64, 128, 256, 512)],
+    )
 
 
 def changer_resnest(depth, stem_channels):
     backbone = {**resnet18, 'type': 'IA_ResNeSt', 'depth': depth, 'stem_channels': stem_channels}
-    return changer({**backbone, 'radix': 2, 'reduction_factor': 4, 'avg_down_stride': True}, [256, 512, 1024, 2048], 256)
+    return changer(
+        {**backbone, 'radix': 2, 'reduction_factor': 4, 'avg_down_stride': True},
+        [256, 512, 1024, 2048],
+        256,
+    )
 
 
 def changestar(neck, seg_head_cfg, in_channels, loss_decode):
@@ -203,7 +228,13 @@ def changestar(neck, seg_head_cfg, in_channels, loss_decode):
 
 
 def changestar_farseg():
-    neck = dict(type='FarSegFPN', policy='concat', in_channels=[64, 128, 256, 512], out_channels=256, num_outs=4)
+    neck = dict(
+        type='FarSegFPN',
+        policy='concat',
+        in_channels=[64, 128, 256, 512],
+        out_channels=256,
+        num_outs=4,
+    )
     seg_head = dict(
         type='FarSegHead',
         in_channels=[256, 256, 256, 256, 512],
@@ -237,21 +268,46 @@ def changestar_upernet():
 
 
 def identity_head(type_='IdentityHead', **changes):
-    return {**dict(type=type_, in_channels=1, in_index=-1, num_classes=2, out_channels=1, loss_decode=sigmoid_ce), **changes}
+    return {
+        **dict(
+            type=type_,
+            in_channels=1,
+            in_index=-1,
+            num_classes=2,
+            out_channels=1,
+            loss_decode=sigmoid_ce,
+        ),
+        **changes,
+    }
 
 
 def ifn():
-    side_outputs = identity_head('DSIdentityHead', in_channels=[1, 1, 1, 1], in_index=[0, 1, 2, 3], input_transform='multiple_select')
+    side_outputs = identity_head(
+        'DSIdentityHead',
+        in_channels=[1, 1, 1, 1],
+        in_index=[0, 1, 2, 3],
+        input_transform='multiple_select',
+    )
     return dual_input(dict(type='IFN'), identity_head(), auxiliary_head=side_outputs)
 
 
 def cgnet():
-    return dual_input(dict(type='CGNet'), identity_head(threshold=0.5), slide, auxiliary_head=identity_head(in_index=0, threshold=0.5))
+    return dual_input(
+        dict(type='CGNet'),
+        identity_head(threshold=0.5),
+        slide,
+        auxiliary_head=identity_head(in_index=0, threshold=0.5),
+    )
 
 
 def tinycd():
     backbone = dict(
-        type='TinyCD', in_channels=3, bkbn_name='efficientnet_b4', pretrained=True, output_layer_bkbn='3', freeze_backbone=False
+        type='TinyCD',
+        in_channels=3,
+        bkbn_name='efficientnet_b4',
+        pretrained=True,
+        output_layer_bkbn='3',
+        freeze_backbone=False,
     )
     return dual_input(backbone, identity_head(threshold=0.5))
 
@@ -378,7 +434,14 @@ def ttp():
         layer_cfgs=dict(type='TimeFusionTransformerEncoderLayer'),
         init_cfg=dict(type='Pretrained', checkpoint='pretrain/sam.pth', prefix='backbone.'),
     )
-    peft_cfg = dict(peft_type='LORA', r=16, target_modules=['qkv'], lora_alpha=32, lora_dropout=0.01, bias='lora_only')
+    peft_cfg = dict(
+        peft_type='LORA',
+        r=16,
+        target_modules=['qkv'],
+        lora_alpha=32,
+        lora_dropout=0.01,
+        bias='lora_only',
+    )
     pyramid = dict(
         type='SimpleFPN',
         backbone_channel=512,
@@ -388,7 +451,9 @@ def ttp():
         norm_cfg=dict(type='mmpretrain.LN2d', requires_grad=True),
     )
     fusion = dict(type='FeatureFusionNeck', policy='concat', out_indices=(0,))
-    head = segformer_head([256] * 5, type='MLPSegHead', out_size=(128, 128), in_index=[0, 1, 2, 3, 4], dropout_ratio=0)
+    head = segformer_head(
+        [256] * 5, type='MLPSegHead', out_size=(128, 128), in_index=[0, 1, 2, 3, 4], dropout_ratio=0
+    )
     return detector(
         'TimeTravellingPixels',
         dict(type='VisionTransformerTurner', encoder_cfg=encoder_cfg, peft_cfg=peft_cfg),
@@ -400,12 +465,20 @@ def ttp():
 
 BENCHMARK = dict(
     fc_ef=dual_input(dict(type='FC_EF', in_channels=6, base_channel=16), generic_head(16)),
-    fc_siam_conc=dual_input(dict(type='FC_Siam_conc', in_channels=3, base_channel=16), generic_head(16)),
-    fc_siam_diff=dual_input(dict(type='FC_Siam_diff', in_channels=3, base_channel=16), generic_head(16)),
+    fc_siam_conc=dual_input(
+        dict(type='FC_Siam_conc', in_channels=3, base_channel=16), generic_head(16)
+    ),
+    fc_siam_diff=dual_input(
+        dict(type='FC_Siam_diff', in_channels=3, base_channel=16), generic_head(16)
+    ),
     stanet_r18=stanet('None'),
     ifn_vgg16=ifn(),
-    snunet_c16=dual_input(dict(type='SNUNet_ECAM', in_channels=3, base_channel=16), generic_head(64)),
-    bit_r18=siamese(resnet18_of_bit, bit_head(loss_decode=softmax_ce), neck={**concat, 'out_indices': (0,)}),
+    snunet_c16=dual_input(
+        dict(type='SNUNet_ECAM', in_channels=3, base_channel=16), generic_head(64)
+    ),
+    bit_r18=siamese(
+        resnet18_of_bit, bit_head(loss_decode=softmax_ce), neck={**concat, 'out_indices': (0,)}
+    ),
     changestar_farseg_r18=changestar_farseg(),
     changestar_upernet_r18=changestar_upernet(),
     changeformer_mitb0=changeformer(),
@@ -421,11 +494,16 @@ BENCHMARK = dict(
     ban_vitl14_mitb2=ban_mit(vit_l14, 64, (3, 4, 6, 3)),
     ttp_vitsam_l=ttp(),
 )
-# Other configs of the same families: parameters, and those that are trained, where Open-CD's numbers are known.
+# Other configs of the same families: parameters, and those that are trained, where Open-CD's
+# numbers are known.
 VARIANTS = dict(
     stanet_bam=(stanet('BAM'), 12_846_497, None),
     stanet_pam=(stanet('PAM', sa_ds=2), 13_355_872, None),
-    snunet_c32=(dual_input(dict(type='SNUNet_ECAM', in_channels=3, base_channel=32), generic_head(128)), None, None),
+    snunet_c32=(
+        dual_input(dict(type='SNUNet_ECAM', in_channels=3, base_channel=32), generic_head(128)),
+        None,
+        None,
+    ),
     changeformer_mitb2=(changeformer(64, (3, 4, 6, 3)), None, None),
     changer_r34=(changer_resnet(34), None, None),
     changer_r50=(changer_resnet(50, 'IA_ResNetV1d'), None, None),
@@ -453,7 +531,17 @@ VARIANTS = dict(
     ),
 )
 # What is small enough to train for a step; the others are the same code with more layers.
-SMALL = {name: VARIANTS[name][0] for name in ('stanet_bam', 'stanet_pam', 'snunet_c32', 'changer_r34', 'lightcdnet_b', 'lightcdnet_l')}
+SMALL = {
+    name: VARIANTS[name][0]
+    for name in (
+        'stanet_bam',
+        'stanet_pam',
+        'snunet_c32',
+        'changer_r34',
+        'lightcdnet_b',
+        'lightcdnet_l',
+    )
+}
 SMALL['ban_bit'] = ban_bit(foundation_encoder(64, 16, 96, 4, 3, (0, 1, 2)))
 
 
@@ -464,7 +552,9 @@ def build(model: dict) -> nn.Module:
 @pytest.fixture
 def build_without_memory(monkeypatch):
     """Build on the ``meta`` device."""
-    monkeypatch.setattr(torch, 'linspace', functools.partial(torch.linspace, device='cpu'))  # mmseg reads numbers from it
+    monkeypatch.setattr(
+        torch, 'linspace', functools.partial(torch.linspace, device='cpu')
+    )  # mmseg reads numbers from it
 
     def build_without_numbers(model: dict) -> nn.Module:
         with torch.device('meta'):
@@ -474,14 +564,18 @@ def build_without_memory(monkeypatch):
 
 
 def counts(model: nn.Module) -> tuple[int, int]:
-    return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return sum(p.numel() for p in model.parameters()), sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
 
 
 def test_all_of_the_benchmark_are_here():
     assert set(BENCHMARK) == {path.stem for path in _GOLDEN.glob('*.json')}
 
 
-@pytest.mark.filterwarnings('ignore:threshold is not defined:UserWarning')  # nor is it in Open-CD's config of IFN
+@pytest.mark.filterwarnings(
+    'ignore:threshold is not defined:UserWarning'
+)  # nor is it in Open-CD's config of IFN
 @pytest.mark.parametrize('name', sorted(BENCHMARK))
 def test_benchmark_model_has_open_cds_keys_and_shapes(name, build_without_memory):
     model = build_without_memory(BENCHMARK[name])
@@ -510,7 +604,9 @@ def test_variant_gives_a_change_map_and_trains(name, make_pairs):
     assert maps.isfinite().all()
     losses = model.train()(inputs, samples, mode='loss')
     model.parse_losses(losses)[0].backward()
-    assert all(p.grad.isfinite().all() for p in model.decode_head.parameters() if p.grad is not None)
+    assert all(
+        p.grad.isfinite().all() for p in model.decode_head.parameters() if p.grad is not None
+    )
 
 
 def test_synchronised_batch_norm_needs_no_process_group(make_pairs):

@@ -1,6 +1,7 @@
 """Backbones, neck and heads on their own."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,14 @@ import torch.nn.functional as F
 from mmseg.models.backbones import MixVisionTransformer as MMSegMixVisionTransformer
 from mmseg.structures.sampler import OHEMPixelSampler as MMSegOHEMPixelSampler
 
-from mtkd_cd.errors import UserError
-from mtkd_cd.models.backbones import FC_EF, FC_Siam_conc, FC_Siam_diff, IA_MixVisionTransformer, MixVisionTransformer
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.backbones import (
+    FC_EF,
+    FC_Siam_conc,
+    FC_Siam_diff,
+    IA_MixVisionTransformer,
+    MixVisionTransformer,
+)
 from mtkd_cd.models.decode_heads import DSIdentityHead, IdentityHead, OHEMPixelSampler
 from mtkd_cd.models.decode_heads.changer import FDAF, _warp
 from mtkd_cd.models.necks import FeatureFusionNeck
@@ -20,18 +27,26 @@ _TINY_MIT = dict(embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 2, 4])
 
 
 def test_fused_attention_gives_mmsegs_features():
-    ours, theirs = MixVisionTransformer(**_TINY_MIT).eval(), MMSegMixVisionTransformer(**_TINY_MIT).eval()
+    ours, theirs = (
+        MixVisionTransformer(**_TINY_MIT).eval(),
+        MMSegMixVisionTransformer(**_TINY_MIT).eval(),
+    )
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, 60, 92)
     weights = []
-    ours.layers[0][1][0].attn.attn.register_forward_hook(lambda module, args, out: weights.append(out[1]))
+    ours.layers[0][1][0].attn.attn.register_forward_hook(
+        lambda module, args, out: weights.append(out[1])
+    )
     for level, reference in zip(ours(images), theirs(images)):
         torch.testing.assert_close(level, reference, atol=1e-5, rtol=1e-4)
     assert weights == [None]
 
 
 def test_interacting_transformer_without_interaction_is_the_plain_one_on_either_date():
-    pair, plain = IA_MixVisionTransformer(**_TINY_MIT).eval(), MixVisionTransformer(**_TINY_MIT).eval()
+    pair, plain = (
+        IA_MixVisionTransformer(**_TINY_MIT).eval(),
+        MixVisionTransformer(**_TINY_MIT).eval(),
+    )
     plain.load_state_dict(pair.state_dict())
     date1, date2 = torch.randn(2, 2, 3, 64, 96)
     for level, one, two in zip(pair(date1, date2), plain(date1), plain(date2)):
@@ -40,7 +55,9 @@ def test_interacting_transformer_without_interaction_is_the_plain_one_on_either_
 
 def test_interaction_of_a_stage_feeds_the_next_one():
     exchange_all = dict(type='ChannelExchange', p=1)
-    model = IA_MixVisionTransformer(interaction_cfg=(exchange_all, None, None, None), **_TINY_MIT).eval()
+    model = IA_MixVisionTransformer(
+        interaction_cfg=(exchange_all, None, None, None), **_TINY_MIT
+    ).eval()
     plain = MixVisionTransformer(**_TINY_MIT).eval()
     plain.load_state_dict(model.state_dict())
     date1, date2 = torch.randn(2, 1, 3, 64, 64)
@@ -76,7 +93,13 @@ def test_fc_siam_diff_sees_no_skip_of_equal_dates():
 
 
 @pytest.mark.parametrize(
-    ('policy', 'expected'), [('concat', [[1.0, -2, 4, 5]]), ('sum', [[5.0, 3]]), ('diff', [[3.0, 7]]), ('abs_diff', [[3.0, 7]])]
+    ('policy', 'expected'),
+    [
+        ('concat', [[1.0, -2, 4, 5]]),
+        ('sum', [[5.0, 3]]),
+        ('diff', [[3.0, 7]]),
+        ('abs_diff', [[3.0, 7]]),
+    ],
 )
 def test_fusion_policies(policy, expected):
     x1, x2 = torch.tensor([[1.0, -2]]), torch.tensor([[4.0, 5]])
@@ -98,7 +121,9 @@ def test_warp_shifts_by_whole_pixels_on_non_square_maps(axis, name):
     x = torch.randn(1, 2, 5, 9)
     flow = torch.zeros(1, 2, 5, 9)
     size = (9, 5)[axis]
-    flow[:, axis] = 2 * size / (size - 1)  # one pixel: a flow of 1 is 1/size of the coordinate range -1..1, which has size - 1 steps
+    flow[:, axis] = (
+        2 * size / (size - 1)
+    )  # one pixel: a flow of 1 is 1/size of the coordinate range -1..1, which has size - 1 steps
     shifted = F.pad(x, (0, 1))[..., 1:] if axis == 0 else F.pad(x, (0, 0, 0, 1))[..., 1:, :]
     torch.testing.assert_close(_warp(x, flow), shifted, atol=1e-5, rtol=1e-5)
 
@@ -107,23 +132,37 @@ def test_fdaf_with_zero_flow_subtracts_the_dates():
     layer = FDAF(4)
     torch.nn.init.zeros_(layer.flow_make[3].weight)
     x1, x2 = torch.randn(2, 2, 4, 6, 10)
-    torch.testing.assert_close(layer(x1, x2), torch.cat((x1 - x2, x2 - x1), dim=1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        layer(x1, x2), torch.cat((x1 - x2, x2 - x1), dim=1), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_fdaf_keeps_pixel_positions_exact_in_half_precision():
     x = torch.randn(1, 1, 4, 512, dtype=torch.float16)
-    torch.testing.assert_close(_warp(x, torch.zeros(1, 2, 4, 512, dtype=torch.float16)), x, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        _warp(x, torch.zeros(1, 2, 4, 512, dtype=torch.float16)), x, atol=1e-3, rtol=1e-3
+    )
 
 
-@pytest.mark.parametrize(('thresh', 'min_kept'), [(0.7, 2), (0.7, 100), (0.7, 300), (0.7, 100000), (0.3, 100), (None, 100)])
+@pytest.mark.parametrize(
+    ('thresh', 'min_kept'),
+    [(0.7, 2), (0.7, 100), (0.7, 300), (0.7, 100000), (0.3, 100), (None, 100)],
+)
 def test_hard_pixels_are_mmsegs(thresh, min_kept):
     logits = 3 * torch.randn(2, 2, 20, 24)
     labels = torch.randint(0, 2, (2, 1, 20, 24))
     labels[:, :, -3:] = 255
-    loss = lambda logits, labels, **kwargs: F.cross_entropy(logits, labels, reduction='none', ignore_index=255)  # noqa: E731
+    loss = partial(F.cross_entropy, reduction='none', ignore_index=255)
     head = SimpleNamespace(ignore_index=255, loss_decode=loss)
-    weights = OHEMPixelSampler(context=head, thresh=thresh, min_kept=min_kept).sample(logits, labels)
-    assert torch.equal(weights, MMSegOHEMPixelSampler(context=head, thresh=thresh, min_kept=min_kept).sample(logits, labels))
+    weights = OHEMPixelSampler(context=head, thresh=thresh, min_kept=min_kept).sample(
+        logits, labels
+    )
+    assert torch.equal(
+        weights,
+        MMSegOHEMPixelSampler(context=head, thresh=thresh, min_kept=min_kept).sample(
+            logits, labels
+        ),
+    )
     assert 0 < weights.mean() < 1
 
 
@@ -134,7 +173,12 @@ def test_batch_without_valid_pixels_has_no_hard_ones():
 
 def test_identity_head_returns_the_selected_features_and_has_no_weights():
     head = IdentityHead(
-        in_channels=1, in_index=1, num_classes=2, out_channels=1, threshold=0.5, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True)
+        in_channels=1,
+        in_index=1,
+        num_classes=2,
+        out_channels=1,
+        threshold=0.5,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True),
     )
     head.init_weights()
     features = [torch.zeros(1, 1, 4, 4), torch.randn(1, 1, 4, 4)]
@@ -161,7 +205,10 @@ def test_deep_supervision_takes_the_loss_of_every_level_at_the_labels_size(make_
     for name, level in (('aux_0_loss_ce', levels[1]), ('aux_1_loss_ce', levels[0])):
         logits = F.interpolate(level, (32, 32), mode='bilinear')
         valid = label != 255
-        bce = F.binary_cross_entropy_with_logits(logits, (label == 1).float(), reduction='none') * valid
+        bce = (
+            F.binary_cross_entropy_with_logits(logits, (label == 1).float(), reduction='none')
+            * valid
+        )
         assert float(losses[name]) == pytest.approx(1.5 * float(bce.mean()), rel=1e-5)
 
 
@@ -171,7 +218,11 @@ def test_cross_entropy_divides_by_ignored_pixels_too_unless_told_not_to(channels
     label[:, 0] = 255
     logits = torch.zeros(1, channels, 8, 8)
     means = [
-        float(MODELS.build(dict(type='CrossEntropyLoss', use_sigmoid=channels == 1, avg_non_ignore=valid))(logits, label, ignore_index=255))
+        float(
+            MODELS.build(
+                dict(type='CrossEntropyLoss', use_sigmoid=channels == 1, avg_non_ignore=valid)
+            )(logits, label, ignore_index=255)
+        )
         for valid in (False, True)
     ]
     assert means == pytest.approx([math.log(2) * 56 / 64, math.log(2)])

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models import pretrained
 
 
@@ -61,11 +61,17 @@ def test_missing_file_is_downloaded_into_the_cache(cache, weights, served_url, b
     model = build_model('changeformer_mitb0', pretrained=served_url)
     model.init_weights()
     assert (cache / 'mit.pth').is_file()
-    assert torch.equal(model.backbone.state_dict()['layers.0.2.weight'], weights['layers.0.2.weight'])
-    assert torch.equal(model.backbone.layers[0][0].projection.weight, weights['layers.0.0.projection.weight'])
+    assert torch.equal(
+        model.backbone.state_dict()['layers.0.2.weight'], weights['layers.0.2.weight']
+    )
+    assert torch.equal(
+        model.backbone.layers[0][0].projection.weight, weights['layers.0.0.projection.weight']
+    )
 
 
-def test_without_network_the_error_says_where_to_put_the_file_and_how_to_do_without(cache, build_model):
+def test_without_network_the_error_says_where_to_put_the_file_and_how_to_do_without(
+    cache, build_model
+):
     url = 'http://127.0.0.1:9/mit_b0.pth'
     with pytest.raises(UserError) as error:
         build_model('changer_mitb0', pretrained=url).init_weights()
@@ -73,10 +79,14 @@ def test_without_network_the_error_says_where_to_put_the_file_and_how_to_do_with
         assert words in str(error.value)
 
 
-def test_file_with_another_digest_than_its_name_says_is_not_used(cache, served_url, tmp_path, build_model):
+def test_file_with_another_digest_than_its_name_says_is_not_used(
+    cache, served_url, tmp_path, build_model
+):
     (tmp_path / 'mit.pth').rename(tmp_path / 'mit-0123abcd.pth')
     with pytest.raises(UserError, match='hash'):
-        build_model('changer_mitb0', pretrained=served_url.replace('mit.pth', 'mit-0123abcd.pth')).init_weights()
+        build_model(
+            'changer_mitb0', pretrained=served_url.replace('mit.pth', 'mit-0123abcd.pth')
+        ).init_weights()
     assert not list(cache.glob('*.pth'))
 
 
@@ -85,14 +95,20 @@ def test_file_with_the_digest_that_its_name_says_is_used_and_the_log_says_that_i
 ):
     digest = hashlib.sha256((tmp_path / 'mit.pth').read_bytes()).hexdigest()[:8]
     (tmp_path / 'mit.pth').rename(tmp_path / f'mit-{digest}.pth')
-    model = build_model('changer_mitb0', pretrained=served_url.replace('mit.pth', f'mit-{digest}.pth'))
+    model = build_model(
+        'changer_mitb0', pretrained=served_url.replace('mit.pth', f'mit-{digest}.pth')
+    )
     model.init_weights()
-    assert torch.equal(model.backbone.layers[0][0].projection.weight, weights['layers.0.0.projection.weight'])
+    assert torch.equal(
+        model.backbone.layers[0][0].projection.weight, weights['layers.0.0.projection.weight']
+    )
     assert [path.name for path in cache.iterdir()] == [f'mit-{digest}.pth']
     assert f'checked against the {digest} in its name' in said[0]
 
 
-def test_download_of_a_file_without_a_digest_says_that_it_is_not_checked(cache, served_url, build_model, said):
+def test_download_of_a_file_without_a_digest_says_that_it_is_not_checked(
+    cache, served_url, build_model, said
+):
     build_model('changer_mitb0', pretrained=served_url).init_weights()
     assert 'not checked: its name holds no digest' in said[0]
 
@@ -103,7 +119,9 @@ def test_second_model_downloads_nothing(cache, served_url, build_model, monkeypa
     build_model('changeformer_mitb0', pretrained=served_url).init_weights()
 
 
-def test_mirror_is_asked_where_the_first_host_does_not_answer(cache, served_url, build_model, monkeypatch):
+def test_mirror_is_asked_where_the_first_host_does_not_answer(
+    cache, served_url, build_model, monkeypatch
+):
     host = served_url.removesuffix('mit.pth')
     monkeypatch.setattr(pretrained, '_MIRRORS', {'http://127.0.0.1:9/': host})
     build_model('changer_mitb0', pretrained='http://127.0.0.1:9/mit.pth').init_weights()
@@ -117,7 +135,9 @@ def test_name_of_mmengines_hub_is_its_file(cache, served_url, build_model, monke
 
 
 def test_unknown_name_of_mmengines_hub_is_answered_with_a_similar_one(build_model):
-    with pytest.raises(UserError, match=r'open-mmlab://resnet18v1c of model\.backbone.*resnet18_v1c'):
+    with pytest.raises(
+        UserError, match=r'open-mmlab://resnet18v1c of model\.backbone.*resnet18_v1c'
+    ):
         build_model('bit_r18', pretrained='open-mmlab://resnet18v1c').init_weights()
 
 

@@ -3,16 +3,26 @@
 import pytest
 import torch
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.backbones import TinyCD
 from mtkd_cd.models.backbones.tinycd import MBConv, UpMask
 
 
 def _trunk_file(model: TinyCD, path) -> dict[str, torch.Tensor]:
     """A checkpoint in torchvision's layout, with layers that TinyCD has no use for."""
-    names = [key.replace('_backbone.', 'features.', 1) for key in model.state_dict() if key.startswith('_backbone.')]
-    weights = {name: torch.rand_like(value.float()) for name, value in zip(names, model.state_dict().values())}
-    torch.save(weights | {'features.8.0.weight': torch.zeros(1), 'classifier.1.weight': torch.zeros(1)}, path)
+    names = [
+        key.replace('_backbone.', 'features.', 1)
+        for key in model.state_dict()
+        if key.startswith('_backbone.')
+    ]
+    weights = {
+        name: torch.rand_like(value.float())
+        for name, value in zip(names, model.state_dict().values())
+    }
+    torch.save(
+        weights | {'features.8.0.weight': torch.zeros(1), 'classifier.1.weight': torch.zeros(1)},
+        path,
+    )
     return weights
 
 
@@ -22,10 +32,14 @@ def test_trunk_takes_published_weights(tmp_path):
     weights = _trunk_file(model, tmp_path / 'b4.pth')
     fresh = model._up[0]._convolution[0].weight.clone()
     model.init_weights()
-    assert torch.equal(model._backbone[2][1].block[2].fc1.weight, weights['features.2.1.block.2.fc1.weight'])
+    assert torch.equal(
+        model._backbone[2][1].block[2].fc1.weight, weights['features.2.1.block.2.fc1.weight']
+    )
     for name, value in weights.items():
         if not name.endswith('num_batches_tracked'):
-            assert torch.equal(model.state_dict()[name.replace('features.', '_backbone.', 1)], value), name
+            assert torch.equal(
+                model.state_dict()[name.replace('features.', '_backbone.', 1)], value
+            ), name
     assert torch.equal(model._up[0]._convolution[0].weight, fresh)
 
 
@@ -34,11 +48,16 @@ def test_published_weights_of_another_network_are_refused(tmp_path):
     weights = _trunk_file(model, tmp_path / 'other.pth')
     weights['features.1.0.block.0.0.weight'] = torch.zeros(32, 1, 3, 3)
     torch.save(weights, tmp_path / 'other.pth')
-    with pytest.raises(UserError, match=r'other\.pth.*not those of TinyCD: 1 of 214.*features\.1\.0\.block\.0\.0\.weight.*efficientnet_b4'):
+    with pytest.raises(
+        UserError,
+        match=r'other\.pth.*not those of TinyCD: 1 of 214.*features\.1\.0\.block\.0\.0\.weight.*efficientnet_b4',
+    ):
         model.init_weights()
 
 
-def test_open_cds_config_without_network_says_how_to_do_without_weights(build_model, monkeypatch, tmp_path):
+def test_open_cds_config_without_network_says_how_to_do_without_weights(
+    build_model, monkeypatch, tmp_path
+):
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
     monkeypatch.setattr(TinyCD, 'weights_url', 'http://127.0.0.1:9/b4.pth')
     with pytest.raises(UserError, match=r'model\.backbone\.pretrained=False'):
@@ -47,7 +66,9 @@ def test_open_cds_config_without_network_says_how_to_do_without_weights(build_mo
 
 
 def test_blocks_are_dropped_more_often_the_deeper_they_are():
-    blocks = [module for module in TinyCD(3, pretrained=False).modules() if isinstance(module, MBConv)]
+    blocks = [
+        module for module in TinyCD(3, pretrained=False).modules() if isinstance(module, MBConv)
+    ]
     residual = [block.drop_path.drop_prob for block in blocks if block.residual]
     assert residual == pytest.approx([0.00625, 0.01875, 0.025, 0.03125, 0.04375, 0.05, 0.05625])
 
@@ -62,13 +83,19 @@ def test_dropped_block_passes_its_input_on_and_the_others_are_scaled_up():
     branch = (block(x) - x).detach()
     dropped = branch.flatten(1).abs().amax(1) == 0
     assert 4 < int(dropped.sum()) < 28
-    torch.testing.assert_close(branch[~dropped], 2 * (block.eval()(x) - x)[~dropped].detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        branch[~dropped], 2 * (block.eval()(x) - x)[~dropped].detach(), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_every_date_has_its_own_batch_statistics_in_training():
     model = TinyCD(3, pretrained=False).train()
     model(*torch.randn(2, 2, 3, 32, 32))
-    assert {int(value) for key, value in model.state_dict().items() if key.endswith('num_batches_tracked')} == {2}
+    assert {
+        int(value)
+        for key, value in model.state_dict().items()
+        if key.endswith('num_batches_tracked')
+    } == {2}
 
 
 def test_mask_weighs_the_enlarged_map():
@@ -77,11 +104,15 @@ def test_mask_weighs_the_enlarged_map():
     up._convolution = torch.nn.Identity()
     ramp = torch.tensor([0.0, 3.0]).expand(1, 2, 2, 2)
     mask = torch.rand(1, 1, 4, 4)
-    torch.testing.assert_close(up(ramp, mask), mask * torch.tensor([0.0, 1, 2, 3]).expand(1, 2, 4, 4))
+    torch.testing.assert_close(
+        up(ramp, mask), mask * torch.tensor([0.0, 1, 2, 3]).expand(1, 2, 4, 4)
+    )
 
 
 def test_authors_classifier_ends_in_a_bare_convolution():
-    layers = TinyCD(3, pretrained=False, classifier_channels=(16, 8), classifier_act=False)._classify.state_dict()
+    layers = TinyCD(
+        3, pretrained=False, classifier_channels=(16, 8), classifier_act=False
+    )._classify.state_dict()
     assert list(layers['_linears.1.0.weight'].shape) == [8, 16, 1, 1]
     assert '_linears.2.0.weight' in layers
     assert '_linears.2.1.weight' not in layers

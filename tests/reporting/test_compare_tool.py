@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtkd_cd.datasets.synthetic import make_dataset
+from mtkd_cd.cli.common import run_tool
+from mtkd_cd.data.synthetic import make_dataset
 from mtkd_cd.evaluation import ImageTable, confusion_counts, load_table
-from mtkd_cd.workflow.cli import run_tool
 
 MAIN = runpy.run_path(str(Path(__file__).parents[2] / 'tools/analysis/compare.py'))['main']
 SCREENS = {'phone': 390, 'desktop': 1280}
@@ -26,7 +26,8 @@ def compare(*argv: object) -> None:
 
 
 class Page(HTMLParser):
-    """What a page refers to, what it shows, and whether its elements are nested as they should be."""
+    """What a page refers to, what it shows, and whether its elements are nested as they should
+    be."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -38,7 +39,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
-        self.references += [attributes[name] for name in ('src', 'href', 'srcset', 'data', 'poster') if name in attributes]
+        self.references += [
+            attributes[name]
+            for name in ('src', 'href', 'srcset', 'data', 'poster')
+            if name in attributes
+        ]
         self.ids += [attributes['id']] if 'id' in attributes else []
         if tag == 'img':
             self.images.append(attributes)
@@ -61,7 +66,9 @@ def test_report_needs_nothing_but_itself(report):
     page = Page(html)
     assert page.open == []
     assert all(reference.startswith(('#', 'data:image/')) for reference in page.references)
-    assert {reference[1:] for reference in page.references if reference.startswith('#')} <= set(page.ids)
+    assert {reference[1:] for reference in page.references if reference.startswith('#')} <= set(
+        page.ids
+    )
     assert not re.search(r'<script|<link|@import|url\(', html)
     assert len(page.images) == len(list((report / 'figures').glob('*.svg')))
     assert all(image['alt'] for image in page.images)
@@ -103,13 +110,20 @@ def test_scores_in_the_csv_are_those_of_the_tables(report, runs_of_three_strateg
     with open(report / 'tables/scores.csv') as file:
         rows = {(row['model'], row['strategy']): row for row in csv.DictReader(file)}
     means = {
-        strategy: [load_table(runs_of_three_strategies / f'seed{seed}/report/fc_ef/{strategy}.csv').means()['mIoU'] for seed in (0, 1)]
+        strategy: [
+            load_table(
+                runs_of_three_strategies / f'seed{seed}/report/fc_ef/{strategy}.csv'
+            ).means()['mIoU']
+            for seed in (0, 1)
+        ]
         for strategy in ('origin', 'mtkd')
     }
     row = rows['fc_ef', 'mtkd']
     assert float(row['mIoU']) == pytest.approx(np.mean(means['mtkd']))
     assert float(row['mIoU_deviation_over_seeds']) == pytest.approx(np.std(means['mtkd'], ddof=1))
-    assert float(row['mIoU_difference']) == pytest.approx(np.mean(means['mtkd']) - np.mean(means['origin']))
+    assert float(row['mIoU_difference']) == pytest.approx(
+        np.mean(means['mtkd']) - np.mean(means['origin'])
+    )
     assert (row['seeds'], row['mIoU_published_JL1-CD']) == ('0 1', '61.87')
     assert rows['my_net', 'mtkd']['mIoU_published_JL1-CD'] == ''
 
@@ -122,7 +136,10 @@ def test_published_figures_of_another_data_set_are_called_so(report):
 
 def test_same_input_gives_the_same_bytes(report, runs_of_three_strategies, tmp_path):
     compare(runs_of_three_strategies, '--out', tmp_path / 'again', '--reference', 'op')
-    first, second = ({path.relative_to(root): path.read_bytes() for path in root.rglob('*.*')} for root in (report, tmp_path / 'again'))
+    first, second = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob('*.*')}
+        for root in (report, tmp_path / 'again')
+    )
     assert first == second
 
 
@@ -150,21 +167,48 @@ def pictured(tmp_path) -> dict[str, Path]:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray((255 * prediction).astype(np.uint8)).save(folder / path.name)
         files = [path.name for path in labels]
-        ImageTable(files, np.stack(counts), [None] * 4, [None] * 4).save(tmp_path / f'runs/net/{strategy}.csv')
+        ImageTable(files, np.stack(counts), [None] * 4, [None] * 4).save(
+            tmp_path / f'runs/net/{strategy}.csv'
+        )
     return {name: tmp_path / name for name in ('data', 'pictures', 'runs')}
 
 
 def test_images_that_moved_most_are_shown_with_their_predictions(pictured, tmp_path):
     out = tmp_path / 'out'
-    compare(pictured['runs'], '--out', out, '--data-root', pictured['data'], '--show-dirs', pictured['pictures'], '--num-images', 2)
+    compare(
+        pictured['runs'],
+        '--out',
+        out,
+        '--data-root',
+        pictured['data'],
+        '--show-dirs',
+        pictured['pictures'],
+        '--num-images',
+        2,
+    )
     page = Page((out / 'report.html').read_text())
-    tiles = [image['alt'].split(' of ')[0] for image in page.images if ' of ' in image['alt'] and image['alt'].endswith('.png')]
-    assert tiles == ['A', 'B', 'label', 'origin', 'MTKD'] * 2  # all four gained, the two that gained most are shown
+    tiles = [
+        image['alt'].split(' of ')[0]
+        for image in page.images
+        if ' of ' in image['alt'] and image['alt'].endswith('.png')
+    ]
+    assert (
+        tiles == ['A', 'B', 'label', 'origin', 'MTKD'] * 2
+    )  # all four gained, the two that gained most are shown
 
 
 def test_folders_of_images_without_labels_do_as_well(pictured, tmp_path):
     test = pictured['data'] / 'test'
-    compare(pictured['runs'], '--out', tmp_path / 'out', '--images', test / 'A', test / 'B', '--num-images', 1)
+    compare(
+        pictured['runs'],
+        '--out',
+        tmp_path / 'out',
+        '--images',
+        test / 'A',
+        test / 'B',
+        '--num-images',
+        1,
+    )
     page = Page((tmp_path / 'out/report.html').read_text())
     assert [image['alt'][0] for image in page.images if image['alt'].endswith('.png')] == ['A', 'B']
 
@@ -180,23 +224,48 @@ def test_unreadable_image_is_named(pictured, tmp_path, capsys):
     broken = sorted((pictured['data'] / 'test/A').glob('*.png'))[0]
     broken.write_bytes(broken.read_bytes()[:300])
     (tmp_path / 'data/test/A').rename(tmp_path / 'A')
-    message = refused(capsys, pictured['runs'], '--out', tmp_path / 'out', '--images', tmp_path / 'A', tmp_path / 'data/test/B')
+    message = refused(
+        capsys,
+        pictured['runs'],
+        '--out',
+        tmp_path / 'out',
+        '--images',
+        tmp_path / 'A',
+        tmp_path / 'data/test/B',
+    )
     assert f'{tmp_path / "A" / broken.name} cannot be read as an image' in message
 
 
 def test_pictures_of_another_data_set_are_refused(pictured, save, tmp_path, capsys):
-    message = refused(capsys, save('fc_ef/origin.csv'), '--out', tmp_path / 'out', '--data-root', pictured['data'])
+    message = refused(
+        capsys, save('fc_ef/origin.csv'), '--out', tmp_path / 'out', '--data-root', pictured['data']
+    )
     assert 'the pictures lack 8 of the 8 evaluated images, for instance 0.png' in message
 
 
 def test_show_dirs_that_stand_for_no_run_are_refused(pictured, tmp_path, capsys):
-    argv = (pictured['runs'], '--out', tmp_path / 'out', '--data-root', pictured['data'], '--show-dirs')
-    assert 'stands for none of the runs net/origin, net/mtkd' in refused(capsys, *argv, f'other={pictured["pictures"]}')
+    argv = (
+        pictured['runs'],
+        '--out',
+        tmp_path / 'out',
+        '--data-root',
+        pictured['data'],
+        '--show-dirs',
+    )
+    assert 'stands for none of the runs net/origin, net/mtkd' in refused(
+        capsys, *argv, f'other={pictured["pictures"]}'
+    )
     assert 'does not exist' in refused(capsys, *argv, 'nowhere')
 
 
 def test_nothing_is_written_when_runs_cannot_be_compared(save, tmp_path, capsys):
-    message = refused(capsys, save('m/origin.csv'), save('m/op.csv', files=[f'x{i}' for i in range(8)]), '--out', tmp_path / 'out')
+    message = refused(
+        capsys,
+        save('m/origin.csv'),
+        save('m/op.csv', files=[f'x{i}' for i in range(8)]),
+        '--out',
+        tmp_path / 'out',
+    )
     assert 'the runs are over different images' in message
     assert not (tmp_path / 'out').exists()
 
@@ -205,9 +274,18 @@ def test_nothing_is_written_when_runs_cannot_be_compared(save, tmp_path, capsys)
 @pytest.mark.skipif(shutil.which('chromium') is None, reason='needs chromium')
 @pytest.mark.parametrize('screen', SCREENS)
 def test_report_opens_from_disk_in_a_browser(pictured, tmp_path, screen):
-    compare(pictured['runs'], '--out', tmp_path / 'out', '--data-root', pictured['data'], '--show-dirs', pictured['pictures'])
+    compare(
+        pictured['runs'],
+        '--out',
+        tmp_path / 'out',
+        '--data-root',
+        pictured['data'],
+        '--show-dirs',
+        pictured['pictures'],
+    )
     width = SCREENS[screen]
-    # A frame of the screen's width, since headless windows are at least 500 pixels wide; the probe writes down what was laid out.
+    # A frame of the screen's width, since headless windows are at least 500 pixels wide; the probe
+    # writes down what was laid out.
     (tmp_path / 'probe.html').write_text(
         f"""<iframe id="f" src="file://{tmp_path}/out/report.html" style="width:{width}px;height:900px"></iframe><script>
         window.onload = () => {{ const page = document.getElementById('f').contentDocument; const images = [...page.images];
@@ -218,7 +296,13 @@ def test_report_opens_from_disk_in_a_browser(pictured, tmp_path, screen):
           .filter(entry => !entry.name.startsWith('data:')).length}}) }}</script>"""
     )
     flags = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update'
-    command = ['chromium', *flags.split(), '--disable-sync', '--allow-file-access-from-files', f'--user-data-dir={tmp_path / "profile"}']
+    command = [
+        'chromium',
+        *flags.split(),
+        '--disable-sync',
+        '--allow-file-access-from-files',
+        f'--user-data-dir={tmp_path / "profile"}',
+    ]
     dump = subprocess.run(
         [*command, '--dump-dom', f'--window-size={max(width, 500) + 50},1000', f'file://{tmp_path}/probe.html'],
         capture_output=True, text=True, timeout=120, check=True,

@@ -5,8 +5,8 @@ import statistics
 import numpy as np
 import pytest
 
-from mtkd_cd.car import CARPartition
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import image_scores, paired_difference, scores_by_quantile
 from mtkd_cd.reporting.comparison import Settings, compare, holm
 from mtkd_cd.reporting.names import Identity
@@ -18,7 +18,9 @@ FAST = Settings(num_resamples=500)
 @pytest.fixture
 def run(table, tmp_path):
     """``run('fc_ef', 'op', seed, hits=...)``."""
-    return lambda model, strategy, seed=None, **kwargs: Run(Identity(model, strategy, seed), tmp_path / 'x.csv', table(**kwargs))
+    return lambda model, strategy, seed=None, **kwargs: Run(
+        Identity(model, strategy, seed), tmp_path / 'x.csv', table(**kwargs)
+    )
 
 
 def mean_iou(run):
@@ -27,29 +29,45 @@ def mean_iou(run):
 
 def test_seeds_are_averaged_by_image_before_differences_are_paired(run):
     rng = np.random.default_rng(1)
-    runs = [run('m', strategy, seed, hits=rng.uniform(0, 1, 8)) for strategy in ('origin', 'mtkd') for seed in (0, 1, 2)]
+    runs = [
+        run('m', strategy, seed, hits=rng.uniform(0, 1, 8))
+        for strategy in ('origin', 'mtkd')
+        for seed in (0, 1, 2)
+    ]
     comparison = compare(runs, settings=FAST)
     origin, mtkd = (np.mean([mean_iou(r) for r in runs[start : start + 3]], 0) for start in (0, 3))
     found = comparison.references[0].differences['m/mtkd']
     wanted = paired_difference(mtkd, origin, num_resamples=500)
     np.testing.assert_allclose(found.by_image, mtkd - origin)
-    np.testing.assert_allclose(found.intervals['mIoU'], (wanted.difference, wanted.low, wanted.high))
+    np.testing.assert_allclose(
+        found.intervals['mIoU'], (wanted.difference, wanted.low, wanted.high)
+    )
     assert found.p_values['mIoU'] == wanted.p_value
     by_seed = [mean_iou(runs[3 + seed]).mean() - mean_iou(runs[seed]).mean() for seed in range(3)]
     assert found.deviations['mIoU'] == pytest.approx(statistics.stdev(by_seed))
-    assert comparison.entries[1].deviation('mIoU') == pytest.approx(statistics.stdev(mean_iou(r).mean() for r in runs[3:]))
+    assert comparison.entries[1].deviation('mIoU') == pytest.approx(
+        statistics.stdev(mean_iou(r).mean() for r in runs[3:])
+    )
     assert (found.num_better, found.num_worse) == ((mtkd > origin).sum(), (mtkd < origin).sum())
 
 
 def test_only_seeds_that_both_sides_have_are_paired(run):
-    runs = [run('m', 'origin', 0, hits=[0.2] * 8), run('m', 'origin', 1, hits=[0.9] * 8), run('m', 'op', 1, hits=[0.9] * 8)]
+    runs = [
+        run('m', 'origin', 0, hits=[0.2] * 8),
+        run('m', 'origin', 1, hits=[0.9] * 8),
+        run('m', 'op', 1, hits=[0.9] * 8),
+    ]
     found = compare(runs, settings=FAST).references[0].differences['m/op']
     assert found.num_seeds == 1
     assert found.intervals['mIoU'] == (0, 0, 0)
 
 
 def test_without_a_common_seed_the_averages_are_compared(run):
-    runs = [run('m', 'origin', 0, hits=[0.2] * 8), run('m', 'origin', 1, hits=[0.4] * 8), run('m', 'op', 5, hits=[0.9] * 8)]
+    runs = [
+        run('m', 'origin', 0, hits=[0.2] * 8),
+        run('m', 'origin', 1, hits=[0.4] * 8),
+        run('m', 'op', 5, hits=[0.9] * 8),
+    ]
     found = compare(runs, settings=FAST).references[0].differences['m/op']
     wanted = (mean_iou(runs[2]) - (mean_iou(runs[0]) + mean_iou(runs[1])) / 2).mean()
     assert (found.num_seeds, found.deviations['mIoU']) == (0, None)
@@ -59,22 +77,39 @@ def test_without_a_common_seed_the_averages_are_compared(run):
 def test_each_model_is_compared_with_its_own_run_of_the_first_strategy(run):
     runs = [
         run(model, strategy, hits=[share] * 8)
-        for model, strategy, share in (('a', 'x', 0.1), ('b', 'x', 0.5), ('b', 'y', 0.6), ('c', 'y', 0.7))
+        for model, strategy, share in (
+            ('a', 'x', 0.1),
+            ('b', 'x', 0.5),
+            ('b', 'y', 0.6),
+            ('c', 'y', 0.7),
+        )
     ]
     reference = compare(runs, settings=FAST).references[0]
-    assert {key: str(found.reference) for key, found in reference.differences.items()} == {'b/y': 'b/x', 'c/y': 'a/x'}
+    assert {key: str(found.reference) for key, found in reference.differences.items()} == {
+        'b/y': 'b/x',
+        'c/y': 'a/x',
+    }
     assert [str(entry) for entry in reference.strays] == ['c/y']
 
 
 def test_more_references_are_strategies_or_single_runs(run):
     runs = [run(model, strategy) for model in 'ab' for strategy in ('origin', 'continued', 'mtkd')]
     comparison = compare(runs, references=['continued', 'a/mtkd'], settings=FAST)
-    assert [reference.name for reference in comparison.references] == ['origin', 'continued', 'a/mtkd']
+    assert [reference.name for reference in comparison.references] == [
+        'origin',
+        'continued',
+        'a/mtkd',
+    ]
     assert str(comparison.references[1].differences['b/mtkd'].reference) == 'b/continued'
-    assert {str(found.reference) for found in comparison.references[2].differences.values()} == {'a/mtkd'}
+    assert {str(found.reference) for found in comparison.references[2].differences.values()} == {
+        'a/mtkd'
+    }
     assert len(comparison.references[2].differences) == 5
     assert not comparison.references[2].strays
-    with pytest.raises(UserError, match="no run to compare with is 'nothing': the strategies are origin, continued, mtkd"):
+    with pytest.raises(
+        UserError,
+        match="no run to compare with is 'nothing': the strategies are origin, continued, mtkd",
+    ):
         compare(runs, references=['nothing'], settings=FAST)
 
 
@@ -84,8 +119,12 @@ def test_bins_are_those_of_the_evaluation(run):
     single = run('m', 'origin', hits=rng.uniform(0, 1, 23), changed=changed, false_alarms=5)
     comparison = compare([single], settings=FAST, num_bins=5)
     wanted = scores_by_quantile(single.table.counts, 5)
-    assert [(b.low, b.high, len(b.rows)) for b in comparison.quantiles] == [(w.low, w.high, w.num_images) for w in wanted]
-    assert [b.intervals['m/origin'].mean for b in comparison.quantiles] == pytest.approx([w.scores['mIoU'] for w in wanted])
+    assert [(b.low, b.high, len(b.rows)) for b in comparison.quantiles] == [
+        (w.low, w.high, w.num_images) for w in wanted
+    ]
+    assert [b.intervals['m/origin'].mean for b in comparison.quantiles] == pytest.approx(
+        [w.scores['mIoU'] for w in wanted]
+    )
 
 
 def test_range_bins_hold_the_images_up_to_and_with_their_threshold(run):
@@ -111,7 +150,11 @@ def test_holm_multiplies_the_smallest_by_their_number_and_never_falls():
 
 
 def test_scores_of_an_image_belong_to_the_seeds_of_its_difference(run):
-    runs = [run('m', 'origin', 1, hits=[0.4] * 8), run('m', 'op', 0, hits=[0.2] * 8), run('m', 'op', 1, hits=[0.9] * 8)]
+    runs = [
+        run('m', 'origin', 1, hits=[0.4] * 8),
+        run('m', 'op', 0, hits=[0.2] * 8),
+        run('m', 'op', 1, hits=[0.9] * 8),
+    ]
     found = compare(runs, settings=FAST).references[0].differences['m/op']
     np.testing.assert_allclose(found.scores, mean_iou(runs[2]))
     np.testing.assert_allclose(found.scores - found.by_image, mean_iou(runs[0]))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.recipe import stages
 from mtkd_cd.reporting import aligned, build_report, collect_runs, compare
 from mtkd_cd.reporting.curves import CURVES, Curve, read_curves
-from mtkd_cd.workflow import stages
 
 ROWS = 'strategy,range,iter,mIoU\norigin,,200,51.5\norigin,,100,50\npartition@0.1,small,100,70.25\n'
 
@@ -30,12 +30,17 @@ def test_file_has_the_name_that_the_recipe_gives_it():
     assert CURVES == stages.CURVES
 
 
-def test_report_shows_training_where_there_are_curves_and_lists_them_not_as_unknown_files(runs, save):
+def test_report_shows_training_where_there_are_curves_and_lists_them_not_as_unknown_files(
+    runs, save
+):
     found = collect_runs([str(runs[0].path.parents[3])])
     report = build_report(compare(runs), ignored=found.ignored)
-    assert [picture.name for section in report.sections if section.anchor == 'training' for picture in section.pictures] == [
-        'training_fc_ef'
-    ]
+    assert [
+        picture.name
+        for section in report.sections
+        if section.anchor == 'training'
+        for picture in section.pictures
+    ] == ['training_fc_ef']
     assert list(report.sources) == ['Tables read']
     runs[0].path.with_name(CURVES).unlink()
     assert 'training' not in [section.anchor for section in build_report(compare(runs)).sections]
@@ -43,7 +48,10 @@ def test_report_shows_training_where_there_are_curves_and_lists_them_not_as_unkn
 
 @pytest.mark.parametrize(
     ('content', 'message'),
-    [('strategy,iter,mIoU\norigin,1,2\n', 'lacks the column range'), (ROWS + 'mtkd,,soon,1\n', "found 'soon' and '1'")],
+    [
+        ('strategy,iter,mIoU\norigin,1,2\n', 'lacks the column range'),
+        (ROWS + 'mtkd,,soon,1\n', "found 'soon' and '1'"),
+    ],
 )
 def test_broken_curves_are_named(runs, content, message):
     path = runs[0].path.with_name(CURVES)

@@ -24,7 +24,9 @@ COARSE = [
 
 def analyse(table, tmp_path, coarse, seeds=(None,), **kwargs):
     runs = [Run(Identity('m', 'origin', seed), tmp_path, table()) for seed in seeds]
-    runs += [Run(Identity('m', 'op', seed), tmp_path, table(coarse=coarse, **kwargs)) for seed in seeds]
+    runs += [
+        Run(Identity('m', 'op', seed), tmp_path, table(coarse=coarse, **kwargs)) for seed in seeds
+    ]
     return runs, analyse_cascades(compare(runs, settings=Settings(200)))
 
 
@@ -33,7 +35,11 @@ def test_matrix_counts_true_by_chosen_ranges_with_their_gains(table, tmp_path):
     runs, (analysis,) = analyse(table, tmp_path, COARSE, hits=hits)
     assert analysis.counts.tolist() == [[2, 0, 1], [1, 2, 0], [0, 1, 1]]
     gain = image_scores(runs[1].table.counts)['mIoU'] - image_scores(runs[0].table.counts)['mIoU']
-    wanted = [[gain[0] + gain[2], 0, gain[1]], [gain[3], gain[4] + gain[5], 0], [0, gain[6], gain[7]]]
+    wanted = [
+        [gain[0] + gain[2], 0, gain[1]],
+        [gain[3], gain[4] + gain[5], 0],
+        [0, gain[6], gain[7]],
+    ]
     np.testing.assert_allclose(analysis.gains, wanted)
     assert analysis.mean_gains[1, 1] == pytest.approx((gain[4] + gain[5]) / 2)
     assert np.isnan(analysis.mean_gains[0, 1])

@@ -2,8 +2,8 @@
 
 import pytest
 
+from mtkd_cd.core.strategies import strategy_rank, strategy_title
 from mtkd_cd.reporting.names import Identity, identity_of_path, relabelled
-from mtkd_cd.strategies import strategy_rank, strategy_title
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,10 @@ from mtkd_cd.strategies import strategy_rank, strategy_title
         ('/exp/seed1/fc_ef/report/fc_ef/origin.csv', Identity('fc_ef', 'origin', 1)),
         ('/seeds/fc_ef/origin.csv', Identity('fc_ef', 'origin', None)),
         ('/work_dirs/mtkd@0.1/fc_ef/test/per_image.json', Identity('fc_ef', 'mtkd@0.1', None)),
-        ('/work_dirs/partition/fc_ef/small/test/per_image.json', Identity('fc_ef', 'partition/small', None)),
+        (
+            '/work_dirs/partition/fc_ef/small/test/per_image.json',
+            Identity('fc_ef', 'partition/small', None),
+        ),
     ],
 )
 def test_path_tells_model_strategy_and_seed(path, identity):
@@ -36,6 +39,18 @@ def test_label_overrides_what_it_names(label, whole_folder, wanted):
 
 
 def test_strategies_are_titled_as_in_the_paper_and_the_origin_comes_first():
-    assert [strategy_title(name) for name in ('op', 'mtkd@0.1', 'mine:op', 'other')] == ['O-P', 'MTKD @ 0.1', 'mine: O-P', 'other']
+    assert [strategy_title(name) for name in ('op', 'mtkd@0.1', 'mine:op', 'other')] == [
+        'O-P',
+        'MTKD @ 0.1',
+        'mine: O-P',
+        'other',
+    ]
     names = ['zebra', 'mtkd@validated', 'mtkd', 'op', 'continued', 'origin']
-    assert sorted(names, key=strategy_rank) == ['origin', 'continued', 'op', 'mtkd', 'mtkd@validated', 'zebra']
+    assert sorted(names, key=strategy_rank) == [
+        'origin',
+        'continued',
+        'op',
+        'mtkd',
+        'mtkd@validated',
+        'zebra',
+    ]

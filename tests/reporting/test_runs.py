@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.reporting.runs import aligned, collect_runs
 
 CHANGED = (0, 10, 50, 60, 100, 200, 300, 800)  # of the tables that the fixtures write
@@ -29,10 +29,16 @@ def test_folder_stands_for_all_tables_below_it_and_lists_what_is_none(save, tmp_
 
 
 def test_work_dir_is_compared_by_its_reports_alone_and_lists_its_other_tables(save, tmp_path):
-    for place in ('report/fc_ef/origin.csv', 'routing/fc_ef/origin.json', 'origin/fc_ef/test/per_image.json'):
+    for place in (
+        'report/fc_ef/origin.csv',
+        'routing/fc_ef/origin.json',
+        'origin/fc_ef/test/per_image.json',
+    ):
         save(place)
     found = collect(tmp_path / 'runs')
-    assert [str(run.path.relative_to(tmp_path / 'runs')) for run in found.runs] == ['report/fc_ef/origin.csv']
+    assert [str(run.path.relative_to(tmp_path / 'runs')) for run in found.runs] == [
+        'report/fc_ef/origin.csv'
+    ]
     assert [path.name for path, _ in found.ignored] == ['per_image.json', 'origin.json']
 
 
@@ -47,7 +53,9 @@ def test_strategy_with_thresholds_sets_the_partition_of_its_run(save):
 
 def test_two_runs_of_one_identity_are_refused_naming_both(save):
     first, second = save('a/fc_ef/origin.csv'), save('b/fc_ef/origin.csv')
-    with pytest.raises(UserError, match=f'fc_ef/origin: {re.escape(str(first))} and {re.escape(str(second))}'):
+    with pytest.raises(
+        UserError, match=f'fc_ef/origin: {re.escape(str(first))} and {re.escape(str(second))}'
+    ):
         collect(first, second)
     assert len(collect(first, f'other={second}').runs) == 2
 
@@ -72,13 +80,18 @@ def test_missing_path_and_folder_without_tables_are_refused(tmp_path):
     with pytest.raises(UserError, match='nowhere does not exist'):
         collect('label=nowhere')
     (tmp_path / 'curves.csv').write_text('step,loss\n')
-    with pytest.raises(UserError, match=r'no per-image table in it \(curves.csv: its columns are step, loss\)'):
+    with pytest.raises(
+        UserError, match=r'no per-image table in it \(curves.csv: its columns are step, loss\)'
+    ):
         collect(tmp_path)
 
 
 def test_runs_over_different_images_are_refused_saying_which_differ(save):
     first = save('fc_ef/origin.csv')
-    second = save('fc_ef/op.csv', files=['0.png', '1.png', '2.png', '3.png', '4.png', '5.png', 'x.png', 'y.png'])
+    second = save(
+        'fc_ef/op.csv',
+        files=['0.png', '1.png', '2.png', '3.png', '4.png', '5.png', 'x.png', 'y.png'],
+    )
     runs = collect(first, second).runs
     with pytest.raises(UserError) as error:
         aligned(runs)
@@ -90,7 +103,12 @@ def test_runs_over_different_images_are_refused_saying_which_differ(save):
 def test_common_images_are_compared_in_the_first_runs_order(save):
     first = save('fc_ef/origin.csv', hits=(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
     order = [7, 3, 2, 1]
-    second = save('fc_ef/op.csv', hits=[0.1 * i for i in order], changed=[CHANGED[i] for i in order], files=[f'{i}.png' for i in order])
+    second = save(
+        'fc_ef/op.csv',
+        hits=[0.1 * i for i in order],
+        changed=[CHANGED[i] for i in order],
+        files=[f'{i}.png' for i in order],
+    )
     one, two = aligned(collect(first, second).runs, common=True)
     assert one.table.files == two.table.files == ['1.png', '2.png', '3.png', '7.png']
     assert two.table.counts[:, 0].tolist() == [1, 10, 18, 560]
@@ -101,7 +119,8 @@ def test_other_labels_under_the_same_names_are_refused(save):
     changed[4] = 101
     runs = collect(save('fc_ef/origin.csv'), save('fc_ef/op.csv', changed=changed)).runs
     with pytest.raises(
-        UserError, match=r'labels of 1 of 8 images differ: 4.png has 100 changed and 900 unchanged pixels .* but 101 and 899'
+        UserError,
+        match=r'labels of 1 of 8 images differ: 4.png has 100 changed and 900 unchanged pixels .* but 101 and 899',
     ):
         aligned(runs)
 

@@ -5,7 +5,12 @@ import io
 
 import pytest
 
-from mtkd_cd.reporting.published import model_title, published_dataset, published_models, published_scores
+from mtkd_cd.paper.published import (
+    model_title,
+    published_dataset,
+    published_models,
+    published_scores,
+)
 from mtkd_cd.reporting.tables import Cell, Column, Table, latex_text, typographic
 
 
@@ -47,7 +52,10 @@ def test_latex_is_escaped_and_ruled_by_booktabs(small_table):
 
 
 def test_minus_signs_are_set_before_numbers_alone():
-    assert typographic('ViT-L/14 (-0.50), [-1, +1], CAR <= 0.05') == 'ViT-L/14 (−0.50), [−1, +1], CAR ≤ 0.05'
+    assert (
+        typographic('ViT-L/14 (-0.50), [-1, +1], CAR <= 0.05')
+        == 'ViT-L/14 (−0.50), [−1, +1], CAR ≤ 0.05'
+    )
     assert latex_text('a_b & 5 % ± 1') == r'a\_b \& 5 \% $\pm$ 1'
 
 
@@ -66,7 +74,10 @@ def test_published_figures_are_the_papers(dataset, model, strategy, score, print
     assert published_scores(dataset, model, strategy)[score] == printed
 
 
-@pytest.mark.parametrize(('model', 'strategy'), [('fc_ef', 'mtkd@validated'), ('fc_ef', 'continued'), ('my_net', 'origin')])
+@pytest.mark.parametrize(
+    ('model', 'strategy'),
+    [('fc_ef', 'mtkd@validated'), ('fc_ef', 'continued'), ('my_net', 'origin')],
+)
 def test_what_the_paper_does_not_have_has_no_published_figure(model, strategy):
     assert published_scores('JL1-CD', model, strategy) == {}
 
@@ -77,7 +88,9 @@ def test_published_classes_average_to_the_published_means():
         for strategy in ('origin', 'op', 'mtkd'):
             scores = published_scores('JL1-CD', model, strategy)
             for name in ('IoU', 'Recall', 'Precision', 'Fscore'):
-                assert scores[f'm{name}'] == pytest.approx((scores[f'{name}_changed'] + scores[f'{name}_unchanged']) / 2, abs=0.02)
+                assert scores[f'm{name}'] == pytest.approx(
+                    (scores[f'{name}_changed'] + scores[f'{name}_unchanged']) / 2, abs=0.02
+                )
 
 
 def test_evaluated_set_is_known_by_name_or_by_its_size():
@@ -85,4 +98,8 @@ def test_evaluated_set_is_known_by_name_or_by_its_size():
     assert published_dataset('OMBRIA', 1000, 512 * 512) == ('JL1-CD', False)
     assert published_dataset(None, 1000, 512 * 512) == ('JL1-CD', True)
     assert published_dataset(None, 100, 512 * 512) == ('JL1-CD', False)
-    assert [model_title(name) for name in ('changer_mitb0', 'fc_ef', 'x')] == ['Changer (MiT-b0)', 'FC-EF', 'x']
+    assert [model_title(name) for name in ('changer_mitb0', 'fc_ef', 'x')] == [
+        'Changer (MiT-b0)',
+        'FC-EF',
+        'x',
+    ]

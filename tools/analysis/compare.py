@@ -1,73 +1,7 @@
-"""Compare runs from their per-image tables: one HTML report, the same as Markdown, figures, CSV and LaTeX tables. No GPU, no model."""
+"""``mtkd-cd`` as a file of the repository: mtkd_cd/cli/compare.py."""
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
-
-from mtkd_cd.car import CARPartition
-from mtkd_cd.datasets.base import SPLITS
-from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
-from mtkd_cd.reporting import Pictures, Settings, aligned, build_report, collect_runs, compare
-from mtkd_cd.reporting.curves import CURVES
-from mtkd_cd.reporting.thumbnails import check_scenes, find_predictions, read_data_set, read_folders
-from mtkd_cd.workflow.cli import at_least, run_tool
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Load, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'runs',
-        nargs='+',
-        metavar='[LABEL=]RUN',
-        help='per-image table (.csv, .json), or folder of such tables: .../[seed<k>/][report/]MODEL/STRATEGY.csv; the first run is the '
-        'reference. LABEL: [MODEL/]STRATEGY[/seed<k>] of a table, or what goes before the strategies of a folder',
-    )
-    parser.add_argument('--out', type=Path, required=True, help='folder of the report')
-    parser.add_argument('--reference', nargs='+', default=[], metavar='STRATEGY', help='compare with these, or MODEL/STRATEGY, as well')
-    parser.add_argument('--common', action='store_true', help='compare on the images that all runs have, where they differ')
-    parser.add_argument('--thresholds', nargs='+', type=float, help='CAR thresholds (default: of the first JSON table, else 0.05 0.2)')
-    parser.add_argument('--bins', type=at_least(1), default=5, help='bins of equally many images (default: %(default)s)')
-    parser.add_argument('--zero-division', type=float, default=1.0, help='score of 0 / 0 that CSV tables were written with')
-    parser.add_argument('--resamples', type=at_least(1), default=NUM_RESAMPLES, help='of bootstrap and test (default: %(default)s)')
-    parser.add_argument('--confidence', type=float, default=CONFIDENCE, help='of the intervals (default: %(default)s)')
-    parser.add_argument('--dataset', metavar='NAME', help='name of the evaluated data set; JL1-CD and SYSU-CD have published figures')
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument('--data-root', help='data set of the images: thumbnails, and the CAR distribution of its splits')
-    images.add_argument('--images', nargs='+', metavar='FOLDER', help='folders of date A, date B and, if there are any, labels')
-    parser.add_argument('--split', choices=SPLITS, default='test', help='of --data-root that was evaluated (default: %(default)s)')
-    parser.add_argument('--dataset-type', default='CDDataset', help='data set class that knows the folders of --data-root')
-    parser.add_argument(
-        '--show-dirs', nargs='+', default=[], metavar='[RUN=]FOLDER', help='predictions, as run_mtkd.py --show-dir has them'
-    )
-    parser.add_argument('--num-images', type=at_least(0), default=5, help='that gained and that lost most (default: %(default)s)')
-    args = parser.parse_args(argv)
-    if args.images and len(args.images) not in (2, 3):
-        parser.error('--images takes the folders of date A and date B, and of the labels if there are any')
-    if args.show_dirs and not (args.data_root or args.images):
-        parser.error('--show-dirs needs --data-root or --images')
-
-    scenes, cars = {}, {}
-    if args.data_root:
-        scenes, cars = read_data_set(args.data_root, args.split, args.dataset_type)
-    elif args.images:
-        scenes = read_folders(*args.images)
-    found = collect_runs(args.runs, args.thresholds, args.zero_division)
-    runs = aligned(found.runs, args.common)
-    if scenes:
-        check_scenes(scenes, runs[0].table.files)
-    partition = CARPartition(args.thresholds) if args.thresholds else None
-    comparison = compare(runs, partition, args.reference, Settings(args.resamples, args.confidence), args.bins)
-    pictures = Pictures(scenes, cars, find_predictions(args.show_dirs, comparison.entries))
-    dropped = len(set().union(*(run.table.files for run in found.runs))) - len(comparison.files)
-    report = build_report(comparison, pictures, args.dataset, args.num_images, found.ignored, dropped)
-    report.write(args.out)
-    print(report.facts, *report.summary, *report.notes, sep='\n')
-    others = [path for path, _ in found.ignored if path.name != CURVES]
-    if others:
-        print(f'{len(others)} files are no per-image tables, for instance {others[0]}; the report lists them under Sources')
-    print(f'written to {args.out / "report.html"}')
-
+from mtkd_cd.cli.common import run_tool
+from mtkd_cd.cli.compare import main
 
 if __name__ == '__main__':
     run_tool(main)

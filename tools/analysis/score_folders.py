@@ -1,43 +1,7 @@
-"""Score change masks on disk, other people's predictions for instance, against their labels: per image as the paper does, and pooled.
+"""``mtkd-cd`` as a file of the repository: mtkd_cd/cli/score.py."""
 
-Both folders hold one mask per image under the same relative name, up to the suffix. Masks are 0 / 1, 0 / 255 or anti-aliased.
-"""
-
-import argparse
-from collections.abc import Sequence
-
-from mtkd_cd.car import DEFAULT_THRESHOLDS
-from mtkd_cd.evaluation import per_image_scores
-from mtkd_cd.evaluation.tables import check_table_suffix
-from mtkd_cd.workflow.cli import at_least, run_tool
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the scores of a folder of predictions; write the table of each image."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('predictions', help='folder with the predicted masks, searched with its sub-folders')
-    parser.add_argument('labels', help='folder with the labels')
-    parser.add_argument('--out', help='write the table of each image here, .json or .csv')
-    parser.add_argument('--ignore-index', type=int, help='value of label pixels that do not count; default: all count')
-    parser.add_argument('--thresholds', type=float, nargs='+', default=DEFAULT_THRESHOLDS, help='CAR thresholds (default: %(default)s)')
-    parser.add_argument('--jobs', type=at_least(1), help='threads; default: one per CPU')
-    args = parser.parse_args(argv)
-    if args.out:
-        check_table_suffix(args.out)
-
-    table = per_image_scores(
-        args.predictions,
-        args.labels,
-        ignore_index=args.ignore_index,
-        thresholds=args.thresholds,
-        num_workers=args.jobs,
-        progress=True,
-    )
-    print(table.report())
-    if args.out:
-        table.save(args.out)
-        print(f'\nper-image table: {args.out}')
-
+from mtkd_cd.cli.common import run_tool
+from mtkd_cd.cli.score import main
 
 if __name__ == '__main__':
     run_tool(main)

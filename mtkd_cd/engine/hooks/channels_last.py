@@ -9,10 +9,11 @@ from mtkd_cd.registry import HOOKS
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Keeps 4-d weights as (out, height, width, in) in memory during training; a distiller's teachers too.
+    """Keeps 4-d weights as (out, height, width, in) in memory during training; a distiller's
+    teachers too.
 
-    Convolutions then give activations in the same order, whatever order the images come in. Shapes, names and values stay as they are, and
-    so do results up to rounding. ``--amp`` adds this hook.
+    Convolutions then give activations in the same order, whatever order the images come in. Shapes,
+    names and values stay as they are, and so do results up to rounding. ``--amp`` adds this hook.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mtkd_cd.checkpoint import load_weights
+from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.registry import HOOKS
 
 
@@ -12,8 +12,9 @@ from mtkd_cd.registry import HOOKS
 class StartingWeightsHook(Hook):
     """Loads a checkpoint file into the initialised model before the first step of a run.
 
-    mmengine's own ``load_from`` takes what fits and goes on without the rest; here every key and shape must fit. The training tools give a
-    config's ``load_from`` to this hook, unless they resume.
+    mmengine's own ``load_from`` takes what fits and goes on without the rest; here every key and
+    shape must fit. The training tools give a config's ``load_from`` to this hook, unless they
+    resume.
 
     Args:
         checkpoint: The file.

@@ -12,7 +12,8 @@ from mtkd_cd.registry import HOOKS
 class StopwatchHook(Hook):
     """Counts the seconds of a training run, validation included, across interruptions.
 
-    The count travels in the checkpoints: after a resume it goes on from the time that the checkpoint had cost. ``seconds`` is the count.
+    The count travels in the checkpoints: after a resume it goes on from the time that the
+        checkpoint had cost. ``seconds`` is the count.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mtkd_cd.files import atomic_write
+from mtkd_cd.core.files import atomic_write
 from mtkd_cd.registry import HOOKS
 
 
@@ -25,7 +25,9 @@ class ValidationCurveHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, metrics: tuple[str, ...] = ('mIoU', 'mFscore'), filename: str = 'curve.csv') -> None:
+    def __init__(
+        self, metrics: tuple[str, ...] = ('mIoU', 'mFscore'), filename: str = 'curve.csv'
+    ) -> None:
         self.metrics = metrics
         self.filename = filename
 
@@ -41,7 +43,12 @@ class ValidationCurveHook(Hook):
         path = Path(runner.work_dir) / self.filename
         rows = [row for row in read_curve(path) if int(row['iter']) < runner.iter]
         scores = metrics or {}
-        rows.append({'iter': str(runner.iter), **{name: repr(float(scores[name])) for name in self.metrics if name in scores}})
+        rows.append(
+            {
+                'iter': str(runner.iter),
+                **{name: repr(float(scores[name])) for name in self.metrics if name in scores},
+            }
+        )
         with atomic_write(path) as file:
             writer = csv.DictWriter(file, ('iter', *self.metrics), lineterminator='\n')
             writer.writeheader()

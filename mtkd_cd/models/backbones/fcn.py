@@ -1,4 +1,5 @@
-"""FC-EF, FC-Siam-conc and FC-Siam-diff, the fully convolutional change detectors of arXiv:1810.08462, up to the last feature map."""
+"""FC-EF, FC-Siam-conc and FC-Siam-diff, the fully convolutional change detectors of
+arXiv:1810.08462, up to the last feature map."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,8 @@ _UNITS = {1: 2, 2: 2, 3: 3, 4: 3}  # convolutions in each stage of the encoder a
 
 
 class _FCNet(nn.Module):
-    """The U-shaped network that the three share. Layer names are those of the published checkpoints.
+    """The U-shaped network that the three share. Layer names are those of the published
+    checkpoints.
 
     Args:
         in_channels: Channels the encoder sees.
@@ -30,7 +32,11 @@ class _FCNet(nn.Module):
                 in_channels = widths[stage]
         for stage, units in _UNITS.items():
             width = widths[stage]
-            setattr(self, f'upconv{stage}', nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1))
+            setattr(
+                self,
+                f'upconv{stage}',
+                nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1),
+            )
             for unit in range(units, 0, -1):
                 wide = width * (1 + skips) if unit == units else width
                 narrow = widths[max(stage - 1, 1)] if unit == 1 else width
@@ -62,8 +68,14 @@ class _FCNet(nn.Module):
         for stage in sorted(_UNITS, reverse=True):
             skip = skips[stage - 1]
             x = getattr(self, f'upconv{stage}')(x)
-            if x.shape[2:] != skip.shape[2:]:  # pooling dropped the last row or column of an odd size
-                x = F.pad(x, (0, skip.shape[3] - x.shape[3], 0, skip.shape[2] - x.shape[2]), mode='replicate')
+            if (
+                x.shape[2:] != skip.shape[2:]
+            ):  # pooling dropped the last row or column of an odd size
+                x = F.pad(
+                    x,
+                    (0, skip.shape[3] - x.shape[3], 0, skip.shape[2] - x.shape[2]),
+                    mode='replicate',
+                )
             x = torch.cat((x, skip), dim=1)
             for unit in range(_UNITS[stage], 0, -1):
                 name = f'{stage}{unit}d'
@@ -103,7 +115,9 @@ class FC_Siam_conc(_FCNet):
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
         maps1, maps2 = on_both_dates(self.encode, x1, x2, weights=self)
         # The decoder starts from date B alone, as in the published model.
-        return self.decode(F.max_pool2d(maps2[-1], 2), [torch.cat(pair, dim=1) for pair in zip(maps1, maps2)])
+        return self.decode(
+            F.max_pool2d(maps2[-1], 2), [torch.cat(pair, dim=1) for pair in zip(maps1, maps2)]
+        )
 
 
 @MODELS.register_module()
@@ -120,4 +134,6 @@ class FC_Siam_diff(_FCNet):
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
         maps1, maps2 = on_both_dates(self.encode, x1, x2, weights=self)
-        return self.decode(F.max_pool2d(maps2[-1], 2), [(map1 - map2).abs() for map1, map2 in zip(maps1, maps2)])
+        return self.decode(
+            F.max_pool2d(maps2[-1], 2), [(map1 - map2).abs() for map1, map2 in zip(maps1, maps2)]
+        )

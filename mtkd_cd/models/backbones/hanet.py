@@ -1,4 +1,5 @@
-"""HANet, the hierarchical attention network for change detection (DOI 10.1109/JSTARS.2023.3264802), up to the last feature map."""
+"""HANet, the hierarchical attention network for change detection (DOI 10.1109/JSTARS.2023.3264802),
+up to the last feature map."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,12 @@ from mtkd_cd.models.layers import check_divisible, on_both_dates
 from mtkd_cd.registry import MODELS
 
 _LEVELS = (1, 2, 3, 4)  # at strides 1, 2, 4 and 8
-_CELLS = {1: 'conv0', 2: 'conv2', 3: 'conv4', 4: 'conv5'}  # the published checkpoints' names of the levels' feature cells
+_CELLS = {
+    1: 'conv0',
+    2: 'conv2',
+    3: 'conv4',
+    4: 'conv5',
+}  # the published checkpoints' names of the levels' feature cells
 
 
 class _Cell(nn.Module):
@@ -34,7 +40,8 @@ class _ChannelAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Sums over all pixels exceed half precision's range. The meta device has no autocast of its own.
+        # Sums over all pixels exceed half precision's range. The meta device has no autocast of its
+        # own.
         with torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False):
             flat = x.flatten(2).float()  # (N, C, H * W)
             likeness = flat @ flat.transpose(1, 2)  # (N, C, C)
@@ -71,7 +78,10 @@ class _RowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # (N, H, W, C): the rows take the place of attention heads
-        query, key, value = (conv(x).permute(0, 2, 3, 1) for conv in (self.query_conv, self.key_conv, self.value_conv))
+        query, key, value = (
+            conv(x).permute(0, 2, 3, 1)
+            for conv in (self.query_conv, self.key_conv, self.value_conv)
+        )
         gathered = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return self.gamma * gathered.permute(0, 3, 1, 2) + x
 
@@ -102,21 +112,34 @@ class HAN(nn.Module):
         for level, width, narrower in zip(_LEVELS, widths, [base_channel, *widths]):
             setattr(self, _CELLS[level], _Cell(narrower, width))
             for dilation in (1, 2, 3, 4):
-                fuse = nn.Conv2d(2 * width, width, 3, padding=dilation, dilation=dilation, groups=width // 2)
+                fuse = nn.Conv2d(
+                    2 * width, width, 3, padding=dilation, dilation=dilation, groups=width // 2
+                )
                 setattr(self, f'conv6_{level}_{dilation}', fuse)
             setattr(self, f'conv{level}_1', nn.Conv2d(4 * width, width, 1))
             setattr(self, f'cam_attention_{level}', _ChannelAttentionBranch(width))
             setattr(self, f'row_attention_{level}', _RowAttention(width))
             setattr(self, f'col_attention_{level}', _ColumnAttention(width))
         self.conv6 = nn.Conv2d(sum(widths), 2 * base_channel, 1)
-        # Never used, but present in published checkpoints. Frozen, so that distributed training does not wait for their gradients.
-        self.c4_conv = nn.Conv2d(8 * base_channel, 2 * base_channel, 3, padding=1).requires_grad_(False)
-        self.c3_conv = nn.Conv2d(4 * base_channel, 2 * base_channel, 3, padding=1).requires_grad_(False)
-        self.c2_conv = nn.Conv2d(2 * base_channel, 2 * base_channel, 3, padding=1).requires_grad_(False)
+        # Never used, but present in published checkpoints. Frozen, so that distributed training
+        # does not wait for their gradients.
+        self.c4_conv = nn.Conv2d(8 * base_channel, 2 * base_channel, 3, padding=1).requires_grad_(
+            False
+        )
+        self.c3_conv = nn.Conv2d(4 * base_channel, 2 * base_channel, 3, padding=1).requires_grad_(
+            False
+        )
+        self.c2_conv = nn.Conv2d(2 * base_channel, 2 * base_channel, 3, padding=1).requires_grad_(
+            False
+        )
         self.c1_conv = nn.Conv2d(base_channel, base_channel, 3, padding=1).requires_grad_(False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=(2 / (module.out_channels * module.kernel_size[0] * module.kernel_size[1])) ** 0.5)
+                nn.init.normal_(
+                    module.weight,
+                    std=(2 / (module.out_channels * module.kernel_size[0] * module.kernel_size[1]))
+                    ** 0.5,
+                )
 
     def _encode(self, x: Tensor) -> list[Tensor]:
         maps: list[Tensor] = []
@@ -129,7 +152,10 @@ class HAN(nn.Module):
         both = torch.cat((map1, map2), dim=1)
         contexts = [getattr(self, f'conv6_{level}_{dilation}')(both) for dilation in (1, 2, 3, 4)]
         fused = getattr(self, f'conv{level}_1')(torch.cat(contexts, dim=1))
-        attend_row, attend_column = getattr(self, f'row_attention_{level}'), getattr(self, f'col_attention_{level}')
+        attend_row, attend_column = (
+            getattr(self, f'row_attention_{level}'),
+            getattr(self, f'col_attention_{level}'),
+        )
         return getattr(self, f'cam_attention_{level}')(fused) + attend_row(attend_column(fused))
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:

@@ -1,4 +1,5 @@
-"""Changer's two-date ResNets (arXiv:2209.08290): mmseg's networks with an interaction layer after each stage."""
+"""Changer's two-date ResNets (arXiv:2209.08290): mmseg's networks with an interaction layer after
+each stage."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,16 +27,23 @@ class _InteractingStages(ResNet):
         kwargs: Arguments of the ResNet.
     """
 
-    def __init__(self, interaction_cfg: Sequence[dict[str, Any] | None] = (None, None, None, None), **kwargs: Any):
+    def __init__(
+        self,
+        interaction_cfg: Sequence[dict[str, Any] | None] = (None, None, None, None),
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self.ccs = build_interactions(interaction_cfg, self.num_stages)  # `ccs` is the name in published checkpoints
+        self.ccs = build_interactions(
+            interaction_cfg, self.num_stages
+        )  # `ccs` is the name in published checkpoints
 
     def train(self, mode: bool = True) -> '_InteractingStages':
         super().train(mode)
         return self  # as modules do; mmseg's ResNet returns None
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, ...]:
-        """Levels (N, 2C_i, H/s, W/s) of the stages in ``out_indices``: date A's channels, then date B's."""
+        """Levels (N, 2C_i, H/s, W/s) of the stages in ``out_indices``: date A's channels, then date
+        B's."""
         x1, x2 = on_both_dates(partial(run_stem, self), x1, x2, weights=self)
         levels = []
         for i, (name, interact) in enumerate(zip(self.res_layers, self.ccs)):

@@ -1,4 +1,5 @@
-"""IFN (DOI 10.1016/j.isprsjprs.2020.06.003): a frozen VGG16 sees either date, a decoder with attention sees the difference."""
+"""IFN (DOI 10.1016/j.isprsjprs.2020.06.003): a frozen VGG16 sees either date, a decoder with
+attention sees the difference."""
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,12 @@ class VGG16Encoder(nn.Module):
 
 def _conv_prelu_bn(in_channels: int, out_channels: int, use_dropout: bool) -> nn.Sequential:
     dropout = [nn.Dropout(0.6)] if use_dropout else []
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.PReLU(), nn.BatchNorm2d(out_channels), *dropout)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        nn.PReLU(),
+        nn.BatchNorm2d(out_channels),
+        *dropout,
+    )
 
 
 class _Seq(nn.Module):
@@ -62,14 +68,19 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Weights (N, 1, h, w) of the positions of (N, C, h, w), from the mean and the maximum over the channels."""
+    """Weights (N, 1, h, w) of the positions of (N, C, h, w), from the mean and the maximum over the
+    channels."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = _Seq(nn.Identity(), nn.Conv2d(2, 1, 7, padding=3, bias=False))  # padding is a layer in published checkpoints
+        self.conv = _Seq(
+            nn.Identity(), nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        )  # padding is a layer in published checkpoints
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), dim=1)).sigmoid()
+        return self.conv(
+            torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), dim=1)
+        ).sigmoid()
 
 
 @MODELS.register_module()
@@ -78,7 +89,8 @@ class IFN(PretrainedBackbone):
 
     Args:
         use_dropout: Dropout (0.6) behind every convolution of the decoder.
-        pretrained: ImageNet weights of the encoder, in torchvision's layout. A path or URL; True: the usual file; False: none.
+        pretrained: ImageNet weights of the encoder, in torchvision's layout. A path or URL; True:
+            the usual file; False: none.
 
     Raises:
         UserError: In ``forward``, sides that are no multiples of 16.
@@ -88,7 +100,8 @@ class IFN(PretrainedBackbone):
 
     def __init__(self, use_dropout: bool = False, pretrained: bool | str | None = True):
         super().__init__(pretrained)
-        # One encoder under two names: published checkpoints hold it twice, and the second copy counts.
+        # One encoder under two names: published checkpoints hold it twice, and the second copy
+        # counts.
         self.encoder1 = self.encoder2 = VGG16Encoder().requires_grad_(False)
         # In published checkpoints, and in no formula.
         self.ca1 = ChannelAttention(1024).requires_grad_(False)
@@ -98,7 +111,9 @@ class IFN(PretrainedBackbone):
         for level, (encoded, widths) in enumerate(zip(_CHANNELS, _LEVELS), start=1):
             channels = above + 2 * encoded
             if level > 1:
-                setattr(self, f'trans_conv{level - 1}', nn.ConvTranspose2d(above, above, 2, stride=2))
+                setattr(
+                    self, f'trans_conv{level - 1}', nn.ConvTranspose2d(above, above, 2, stride=2)
+                )
                 setattr(self, f'ca{level}', ChannelAttention(channels))
             for i, width in enumerate(widths, start=1):
                 setattr(self, f'o{level}_conv{i}', _conv_prelu_bn(channels, width, use_dropout))
@@ -110,7 +125,9 @@ class IFN(PretrainedBackbone):
 
     def published_keys(self) -> dict[str, str]:
         encoder = 'encoder1.'
-        return {key: key.removeprefix(encoder) for key in self.state_dict() if key.startswith(encoder)}
+        return {
+            key: key.removeprefix(encoder) for key in self.state_dict() if key.startswith(encoder)
+        }
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, ...]:
         """Logits (N, 1, ...) at strides 16, 8, 4, 2 and 1 of two (N, 3, H, W) images."""

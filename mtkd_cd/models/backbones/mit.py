@@ -1,4 +1,5 @@
-"""SegFormer's encoder (arXiv:2105.15203), with fused attention, and Changer's two-date form of it (arXiv:2209.08290)."""
+"""SegFormer's encoder (arXiv:2105.15203), with fused attention, and Changer's two-date form of it
+(arXiv:2209.08290)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from mtkd_cd.registry import MODELS
 
 
 def run_stage(stage: Sequence[Any], x: Tensor) -> Tensor:
-    """The map after a stage, an entry of ``MixVisionTransformer.layers``, from the one before it (or the image)."""
+    """The map after a stage, an entry of ``MixVisionTransformer.layers``, from the one before it
+    (or the image)."""
     embed, blocks, norm = stage
     tokens, size = embed(x)
     for block in blocks:
@@ -23,7 +25,8 @@ def run_stage(stage: Sequence[Any], x: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class MixVisionTransformer(MMSegMixVisionTransformer):
-    """mmseg's encoder without the attention matrices that it asks for and throws away: torch can then use its fused kernel."""
+    """mmseg's encoder without the attention matrices that it asks for and throws away: torch can
+    then use its fused kernel."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -39,13 +42,22 @@ class IA_MixVisionTransformer(MixVisionTransformer):
         kwargs: Arguments of :class:`MixVisionTransformer`.
     """
 
-    def __init__(self, interaction_cfg: Sequence[dict[str, Any] | None] = (None, None, None, None), **kwargs: Any):
+    def __init__(
+        self,
+        interaction_cfg: Sequence[dict[str, Any] | None] = (None, None, None, None),
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self.ccs = build_interactions(interaction_cfg, self.num_stages)  # `ccs` is the name in published checkpoints
+        self.ccs = build_interactions(
+            interaction_cfg, self.num_stages
+        )  # `ccs` is the name in published checkpoints
 
     def forward(self, x1: Tensor, x2: Tensor) -> list[Tensor]:
-        """Levels (N, 2C_i, H/s, W/s) of the stages in ``out_indices``: date A's channels, then date B's."""
-        x = stack_dates(x1, x2)  # no layer here mixes samples, so the dates can share a batch in training too
+        """Levels (N, 2C_i, H/s, W/s) of the stages in ``out_indices``: date A's channels, then date
+        B's."""
+        x = stack_dates(
+            x1, x2
+        )  # no layer here mixes samples, so the dates can share a batch in training too
         levels = []
         for i, (stage, interact) in enumerate(zip(self.layers, self.ccs)):
             pair = interact(*run_stage(stage, x).chunk(2))

@@ -1,4 +1,5 @@
-"""SNUNet-CD with its ensemble channel attention module (DOI 10.1109/LGRS.2021.3056416), up to the last feature map."""
+"""SNUNet-CD with its ensemble channel attention module (DOI 10.1109/LGRS.2021.3056416), up to the
+last feature map."""
 
 import torch
 import torch.nn.functional as F
@@ -66,10 +67,16 @@ class SNUNet_ECAM(nn.Module):
         super().__init__()
         widths = [base_channel * 2**level for level in range(_DEPTH + 1)]
         for level, width in enumerate(widths):
-            setattr(self, f'conv{level}_0', _Block(widths[level - 1] if level else in_channels, width))
+            setattr(
+                self, f'conv{level}_0', _Block(widths[level - 1] if level else in_channels, width)
+            )
             for step in range(1, _DEPTH - level + 1):
                 setattr(self, f'Up{level + 1}_{step - 1}', _Up(widths[level + 1]))
-                setattr(self, f'conv{level}_{step}', _Block((step + 1) * width + widths[level + 1], width))
+                setattr(
+                    self,
+                    f'conv{level}_{step}',
+                    _Block((step + 1) * width + widths[level + 1], width),
+                )
         self.ca = _ChannelAttention(4 * base_channel, reduction=16)
         self.ca1 = _ChannelAttention(base_channel, reduction=4)
         for module in self.modules():
@@ -88,13 +95,18 @@ class SNUNet_ECAM(nn.Module):
         check_divisible('SNUNet_ECAM', x1, 2**_DEPTH)
         maps1, maps2 = on_both_dates(self._encode, x1, x2, weights=self)
         deepest = self.conv4_0(F.max_pool2d(maps2[-1], 2))
-        below = [*maps2[1:], deepest]  # what is upsampled comes from date B alone, as in the published model
+        below = [
+            *maps2[1:],
+            deepest,
+        ]  # what is upsampled comes from date B alone, as in the published model
         inputs = [[map1, map2] for map1, map2 in zip(maps1, maps2)]
         for step in range(1, _DEPTH + 1):
             row = []
             for level in range(_DEPTH - step + 1):
                 upsampled = getattr(self, f'Up{level + 1}_{step - 1}')(below[level])
-                node = getattr(self, f'conv{level}_{step}')(torch.cat((*inputs[level], upsampled), dim=1))
+                node = getattr(self, f'conv{level}_{step}')(
+                    torch.cat((*inputs[level], upsampled), dim=1)
+                )
                 inputs[level].append(node)
                 row.append(node)
             below = row[1:]

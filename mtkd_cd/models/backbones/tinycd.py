@@ -1,4 +1,5 @@
-"""TinyCD (arXiv:2207.13159): a truncated EfficientNet-B4, masks that mix the dates at every scale, a tiny decoder."""
+"""TinyCD (arXiv:2207.13159): a truncated EfficientNet-B4, masks that mix the dates at every scale,
+a tiny decoder."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,20 +8,34 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.layers import check_divisible, interleave_channels, on_both_dates
 from mtkd_cd.models.pretrained import PretrainedBackbone
 from mtkd_cd.registry import MODELS
 
-# Of EfficientNet-B4 (arXiv:1905.11946): (blocks, expand ratio, depthwise kernel, stride, output channels).
+# Of EfficientNet-B4 (arXiv:1905.11946): (blocks, expand ratio, depthwise kernel, stride, output
+# channels).
 _STEM_CHANNELS = 48
 _STAGES = ((2, 1, 3, 1, 24), (4, 6, 3, 2, 32), (4, 6, 5, 2, 56))
-_DROP_PATH_STEP = 0.2 / 32  # rises with the block's number to 0.2 at the last of the full network's 32 blocks
+_DROP_PATH_STEP = (
+    0.2 / 32
+)  # rises with the block's number to 0.2 at the last of the full network's 32 blocks
 
 
-def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), *([nn.SiLU(inplace=True)] if act else []))
+def _conv_bn(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    act: bool = True,
+) -> nn.Sequential:
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+    )
+    return nn.Sequential(
+        conv, nn.BatchNorm2d(out_channels), *([nn.SiLU(inplace=True)] if act else [])
+    )
 
 
 class SqueezeExcitation(nn.Module):
@@ -48,7 +63,15 @@ class MBConv(nn.Module):
         drop_path: Probability that a residual block is skipped for a sample in training.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, expand_ratio: int, kernel: int, stride: int, drop_path: float):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        expand_ratio: int,
+        kernel: int,
+        stride: int,
+        drop_path: float,
+    ):
         super().__init__()
         hidden = in_channels * expand_ratio
         self.block = nn.Sequential(
@@ -71,7 +94,16 @@ def _efficientnet_b4(in_channels: int) -> nn.ModuleList:
     for count, expand_ratio, kernel, stride, out_channels in _STAGES:
         blocks = []
         for i in range(count):
-            blocks.append(MBConv(channels, out_channels, expand_ratio, kernel, 1 if i else stride, _DROP_PATH_STEP * number))
+            blocks.append(
+                MBConv(
+                    channels,
+                    out_channels,
+                    expand_ratio,
+                    kernel,
+                    1 if i else stride,
+                    _DROP_PATH_STEP * number,
+                )
+            )
             channels, number = out_channels, number + 1
         children.append(nn.Sequential(*blocks))
     trunk = nn.ModuleList(children)
@@ -89,7 +121,9 @@ class MixingBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self._convmix = nn.Sequential(
-            nn.Conv2d(2 * channels, channels, 3, padding=1, groups=channels), nn.PReLU(), nn.InstanceNorm2d(channels)
+            nn.Conv2d(2 * channels, channels, 3, padding=1, groups=channels),
+            nn.PReLU(),
+            nn.InstanceNorm2d(channels),
         )
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -97,7 +131,8 @@ class MixingBlock(nn.Module):
 
 
 class PixelwiseMLP(nn.Module):
-    """Convolutions 1 x 1, each followed by a PReLU, the last one too unless ``last_act`` is False."""
+    """Convolutions 1 x 1, each followed by a PReLU, the last one too unless ``last_act`` is
+    False."""
 
     def __init__(self, channels: Sequence[int], last_act: bool = True):
         super().__init__()
@@ -123,7 +158,8 @@ class MaskBlock(nn.Module):
 
 
 class UpMask(nn.Module):
-    """Double the size of (N, C, h, w), weigh it by a mask (N, 1, 2h, 2w), convolve depthwise and pixelwise."""
+    """Double the size of (N, C, h, w), weigh it by a mask (N, 1, 2h, 2w), convolve depthwise and
+    pixelwise."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -148,11 +184,14 @@ class TinyCD(PretrainedBackbone):
     Args:
         in_channels: Channels of one date.
         bkbn_name: Only ``efficientnet_b4``.
-        pretrained: ImageNet weights of the trunk, in torchvision's layout. A path or URL; True: the usual file; False: none.
+        pretrained: ImageNet weights of the trunk, in torchvision's layout. A path or URL; True: the
+            usual file; False: none.
         output_layer_bkbn: Only ``'3'``, the last part of the trunk that is used.
         freeze_backbone: Don't train the trunk; the statistics of its batch norm still move.
-        classifier_channels: Hidden widths of the classifier. The authors' own checkpoints have (16, 8).
-        classifier_act: End it in a PReLU, which scales negative logits by a learned slope, as Open-CD's does. The authors' does not.
+        classifier_channels: Hidden widths of the classifier. The authors' own checkpoints have (16,
+            8).
+        classifier_act: End it in a PReLU, which scales negative logits by a learned slope, as
+            Open-CD's does. The authors' does not.
 
     Raises:
         UserError: Another trunk; or, in ``forward``, sides that are no multiples of 8.
@@ -178,13 +217,19 @@ class TinyCD(PretrainedBackbone):
         super().__init__(pretrained)
         self._backbone = _efficientnet_b4(in_channels).requires_grad_(not freeze_backbone)
         self._first_mix = MaskBlock((in_channels, 10, 5, 1))
-        self._mixing_mask = nn.ModuleList([MaskBlock((24, 12, 6, 1)), MaskBlock((32, 16, 8, 1)), MixingBlock(56)])
+        self._mixing_mask = nn.ModuleList(
+            [MaskBlock((24, 12, 6, 1)), MaskBlock((32, 16, 8, 1)), MixingBlock(56)]
+        )
         self._up = nn.ModuleList([UpMask(56, 64), UpMask(64, 64), UpMask(64, 32)])
         self._classify = PixelwiseMLP((32, *classifier_channels, 1), last_act=classifier_act)
 
     def published_keys(self) -> dict[str, str]:
         trunk = '_backbone.'
-        return {key: 'features.' + key.removeprefix(trunk) for key in self.state_dict() if key.startswith(trunk)}
+        return {
+            key: 'features.' + key.removeprefix(trunk)
+            for key in self.state_dict()
+            if key.startswith(trunk)
+        }
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
         """Logits (N, 1, H, W), a 1-tuple, of two (N, C, H, W) images."""
@@ -195,7 +240,9 @@ class TinyCD(PretrainedBackbone):
         for stage, mix in zip(stages, self._mixing_mask):
             x1, x2 = on_both_dates(stage, x1, x2, weights=stage)
             mixed.append(mix(x1, x2))
-        x = mixed.pop()  # the coarsest is a map of features, (N, 56, H/8, W/8), the others are masks
+        x = (
+            mixed.pop()
+        )  # the coarsest is a map of features, (N, 56, H/8, W/8), the others are masks
         for up in self._up:
             x = up(x, mixed.pop())
         return (self._classify(x),)

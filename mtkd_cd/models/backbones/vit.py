@@ -1,4 +1,5 @@
-"""The vision transformer of CLIP (arXiv:2103.00020), BAN's image encoder: mmseg's, with fused attention."""
+"""The vision transformer of CLIP (arXiv:2103.00020), BAN's image encoder: mmseg's, with fused
+attention."""
 
 import math
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 from mmseg.models.backbones import VisionTransformer as MMSegVisionTransformer
 from torch import Tensor
 
-from mtkd_cd.checkpoint import read_weights
+from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.models.layers import discard_attention_weights
 from mtkd_cd.models.pretrained import load_published
 from mtkd_cd.registry import MODELS
@@ -27,10 +28,12 @@ _OPENAI = (
 
 @MODELS.register_module()
 class VisionTransformer(MMSegVisionTransformer):
-    """mmseg's encoder, which loads CLIP's weights in OpenAI's naming too, and refuses a file that lacks some.
+    """mmseg's encoder, which loads CLIP's weights in OpenAI's naming too, and refuses a file that
+    lacks some.
 
-    Takes the arguments of mmseg's ``VisionTransformer``. ``init_cfg`` of type ``Pretrained_Part`` loads what a file holds under
-    ``image_encoder.``; layers that the encoder does not have are left out.
+    Takes the arguments of mmseg's ``VisionTransformer``. ``init_cfg`` of type ``Pretrained_Part``
+    loads what a file holds under ``image_encoder.``; layers that the encoder does not have are left
+    out.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -43,14 +46,18 @@ class VisionTransformer(MMSegVisionTransformer):
         Raises:
             UserError: A file that cannot be read, or is of another network.
         """
-        if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') not in ('Pretrained', 'Pretrained_Part'):
+        if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') not in (
+            'Pretrained',
+            'Pretrained_Part',
+        ):
             super().init_weights()
             return
         checkpoint = self.init_cfg['checkpoint']
         weights = clip_weights(read_weights(checkpoint))
         if 'pos_embed' in weights:
             weights['pos_embed'] = self._fit_pos_embed(weights['pos_embed'])
-        # Open-CD's encoders of supervised weights have CLIP's first norm, which those weights lack, and leave it at 1 and 0.
+        # Open-CD's encoders of supervised weights have CLIP's first norm, which those weights lack,
+        # and leave it at 1 and 0.
         load_published(self, weights, checkpoint, optional=('ln_pre',))
 
     def _fit_pos_embed(self, pos_embed: Tensor) -> Tensor:
@@ -58,7 +65,9 @@ class VisionTransformer(MMSegVisionTransformer):
             return pos_embed
         side = math.isqrt(pos_embed.shape[1] - 1)
         height, width = (length // self.patch_size for length in self.img_size)
-        return self.resize_pos_embed(pos_embed.float(), (height, width), (side, side), self.interpolate_mode)
+        return self.resize_pos_embed(
+            pos_embed.float(), (height, width), (side, side), self.interpolate_mode
+        )
 
     def train(self, mode: bool = True) -> 'VisionTransformer':
         """As in torch; mmseg's forgets to return the module."""
@@ -67,10 +76,17 @@ class VisionTransformer(MMSegVisionTransformer):
 
 
 def clip_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image encoder's tensors of a file in OpenAI's naming (``visual.transformer...``), mmseg's, or ``image_encoder.`` and mmseg's."""
+    """The image encoder's tensors of a file in OpenAI's naming (``visual.transformer...``),
+    mmseg's, or ``image_encoder.`` and mmseg's."""
     if not any(key.startswith('visual.') for key in weights):
-        prefix = 'image_encoder.' if any(key.startswith('image_encoder.') for key in weights) else ''
-        return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        prefix = (
+            'image_encoder.' if any(key.startswith('image_encoder.') for key in weights) else ''
+        )
+        return {
+            key.removeprefix(prefix): value
+            for key, value in weights.items()
+            if key.startswith(prefix)
+        }
     renamed = {}
     for key, value in weights.items():
         if key.startswith('visual.'):
@@ -78,5 +94,11 @@ def clip_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             for theirs, ours in _OPENAI:
                 name = name.replace(theirs, ours)
             # One axis more: (C) to (1, 1, C), (1 + P, C) to (1, 1 + P, C)
-            renamed[name] = value.expand(1, 1, -1) if name == 'cls_token' else value[None] if name == 'pos_embed' else value
+            renamed[name] = (
+                value.expand(1, 1, -1)
+                if name == 'cls_token'
+                else value[None]
+                if name == 'pos_embed'
+                else value
+            )
     return renamed

@@ -1,4 +1,5 @@
-"""SAM's image encoder (arXiv:2304.02643), and the layers with which TTP (arXiv:2312.16202) lets two dates meet inside it."""
+"""SAM's image encoder (arXiv:2304.02643), and the layers with which TTP (arXiv:2312.16202) lets two
+dates meet inside it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,16 +13,34 @@ from mmseg.models.utils import PatchEmbed
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mtkd_cd.checkpoint import read_weights
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.checkpoint import read_weights
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.layers import LN2d
 from mtkd_cd.models.pretrained import load_published
 from mtkd_cd.registry import MODELS
 
 _ARCHS = {
-    'base': dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072, global_attn_indexes=(2, 5, 8, 11)),
-    'large': dict(embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=4096, global_attn_indexes=(5, 11, 17, 23)),
-    'huge': dict(embed_dims=1280, num_layers=32, num_heads=16, feedforward_channels=5120, global_attn_indexes=(7, 15, 23, 31)),
+    'base': dict(
+        embed_dims=768,
+        num_layers=12,
+        num_heads=12,
+        feedforward_channels=3072,
+        global_attn_indexes=(2, 5, 8, 11),
+    ),
+    'large': dict(
+        embed_dims=1024,
+        num_layers=24,
+        num_heads=16,
+        feedforward_channels=4096,
+        global_attn_indexes=(5, 11, 17, 23),
+    ),
+    'huge': dict(
+        embed_dims=1280,
+        num_layers=32,
+        num_heads=16,
+        feedforward_channels=5120,
+        global_attn_indexes=(7, 15, 23, 31),
+    ),
 }
 # Parts of segment-anything's names and ours, in the order in which they are replaced.
 _SEGMENT_ANYTHING = (
@@ -37,17 +56,26 @@ _ADDED = ('lora_', 'down_channel', 'soft_ffn')
 
 
 class Attention(nn.Module):
-    """Self-attention on a map, with a learnt position term per row distance and per column distance.
+    """Self-attention on a map, with a learnt position term per row distance and per column
+    distance.
 
     Args:
         embed_dims: Channels C.
         num_heads: Number of heads.
         qkv_bias: The projection to queries, keys and values has a bias.
         use_rel_pos: Add the position terms.
-        input_size: Height and width for which their tables are made; for other sizes they are interpolated.
+        input_size: Height and width for which their tables are made; for other sizes they are
+            interpolated.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, qkv_bias: bool, use_rel_pos: bool, input_size: Sequence[int]):
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        qkv_bias: bool,
+        use_rel_pos: bool,
+        input_size: Sequence[int],
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.use_rel_pos = use_rel_pos
@@ -61,7 +89,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same shape."""
         batch, height, width, channels = x.shape
-        q, k, v = self.qkv(x).view(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, HW, d) each
+        q, k, v = (
+            self.qkv(x).view(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        )  # (B, heads, HW, d) each
         bias = self._position_terms(q, height, width) if self.use_rel_pos else None
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(x.transpose(1, 2).reshape(batch, height, width, channels))
@@ -83,23 +113,35 @@ def _by_distance(table: Tensor, size: int) -> Tensor:
 def _resample_table(table: Tensor, length: int) -> Tensor:
     if len(table) == length:
         return table
-    return F.interpolate(table.t().unsqueeze(0).float(), size=length, mode='linear').squeeze(0).t().to(table.dtype)
+    return (
+        F.interpolate(table.t().unsqueeze(0).float(), size=length, mode='linear')
+        .squeeze(0)
+        .t()
+        .to(table.dtype)
+    )
 
 
 def _resample_grid(pos_embed: Tensor, size: Sequence[int], mode: str) -> Tensor:
     """(1, H, W, C) position embedding to another (H, W)."""
     if pos_embed.shape[1:3] == tuple(size):
         return pos_embed
-    resampled = F.interpolate(pos_embed.permute(0, 3, 1, 2).float(), size=tuple(size), mode=mode, align_corners=False)
+    resampled = F.interpolate(
+        pos_embed.permute(0, 3, 1, 2).float(), size=tuple(size), mode=mode, align_corners=False
+    )
     return resampled.permute(0, 2, 3, 1).to(pos_embed.dtype)
 
 
 def _in_windows(attention: nn.Module, x: Tensor, size: int) -> Tensor:
-    """Attention on (B, H, W, C) inside windows. As in SAM, the zeros that fill the last windows take part in it."""
+    """Attention on (B, H, W, C) inside windows. As in SAM, the zeros that fill the last windows
+    take part in it."""
     batch, height, width, channels = x.shape
     x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
     rows, columns = x.shape[1] // size, x.shape[2] // size
-    windows = x.view(batch, rows, size, columns, size, channels).transpose(2, 3).reshape(-1, size, size, channels)
+    windows = (
+        x.view(batch, rows, size, columns, size, channels)
+        .transpose(2, 3)
+        .reshape(-1, size, size, channels)
+    )
     windows = attention(windows).view(batch, rows, columns, size, size, channels)
     return windows.transpose(2, 3).reshape(x.shape)[:, :height, :width]
 
@@ -144,7 +186,10 @@ class SAMEncoderLayer(BaseModule):
         norm_cfg = norm_cfg or dict(type='LN')
         table_size = _pair(window_size) if window_size else input_size
         if use_rel_pos and table_size is None:
-            raise UserError(f'{type(self).__name__}: use_rel_pos without window_size needs input_size=(height, width), found None')
+            raise UserError(
+                f'{type(self).__name__}: use_rel_pos without window_size needs input_size=(height, '
+                'width), found None'
+            )
         self.ln1 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.attn = Attention(embed_dims, num_heads, qkv_bias, use_rel_pos, table_size or (0, 0))
         self.ln2 = build_norm_layer(norm_cfg, embed_dims)[1]
@@ -158,16 +203,22 @@ class SAMEncoderLayer(BaseModule):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        attended = _in_windows(self.attn, self.ln1(x), self.window_size) if self.window_size else self.attn(self.ln1(x))
+        attended = (
+            _in_windows(self.attn, self.ln1(x), self.window_size)
+            if self.window_size
+            else self.attn(self.ln1(x))
+        )
         x = x + attended
         return self.ffn(self.ln2(x), identity=x)
 
 
 @MODELS.register_module()
 class TimeFusionTransformerEncoderLayer(SAMEncoderLayer):
-    """SAM's layer, after which each date takes over gated features of the other: TTP's time travelling activation gate.
+    """SAM's layer, after which each date takes over gated features of the other: TTP's time
+    travelling activation gate.
 
-    Only layers with windows have the gate. Date B takes from a date A that has already taken from B, so the dates are not treated alike.
+    Only layers with windows have the gate. Date B takes from a date A that has already taken from
+    B, so the dates are not treated alike.
 
     Args:
         args: Arguments of :class:`SAMEncoderLayer`.
@@ -179,7 +230,11 @@ class TimeFusionTransformerEncoderLayer(SAMEncoderLayer):
         if self.window_size:
             self.down_channel = nn.Conv2d(2 * embed_dims, 1, 1, bias=False)
             nn.init.constant_(self.down_channel.weight, 1 / (2 * embed_dims))
-            self.soft_ffn = nn.Sequential(nn.Conv2d(embed_dims, embed_dims, 1), nn.GELU(), nn.Conv2d(embed_dims, embed_dims, 1))
+            self.soft_ffn = nn.Sequential(
+                nn.Conv2d(embed_dims, embed_dims, 1),
+                nn.GELU(),
+                nn.Conv2d(embed_dims, embed_dims, 1),
+            )
 
     def train_gate(self) -> None:
         """Let the gate learn, from a state in which the dates do not mix."""
@@ -195,7 +250,10 @@ class TimeFusionTransformerEncoderLayer(SAMEncoderLayer):
         if not self.window_size:
             return x
         if len(x) % 2:
-            raise UserError(f'TimeFusionTransformerEncoderLayer needs the maps of date A and of as many of date B, found {len(x)} maps')
+            raise UserError(
+                'TimeFusionTransformerEncoderLayer needs the maps of date A and of as many of '
+                f'date B, found {len(x)} maps'
+            )
         x1, x2 = x.permute(0, 3, 1, 2).chunk(2)
         gate = self.down_channel(torch.cat((x1, x2), dim=1)).sigmoid()  # (N, 1, H, W)
         x1 = x1 + self.soft_ffn(x2 * gate)
@@ -208,8 +266,10 @@ class ViTSAM_Custom(BaseModule):
     """SAM's image encoder, with layers of a registered type if wanted.
 
     Args:
-        arch: ``base``, ``large``, ``huge``, or a dict with embed_dims, num_layers, num_heads, feedforward_channels, global_attn_indexes.
-        img_size: Height and width for which the position embeddings are made; others are interpolated.
+        arch: ``base``, ``large``, ``huge``, or a dict with embed_dims, num_layers, num_heads,
+            feedforward_channels, global_attn_indexes.
+        img_size: Height and width for which the position embeddings are made; others are
+            interpolated.
         patch_size: Side of the patches.
         in_channels: Channels of the images.
         out_channels: Channels of the outputs; 0: those of the layers.
@@ -225,8 +285,10 @@ class ViTSAM_Custom(BaseModule):
         frozen_stages: Freeze the patch embedding and so many layers.
         interpolate_mode: How position embeddings are interpolated.
         patch_cfg: Changes the patch embedding.
-        layer_cfgs: Changes the layers; a dict for all, or one per layer. With a ``type``, layers come from the registry.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads a file of segment-anything's or mmpretrain's naming.
+        layer_cfgs: Changes the layers; a dict for all, or one per layer. With a ``type``, layers
+            come from the registry.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads a file of segment-anything's or
+            mmpretrain's naming.
     """
 
     def __init__(
@@ -255,7 +317,10 @@ class ViTSAM_Custom(BaseModule):
         settings = _settings(arch)
         num_layers, embed_dims = settings['num_layers'], settings['embed_dims']
         if out_type not in ('raw', 'featmap', 'avg_featmap'):
-            raise UserError(f"ViTSAM_Custom: out_type must be 'raw', 'featmap' or 'avg_featmap', found {out_type!r}")
+            raise UserError(
+                "ViTSAM_Custom: out_type must be 'raw', 'featmap' or 'avg_featmap', found "
+                f'{out_type!r}'
+            )
         self.out_type = out_type
         self.out_indices = _layer_indices(out_indices, num_layers)
         self.interpolate_mode = interpolate_mode
@@ -264,9 +329,15 @@ class ViTSAM_Custom(BaseModule):
         self.patch_embed = PatchEmbed(in_channels=in_channels, embed_dims=embed_dims, **patch_cfg)
         self.pos_embed = nn.Parameter(torch.zeros(1, *grid, embed_dims)) if use_abs_pos else None
         self.drop_after_pos = nn.Dropout(drop_rate)
-        layer_cfgs = [layer_cfgs or {}] * num_layers if layer_cfgs is None or isinstance(layer_cfgs, dict) else layer_cfgs
+        layer_cfgs = (
+            [layer_cfgs or {}] * num_layers
+            if layer_cfgs is None or isinstance(layer_cfgs, dict)
+            else layer_cfgs
+        )
         self.layers = nn.ModuleList()
-        for i, (layer_cfg, drop_path) in enumerate(zip(layer_cfgs, torch.linspace(0, drop_path_rate, num_layers, device='cpu').tolist())):
+        for i, (layer_cfg, drop_path) in enumerate(
+            zip(layer_cfgs, torch.linspace(0, drop_path_rate, num_layers, device='cpu').tolist())
+        ):
             layer = dict(
                 embed_dims=embed_dims,
                 num_heads=settings['num_heads'],
@@ -281,13 +352,17 @@ class ViTSAM_Custom(BaseModule):
             )
             layer.update(layer_cfg)
             self.layers.append(MODELS.build(layer) if 'type' in layer else SAMEncoderLayer(**layer))
-        self.channel_reduction = _channel_reduction(embed_dims, out_channels) if out_channels else nn.Identity()
+        self.channel_reduction = (
+            _channel_reduction(embed_dims, out_channels) if out_channels else nn.Identity()
+        )
         self._freeze(frozen_stages)
 
     def _freeze(self, stages: int) -> None:
         if stages <= 0:
             return
-        frozen = [self.patch_embed, *self.layers[:stages]] + ([self.channel_reduction] if stages >= len(self.layers) else [])
+        frozen = [self.patch_embed, *self.layers[:stages]] + (
+            [self.channel_reduction] if stages >= len(self.layers) else []
+        )
         for module in frozen:
             module.requires_grad_(False)
         if self.pos_embed is not None:
@@ -314,13 +389,16 @@ class ViTSAM_Custom(BaseModule):
             if key not in state_dict or state_dict[key].shape == own.shape:
                 continue
             if name == 'pos_embed':
-                state_dict[key] = _resample_grid(state_dict[key], own.shape[1:3], self.interpolate_mode)
+                state_dict[key] = _resample_grid(
+                    state_dict[key], own.shape[1:3], self.interpolate_mode
+                )
             elif name.endswith(('rel_pos_h', 'rel_pos_w')):
                 state_dict[key] = _resample_table(state_dict[key], len(own))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter, and the number of depths, for learning rates that decay by depth."""
+        """Depth of a parameter, and the number of depths, for learning rates that decay by
+        depth."""
         num_depths = len(self.layers) + 2
         name = param_name.removeprefix(prefix)
         if name.startswith(('pos_embed', 'patch_embed')):
@@ -341,12 +419,15 @@ class ViTSAM_Custom(BaseModule):
             x = layer(x)
             if i in self.out_indices:
                 features = self.channel_reduction(x.permute(0, 3, 1, 2))
-                outputs.append(features.mean((2, 3)) if self.out_type == 'avg_featmap' else features)
+                outputs.append(
+                    features.mean((2, 3)) if self.out_type == 'avg_featmap' else features
+                )
         return tuple(outputs)
 
 
 def sam_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors of a file in segment-anything's naming (``image_encoder.blocks...``), or in mmpretrain's, by our names."""
+    """The encoder's tensors of a file in segment-anything's naming (``image_encoder.blocks...``),
+    or in mmpretrain's, by our names."""
     if not any(key.startswith('image_encoder.') for key in weights):
         return {key.removeprefix('backbone.'): value for key, value in weights.items()}
     renamed = {}
@@ -363,7 +444,10 @@ def _settings(arch: str | dict[str, Any]) -> dict[str, Any]:
     settings = _ARCHS.get(arch, {}) if isinstance(arch, str) else arch
     missing = [key for key in _ARCHS['base'] if key not in settings]
     if missing:
-        raise UserError(f'ViTSAM_Custom: arch must be one of {", ".join(_ARCHS)}, or a dict that has {", ".join(missing)}; found {arch!r}')
+        raise UserError(
+            f'ViTSAM_Custom: arch must be one of {", ".join(_ARCHS)}, or a dict that has '
+            f'{", ".join(missing)}; found {arch!r}'
+        )
     return settings
 
 
@@ -371,7 +455,9 @@ def _layer_indices(indices: int | Sequence[int], num_layers: int) -> set[int]:
     wanted = [indices] if isinstance(indices, int) else indices
     found = {index + num_layers if index < 0 else index for index in wanted}
     if not all(0 <= index < num_layers for index in found):
-        raise UserError(f'ViTSAM_Custom: out_indices must name some of the {num_layers} layers, found {indices}')
+        raise UserError(
+            f'ViTSAM_Custom: out_indices must name some of the {num_layers} layers, found {indices}'
+        )
     return found
 
 

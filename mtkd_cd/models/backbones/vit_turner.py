@@ -14,14 +14,17 @@ from mtkd_cd.registry import MODELS
 class VisionTransformerTurner(BaseModule):
     """An image encoder of which LoRA layers, and nothing but them and perhaps biases, are trained.
 
-    TTP's gates are frozen with the rest, although SAM's weights do not have them: they stay the random numbers that they start as, which
-    are part of every published checkpoint.
+    TTP's gates are frozen with the rest, although SAM's weights do not have them: they stay the
+    random numbers that they start as, which are part of every published checkpoint.
 
     Args:
         encoder_cfg: Config of the encoder.
-        peft_cfg: Arguments of ``peft.LoraConfig``, as in :func:`mtkd_cd.models.layers.lora.adapt`. None: all is frozen, without peft.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` for the encoder, if its own config has none.
-        train_gates: Train the gates too, from a state in which the dates do not mix. Not what the published checkpoints are.
+        peft_cfg: Arguments of ``peft.LoraConfig``, as in :func:`mtkd_cd.models.layers.lora.adapt`.
+            None: all is frozen, without peft.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` for the encoder, if its own config has
+            none.
+        train_gates: Train the gates too, from a state in which the dates do not mix. Not what the
+            published checkpoints are.
 
     Raises:
         UserError: Wrong ``peft_cfg``, or peft, which it needs, is not installed.
@@ -41,8 +44,9 @@ class VisionTransformerTurner(BaseModule):
             self.vision_encoder = encoder.requires_grad_(False)
         else:
             adapt(encoder, peft_cfg)
-            # The names of peft.PeftModel, which are in published checkpoints. Not PeftModel itself: as it passes attributes on, every walk
-            # over the modules would find the encoder's pretrained file three times.
+            # The names of peft.PeftModel, which are in published checkpoints. Not PeftModel itself:
+            # as it passes attributes on, every walk over the modules would find the encoder's
+            # pretrained file three times.
             self.vision_encoder = nn.ModuleDict(dict(base_model=nn.ModuleDict(dict(model=encoder))))
         if train_gates:
             for module in encoder.modules():
@@ -53,10 +57,13 @@ class VisionTransformerTurner(BaseModule):
     def encoder(self) -> BaseModule:
         """The encoder inside."""
         wrapped = isinstance(self.vision_encoder, nn.ModuleDict)
-        return self.get_submodule('vision_encoder.base_model.model' if wrapped else 'vision_encoder')
+        return self.get_submodule(
+            'vision_encoder.base_model.model' if wrapped else 'vision_encoder'
+        )
 
     def init_weights(self) -> None:
-        """Initialise the encoder, loading pretrained weights where its config, or this module's, names them."""
+        """Initialise the encoder, loading pretrained weights where its config, or this module's,
+        names them."""
         if self.init_cfg:
             self.encoder.init_cfg = self.init_cfg
         self.encoder.init_weights()

@@ -1,4 +1,5 @@
-"""BAN's head (arXiv:2312.01163): a small change detector into which bridges bring what a frozen foundation model sees."""
+"""BAN's head (arXiv:2312.01163): a small change detector into which bridges bring what a frozen
+foundation model sees."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,17 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw, resize
 from torch import Tensor, nn
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.backbones.ia_resnet import run_stem
 from mtkd_cd.models.backbones.mit import run_stage
 from mtkd_cd.models.decode_heads.bit import BITDecoder
-from mtkd_cd.models.layers import ChannelNorm, LN2d, MapMixFFN, discard_attention_weights, on_both_dates
+from mtkd_cd.models.layers import (
+    ChannelNorm,
+    LN2d,
+    MapMixFFN,
+    discard_attention_weights,
+    on_both_dates,
+)
 from mtkd_cd.registry import MODELS
 
 # In the published models this is the number of channels; it looks as if meant to multiply them.
@@ -45,21 +52,25 @@ class Bridge(BaseModule):
     def forward(self, x: Tensor, foundation: Tensor) -> Tensor:
         """(N, C, h, w) and the foundation model's (N, C, h', w') to (N, C, h, w)."""
         size = x.shape[2:]
-        tokens = self.attn(nchw_to_nlc(self.norm1(x)), nchw_to_nlc(foundation), identity=nchw_to_nlc(x))
+        tokens = self.attn(
+            nchw_to_nlc(self.norm1(x)), nchw_to_nlc(foundation), identity=nchw_to_nlc(x)
+        )
         x = nlc_to_nchw(tokens, size)
         x = self.ffn(self.norm2(x), identity=x)
         return x + resize(foundation, size, mode='bilinear', align_corners=False)
 
 
 class SideAdapterNetwork(BaseModule):
-    """One date's half of the bi-temporal adapter branch: a small network, some stages of which are bridged to the foundation model.
+    """One date's half of the bi-temporal adapter branch: a small network, some stages of which are
+    bridged to the foundation model.
 
     Args:
         side_encoder: The small network.
         widths: Channels of its stages.
         heads: Attention heads of a bridge behind each of them.
         clip_channels: Channels of the foundation model's maps, one number or one per stage.
-        fusion_index: The stages with a bridge; the i-th of them takes the foundation model's i-th map.
+        fusion_index: The stages with a bridge; the i-th of them takes the foundation model's i-th
+            map.
     """
 
     def __init__(
@@ -78,22 +89,28 @@ class SideAdapterNetwork(BaseModule):
             clip_channels = [clip_channels] * len(widths)
         self.clip_attns = nn.ModuleList(Bridge(widths[i], heads[i]) for i in self.fusion_index)
         self.conv_clips = nn.ModuleList(
-            nn.Sequential(ChannelNorm(clip_channels[i]), ConvModule(clip_channels[i], widths[i], 1, act_cfg=None))
+            nn.Sequential(
+                ChannelNorm(clip_channels[i]),
+                ConvModule(clip_channels[i], widths[i], 1, act_cfg=None),
+            )
             for i in self.fusion_index
         )
 
     def init_weights(self) -> None:
-        """Initialise the side encoder, loading pretrained weights where its config names them, and the projections to it."""
+        """Initialise the side encoder, loading pretrained weights where its config names them, and
+        the projections to it."""
         self.side_encoder.init_weights()
         for project in self.conv_clips:
             caffe2_xavier_init(project.get_submodule('1.conv'))
 
     @abstractmethod
     def stages(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        """The stages of the side encoder, each from the map of the one before it (the first from the image) to its own."""
+        """The stages of the side encoder, each from the map of the one before it (the first from
+        the image) to its own."""
 
     def bridged_maps(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """An image (N, 3, H, W) and the foundation model's maps to the maps (N, C_i, H/s, W/s) of all stages."""
+        """An image (N, 3, H, W) and the foundation model's maps to the maps (N, C_i, H/s, W/s) of
+        all stages."""
         x, *foundation_maps = inputs
         levels = []
         for i, stage in enumerate(self.stages()):
@@ -110,7 +127,9 @@ class SideMiT(SideAdapterNetwork):
 
     def __init__(self, side_encoder: MixVisionTransformer, **kwargs: Any):
         heads = side_encoder.num_heads
-        super().__init__(side_encoder, [side_encoder.embed_dims * number for number in heads], heads, **kwargs)
+        super().__init__(
+            side_encoder, [side_encoder.embed_dims * number for number in heads], heads, **kwargs
+        )
 
     def stages(self) -> Iterator[Callable[[Tensor], Tensor]]:
         return (partial(run_stage, stage) for stage in self.side_encoder.layers)
@@ -120,15 +139,20 @@ class SideMiT(SideAdapterNetwork):
 
 
 class SideResNet(SideAdapterNetwork):
-    """The branch with a ResNet of basic blocks; it gives the map of the last of ``out_indices``, and runs no further."""
+    """The branch with a ResNet of basic blocks; it gives the map of the last of ``out_indices``,
+    and runs no further."""
 
     def __init__(self, side_encoder: ResNet, **kwargs: Any):
         heads = (1, 2, 4, 8)[: side_encoder.num_stages]
-        super().__init__(side_encoder, [side_encoder.base_channels * number for number in heads], heads, **kwargs)
+        super().__init__(
+            side_encoder, [side_encoder.base_channels * number for number in heads], heads, **kwargs
+        )
 
     def stages(self) -> Iterator[Callable[[Tensor], Tensor]]:
         encoder = self.side_encoder
-        first, *others = (getattr(encoder, name) for name in encoder.res_layers[: encoder.out_indices[-1] + 1])
+        first, *others = (
+            getattr(encoder, name) for name in encoder.res_layers[: encoder.out_indices[-1] + 1]
+        )
         return chain([lambda image: first(run_stem(encoder, image))], others)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -136,10 +160,12 @@ class SideResNet(SideAdapterNetwork):
 
 
 def build_side_adapter_network(side_enc_cfg: dict[str, Any], **kwargs: Any) -> SideAdapterNetwork:
-    """The branch with the side encoder of a config; ``kwargs`` are further arguments of :class:`SideAdapterNetwork`.
+    """The branch with the side encoder of a config; ``kwargs`` are further arguments of
+    :class:`SideAdapterNetwork`.
 
     Raises:
-        UserError: A side encoder that is neither a ``MixVisionTransformer`` nor a ResNet of depth 18 or 34.
+        UserError: A side encoder that is neither a ``MixVisionTransformer`` nor a ResNet of depth
+            18 or 34.
     """
     encoder = MODELS.build(side_enc_cfg)
     if isinstance(encoder, MixVisionTransformer):
@@ -147,8 +173,10 @@ def build_side_adapter_network(side_enc_cfg: dict[str, Any], **kwargs: Any) -> S
     if isinstance(encoder, ResNet) and encoder.block.expansion == 1:
         return SideResNet(encoder, **kwargs)
     raise UserError(
-        'BitemporalAdapterHead: side_enc_cfg must be a MixVisionTransformer or a ResNet of depth 18 or 34, '
-        f'found {side_enc_cfg["type"]}' + (f' of depth {side_enc_cfg["depth"]}' if 'depth' in side_enc_cfg else '')
+        'BitemporalAdapterHead: side_enc_cfg must be a MixVisionTransformer or a ResNet of depth '
+        '18 or 34, '
+        f'found {side_enc_cfg["type"]}'
+        + (f' of depth {side_enc_cfg["depth"]}' if 'depth' in side_enc_cfg else '')
     )
 
 
@@ -181,7 +209,10 @@ class BAN_MLPDecoder(BaseModule):
         super().__init__()
         act_cfg = act_cfg or dict(type='ReLU')
         self.resizing = dict(mode=interpolate_mode, align_corners=align_corners)
-        self.convs = nn.ModuleList(ConvModule(width, channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg) for width in in_channels)
+        self.convs = nn.ModuleList(
+            ConvModule(width, channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+            for width in in_channels
+        )
         self.fusion_conv = ConvModule(len(in_channels) * channels, channels, 1, norm_cfg=norm_cfg)
         self.discriminator = MapMixFFN(2 * channels, 2 * channels, act_cfg=dict(type='GELU'))
         self.dropout = nn.Dropout2d(dropout_ratio)
@@ -189,7 +220,9 @@ class BAN_MLPDecoder(BaseModule):
 
     def _decode_date(self, levels: Sequence[Tensor]) -> Tensor:
         size = levels[0].shape[2:]
-        maps = [resize(conv(level), size, **self.resizing) for conv, level in zip(self.convs, levels)]
+        maps = [
+            resize(conv(level), size, **self.resizing) for conv, level in zip(self.convs, levels)
+        ]
         return self.fusion_conv(torch.cat(maps, dim=1))  # (N, channels, H/4, W/4)
 
     def forward(self, x1: Sequence[Tensor], x2: Sequence[Tensor]) -> Tensor:
@@ -209,7 +242,13 @@ class BAN_BITHead(BITDecoder):
         kwargs: Further arguments of :class:`BITDecoder`.
     """
 
-    def __init__(self, num_classes: int = 2, dropout_ratio: float = 0, interpolate_mode: str = 'bilinear', **kwargs: Any):
+    def __init__(
+        self,
+        num_classes: int = 2,
+        dropout_ratio: float = 0,
+        interpolate_mode: str = 'bilinear',
+        **kwargs: Any,
+    ):
         super().__init__(num_classes=num_classes, dropout_ratio=dropout_ratio, **kwargs)
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -224,21 +263,32 @@ class BitemporalAdapterHead(BaseDecodeHead):
     Args:
         ban_cfg: Arguments of :func:`build_side_adapter_network`.
         ban_dec_cfg: Config of the decoder, called with what the branch gives of either date.
-        kwargs: Arguments of mmseg's ``BaseDecodeHead`` but ``in_channels``, ``channels`` and ``num_classes``.
+        kwargs: Arguments of mmseg's ``BaseDecodeHead`` but ``in_channels``, ``channels`` and
+            ``num_classes``.
     """
 
     def __init__(self, ban_cfg: dict[str, Any], ban_dec_cfg: dict[str, Any], **kwargs: Any):
-        super().__init__(in_channels=1, channels=1, num_classes=ban_dec_cfg['num_classes'], init_cfg=None, **kwargs)
+        super().__init__(
+            in_channels=1,
+            channels=1,
+            num_classes=ban_dec_cfg['num_classes'],
+            init_cfg=None,
+            **kwargs,
+        )
         del self.conv_seg
         self.side_adapter_network = build_side_adapter_network(**ban_cfg)
         self.mask_decoder = MODELS.build(ban_dec_cfg)
 
     def init_weights(self) -> None:
-        """Initialise the branch; the decoder keeps the weights that it was made with, as in Open-CD."""
+        """Initialise the branch; the decoder keeps the weights that it was made with, as in
+        Open-CD."""
         self.side_adapter_network.init_weights()
 
     def forward(self, inputs: Sequence[Any]) -> Tensor:
-        """Images of date A and B (N, 3, H, W), and the foundation model's maps of A and of B, to the change map."""
+        """Images of date A and B (N, 3, H, W), and the foundation model's maps of A and of B, to
+        the change map."""
         image1, image2, maps1, maps2 = inputs
         branch = self.side_adapter_network
-        return self.mask_decoder(*on_both_dates(branch, [image1, *maps1], [image2, *maps2], weights=branch))
+        return self.mask_decoder(
+            *on_both_dates(branch, [image1, *maps1], [image2, *maps2], weights=branch)
+        )

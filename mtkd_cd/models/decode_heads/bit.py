@@ -1,4 +1,5 @@
-"""BIT (arXiv:2103.00208): a few tokens per date, a transformer over them, and pixels that look at their date's tokens."""
+"""BIT (arXiv:2103.00208): a few tokens per date, a transformer over them, and pixels that look at
+their date's tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from mmcv.cnn import ConvModule, build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.layers import split_dates, stack_dates
 from mtkd_cd.registry import MODELS
 
@@ -34,11 +35,19 @@ class CrossAttention(nn.Module):
         self.fc_out = nn.Sequential(nn.Linear(embed_dims, channels), nn.Dropout(drop_rate))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, n, embed_dims / heads)
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(
+            1, 2
+        )  # (N, heads, n, embed_dims / heads)
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        query, key, value = self._heads(self.to_q(x)), self._heads(self.to_k(reference)), self._heads(self.to_v(reference))
-        weights = (query @ key.transpose(-2, -1) * self.scale).softmax(-1)  # (N, heads, n, m), m being a handful of tokens
+        query, key, value = (
+            self._heads(self.to_q(x)),
+            self._heads(self.to_k(reference)),
+            self._heads(self.to_v(reference)),
+        )
+        weights = (query @ key.transpose(-2, -1) * self.scale).softmax(
+            -1
+        )  # (N, heads, n, m), m being a handful of tokens
         return self.fc_out((weights @ value).transpose(1, 2).flatten(2))
 
 
@@ -53,7 +62,14 @@ class TransformerLayer(nn.Module):
         norm_cfg: Config of the norms.
     """
 
-    def __init__(self, channels: int, embed_dims: int, num_heads: int, drop_rate: float, norm_cfg: dict[str, Any]):
+    def __init__(
+        self,
+        channels: int,
+        embed_dims: int,
+        num_heads: int,
+        drop_rate: float,
+        norm_cfg: dict[str, Any],
+    ):
         super().__init__()
         self.attn = CrossAttention(channels, embed_dims, num_heads, drop_rate)
         self.ff = nn.Sequential(
@@ -82,9 +98,18 @@ class EncoderLayer(TransformerLayer):
 class DecoderLayer(TransformerLayer):
     """Pixels (N, n, C) attend to tokens (N, m, C)."""
 
-    def __init__(self, channels: int, embed_dims: int, num_heads: int, drop_rate: float, norm_cfg: dict[str, Any]):
+    def __init__(
+        self,
+        channels: int,
+        embed_dims: int,
+        num_heads: int,
+        drop_rate: float,
+        norm_cfg: dict[str, Any],
+    ):
         super().__init__(channels, embed_dims, num_heads, drop_rate, norm_cfg)
-        self.norm1_ = build_norm_layer(norm_cfg, channels)[1]  # the tokens'; named so in published checkpoints
+        self.norm1_ = build_norm_layer(norm_cfg, channels)[
+            1
+        ]  # the tokens'; named so in published checkpoints
 
     def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         return self._attend(self.norm1(pixels), self.norm1_(tokens), pixels)
@@ -102,7 +127,8 @@ class BITDecoder(BaseDecodeHead):
         dec_depth: Decoder layers.
         num_heads: Attention heads; divides ``embed_dims``.
         drop_rate: Dropout in the transformer.
-        pool_size: Without tokenizer: side of the grid that a date is pooled to, whose cells are the tokens.
+        pool_size: Without tokenizer: side of the grid that a date is pooled to, whose cells are the
+            tokens.
         pool_mode: ``max`` or ``avg``.
         use_tokenizer: Learn ``token_len`` attention maps, whose means are the tokens.
         token_len: Tokens per date.
@@ -138,21 +164,30 @@ class BITDecoder(BaseDecodeHead):
     ):
         super().__init__(in_channels, channels, **kwargs)
         if embed_dims % num_heads:
-            raise UserError(f'{type(self).__name__}: num_heads must divide embed_dims {embed_dims}, found {num_heads}')
+            raise UserError(
+                f'{type(self).__name__}: num_heads must divide embed_dims {embed_dims}, found '
+                f'{num_heads}'
+            )
         if not use_tokenizer and pool_mode not in ('max', 'avg'):
-            raise UserError(f"{type(self).__name__}: pool_mode must be 'max' or 'avg', found {pool_mode!r}")
+            raise UserError(
+                f"{type(self).__name__}: pool_mode must be 'max' or 'avg', found {pool_mode!r}"
+            )
         self.use_tokenizer = use_tokenizer
         self.pool_size = pool_size
         self.pool = F.adaptive_max_pool2d if pool_mode == 'max' else F.adaptive_avg_pool2d
         self.upsample_size = upsample_size
         self.pre_process = nn.Sequential(
-            nn.Upsample(scale_factor=pre_upsample, mode='bilinear', align_corners=self.align_corners),
+            nn.Upsample(
+                scale_factor=pre_upsample, mode='bilinear', align_corners=self.align_corners
+            ),
             ConvModule(in_channels, channels, 3, padding=1),
         )
         if use_tokenizer:
             self.conv_att = ConvModule(channels, token_len, 1)
         tokens = 2 * (token_len if use_tokenizer else pool_size**2)
-        self.enc_pos_embedding = nn.Parameter(torch.randn(1, tokens, channels)) if enc_with_pos else None
+        self.enc_pos_embedding = (
+            nn.Parameter(torch.randn(1, tokens, channels)) if enc_with_pos else None
+        )
         layer = (channels, embed_dims, num_heads, drop_rate, norm_cfg or dict(type='LN'))
         self.encoder = nn.Sequential(*(EncoderLayer(*layer) for _ in range(enc_depth)))
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(dec_depth))
@@ -182,7 +217,12 @@ class BITDecoder(BaseDecodeHead):
             pixels = layer(pixels, tokens)
         date1, date2 = split_dates(pixels)
         difference = (date1 - date2).abs().transpose(1, 2).unflatten(-1, x.shape[2:])
-        difference = F.interpolate(difference, scale_factor=self.upsample_size, mode='bilinear', align_corners=self.align_corners)
+        difference = F.interpolate(
+            difference,
+            scale_factor=self.upsample_size,
+            mode='bilinear',
+            align_corners=self.align_corners,
+        )
         return self.cls_seg(difference)
 
 
@@ -194,5 +234,6 @@ class BITHead(BITDecoder):
     """
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """A map (N, 2C_in, H/8, W/8), date A's channels first, to the change map (N, out_channels, H, W)."""
+        """A map (N, 2C_in, H/8, W/8), date A's channels first, to the change map (N, out_channels,
+        H, W)."""
         return self.decode(*self._transform_inputs(inputs).chunk(2, dim=1))

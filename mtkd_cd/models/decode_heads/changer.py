@@ -1,4 +1,5 @@
-"""Changer's head (arXiv:2209.08290): an MLP decoder per date, then flow-guided dual alignment fusion (FDAF)."""
+"""Changer's head (arXiv:2209.08290): an MLP decoder per date, then flow-guided dual alignment
+fusion (FDAF)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,19 +35,26 @@ class FDAF(BaseModule):
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
         """Two (N, c, h, w) maps to (N, 2c, h, w): warped A - B, warped B - A."""
-        flow1, flow2 = self.flow_make(torch.cat((x1, x2), dim=1)).chunk(2, dim=1)  # (N, 2, h, w) each: x, y
+        flow1, flow2 = self.flow_make(torch.cat((x1, x2), dim=1)).chunk(
+            2, dim=1
+        )  # (N, 2, h, w) each: x, y
         return torch.cat((_warp(x1, flow1) - x2, _warp(x2, flow2) - x1), dim=1)
 
 
 def _warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Sample ``x`` at positions shifted by ``flow``, whose unit is 1/w and 1/h of the normalised coordinates' range of 2."""
+    """Sample ``x`` at positions shifted by ``flow``, whose unit is 1/w and 1/h of the normalised
+    coordinates' range of 2."""
     height, width = x.shape[2:]
-    dtype = torch.promote_types(x.dtype, torch.float32)  # half precision cannot tell neighbouring pixels' coordinates apart
+    dtype = torch.promote_types(
+        x.dtype, torch.float32
+    )  # half precision cannot tell neighbouring pixels' coordinates apart
     ys = torch.linspace(-1, 1, height, device=x.device, dtype=dtype)
     xs = torch.linspace(-1, 1, width, device=x.device, dtype=dtype)
     grid = torch.stack(torch.meshgrid(xs, ys, indexing='xy'), dim=-1)  # (h, w, 2)
     grid = grid + flow.permute(0, 2, 3, 1).to(dtype) / grid.new_tensor((width, height))
-    return F.grid_sample(x.to(dtype), grid, mode='bilinear', padding_mode='zeros', align_corners=True).to(x.dtype)
+    return F.grid_sample(
+        x.to(dtype), grid, mode='bilinear', padding_mode='zeros', align_corners=True
+    ).to(x.dtype)
 
 
 @MODELS.register_module()
@@ -55,17 +63,20 @@ class Changer(BaseDecodeHead):
 
     Args:
         interpolate_mode: How the levels are brought to the size of the first.
-        kwargs: Arguments of mmseg's ``BaseDecodeHead``. ``in_channels`` are those of one date, half of what the incoming levels have;
-            ``channels`` must be even.
+        kwargs: Arguments of mmseg's ``BaseDecodeHead``. ``in_channels`` are those of one date, half
+            of what the incoming levels have; ``channels`` must be even.
     """
 
     def __init__(self, interpolate_mode: str = 'bilinear', **kwargs: Any):
         super().__init__(input_transform='multiple_select', **kwargs)
         self.interpolate_mode = interpolate_mode
         self.convs = nn.ModuleList(
-            ConvModule(in_channels, self.channels, 1, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg) for in_channels in self.in_channels
+            ConvModule(in_channels, self.channels, 1, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+            for in_channels in self.in_channels
         )
-        self.fusion_conv = ConvModule(self.channels * len(self.in_channels), self.channels // 2, 1, norm_cfg=self.norm_cfg)
+        self.fusion_conv = ConvModule(
+            self.channels * len(self.in_channels), self.channels // 2, 1, norm_cfg=self.norm_cfg
+        )
         self.neck_layer = FDAF(self.channels // 2)
         self.discriminator = MapMixFFN(self.channels, self.channels, act_cfg=dict(type='GELU'))
 
@@ -78,6 +89,11 @@ class Changer(BaseDecodeHead):
         return self.fusion_conv(torch.cat(maps, dim=1))  # (N, channels / 2, H/4, W/4)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Levels (N, 2C_i, ...), date A's channels first, to the change map (N, out_channels, H/4, W/4)."""
+        """Levels (N, 2C_i, ...), date A's channels first, to the change map (N, out_channels, H/4,
+        W/4)."""
         date1, date2 = zip(*(level.chunk(2, dim=1) for level in self._transform_inputs(inputs)))
-        return self.cls_seg(self.discriminator(self.neck_layer(*on_both_dates(self._decode_date, date1, date2, weights=self))))
+        return self.cls_seg(
+            self.discriminator(
+                self.neck_layer(*on_both_dates(self._decode_date, date1, date2, weights=self))
+            )
+        )

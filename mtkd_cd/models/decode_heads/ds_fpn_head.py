@@ -1,4 +1,5 @@
-"""LightCDNet's head (DOI 10.1109/LGRS.2023.3304309): the pyramid's levels added up at the finest."""
+"""LightCDNet's head (DOI 10.1109/LGRS.2023.3304309): the pyramid's levels added up at the
+finest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,22 +16,38 @@ from mtkd_cd.registry import MODELS
 class DS_FPNHead(BaseDecodeHead):
     """Project every level, add them at the size of the first, classify.
 
-    The first map is left to the auxiliary head (deep supervision): ``in_index`` counts from the second.
+    The first map is left to the auxiliary head (deep supervision): ``in_index`` counts from the
+    second.
 
     Args:
-        kwargs: Arguments of mmseg's ``BaseDecodeHead``, ``in_channels`` and ``in_index`` being lists.
+        kwargs: Arguments of mmseg's ``BaseDecodeHead``, ``in_channels`` and ``in_index`` being
+            lists.
     """
 
     def __init__(self, **kwargs: Any):
         super().__init__(input_transform='multiple_select', **kwargs)
         self.scale_heads = nn.ModuleList(
-            nn.Sequential(ConvModule(in_channels, self.channels, 1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg))
+            nn.Sequential(
+                ConvModule(
+                    in_channels,
+                    self.channels,
+                    1,
+                    conv_cfg=self.conv_cfg,
+                    norm_cfg=self.norm_cfg,
+                    act_cfg=self.act_cfg,
+                )
+            )
             for in_channels in self.in_channels
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Levels (N, C_i, ...) to the change map (N, out_channels, H/2, W/2)."""
-        first, *others = [project(level) for project, level in zip(self.scale_heads, self._transform_inputs(inputs[1:]))]
+        first, *others = [
+            project(level)
+            for project, level in zip(self.scale_heads, self._transform_inputs(inputs[1:]))
+        ]
         for level in others:
-            first = first + resize(level, first.shape[2:], mode='bilinear', align_corners=self.align_corners)
+            first = first + resize(
+                level, first.shape[2:], mode='bilinear', align_corners=self.align_corners
+            )
         return self.cls_seg(first)

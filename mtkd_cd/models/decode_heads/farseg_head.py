@@ -1,4 +1,5 @@
-"""FarSeg's head (arXiv:2011.09766): the scene weighs the foreground of every level, a light decoder adds the levels up."""
+"""FarSeg's head (arXiv:2011.09766): the scene weighs the foreground of every level, a light decoder
+adds the levels up."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +10,13 @@ from mmengine.model import BaseModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import MODELS
 
 
 class FSRelation(BaseModule):
-    """Foreground-scene relation: each pixel of a level is weighed by how well it agrees with the scene.
+    """Foreground-scene relation: each pixel of a level is weighed by how well it agrees with the
+    scene.
 
     Args:
         scene_channels: Channels of the scene embedding.
@@ -23,28 +25,45 @@ class FSRelation(BaseModule):
         norm_cfg: Norm of the convolutions on the levels.
     """
 
-    def __init__(self, scene_channels: int, in_channels: Sequence[int], channels: int, norm_cfg: dict[str, Any] | None):
+    def __init__(
+        self,
+        scene_channels: int,
+        in_channels: Sequence[int],
+        channels: int,
+        norm_cfg: dict[str, Any] | None,
+    ):
         super().__init__()
         self.scene_encoder = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(scene_channels, channels, 1), nn.ReLU(inplace=True), nn.Conv2d(channels, channels, 1))
+            nn.Sequential(
+                nn.Conv2d(scene_channels, channels, 1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(channels, channels, 1),
+            )
             for _ in in_channels
         )
         # Published checkpoints number the convolution inside each encoder too.
         self.content_encoders, self.feature_reencoders = (
-            nn.ModuleList(nn.Sequential(ConvModule(width, channels, 1, norm_cfg=norm_cfg)) for width in in_channels) for _ in range(2)
+            nn.ModuleList(
+                nn.Sequential(ConvModule(width, channels, 1, norm_cfg=norm_cfg))
+                for width in in_channels
+            )
+            for _ in range(2)
         )
 
     def forward(self, scene: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:
-        """A scene embedding (N, scene_channels, 1, 1) and levels (N, C_i, h_i, w_i) to levels (N, channels, h_i, w_i)."""
+        """A scene embedding (N, scene_channels, 1, 1) and levels (N, C_i, h_i, w_i) to levels (N,
+        channels, h_i, w_i)."""
         branches = zip(self.scene_encoder, self.content_encoders, self.feature_reencoders, levels)
         return [
-            (encode_scene(scene) * encode_content(level)).sum(1, keepdim=True).sigmoid() * reencode(level)
+            (encode_scene(scene) * encode_content(level)).sum(1, keepdim=True).sigmoid()
+            * reencode(level)
             for encode_scene, encode_content, reencode, level in branches
         ]
 
 
 class LightDecoder(BaseModule):
-    """Bring levels, each half as large as the one before, to the size of the first, and average them.
+    """Bring levels, each half as large as the one before, to the size of the first, and average
+    them.
 
     Args:
         in_channels: Channels of every level.
@@ -59,7 +78,13 @@ class LightDecoder(BaseModule):
             nn.Sequential(
                 *(
                     nn.Sequential(
-                        ConvModule(channels if k else in_channels, channels, 3, padding=1, norm_cfg=norm_cfg),
+                        ConvModule(
+                            channels if k else in_channels,
+                            channels,
+                            3,
+                            padding=1,
+                            norm_cfg=norm_cfg,
+                        ),
                         nn.UpsamplingBilinear2d(scale_factor=2) if level else nn.Identity(),
                     )
                     for k in range(max(level, 1))
@@ -80,15 +105,18 @@ class FarSegHead(BaseDecodeHead):
 
     Args:
         fsr_channels: Channels in which the scene and the pixels are compared.
-        kwargs: Arguments of mmseg's ``BaseDecodeHead``. The last input is the scene embedding (N, C, 1, 1), the others are levels, each
-            half as large as the one before. Without ``norm_cfg`` the decoder alone has batch norm, as in Open-CD.
+        kwargs: Arguments of mmseg's ``BaseDecodeHead``. The last input is the scene embedding (N,
+            C, 1, 1), the others are levels, each half as large as the one before. Without
+            ``norm_cfg`` the decoder alone has batch norm, as in Open-CD.
     """
 
     def __init__(self, fsr_channels: int, **kwargs: Any):
         super().__init__(input_transform='multiple_select', **kwargs)
         *in_channels, scene_channels = self.in_channels
         self._fsr = FSRelation(scene_channels, in_channels, fsr_channels, self.norm_cfg)
-        self._decoder = LightDecoder(fsr_channels, self.channels, len(in_channels), self.norm_cfg or dict(type='BN'))
+        self._decoder = LightDecoder(
+            fsr_channels, self.channels, len(in_channels), self.norm_cfg or dict(type='BN')
+        )
         self.conv_seg = nn.Conv2d(self.channels, self.out_channels, 3)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -102,8 +130,10 @@ class FarSegHead(BaseDecodeHead):
         divisor = 2 ** (len(levels) - 1)
         if height % divisor or width % divisor:
             raise UserError(
-                f'FarSegHead needs its {len(levels)} levels to halve exactly, so sides of the first in multiples of {divisor}, found '
-                f'{height} x {width}: pad the images to multiples of 32 (size_divisor=32 of the data preprocessor and of its test_cfg; '
+                f'FarSegHead needs its {len(levels)} levels to halve exactly, so sides of the '
+                f'first in multiples of {divisor}, found '
+                f'{height} x {width}: pad the images to multiples of 32 (size_divisor=32 of the '
+                'data preprocessor and of its test_cfg; '
                 'for sliding windows, crop_size)'
             )
         return self.cls_seg(self._decoder(self._fsr(scene, levels)))

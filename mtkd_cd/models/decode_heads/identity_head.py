@@ -28,18 +28,25 @@ class IdentityHead(BaseDecodeHead):
 
 @MODELS.register_module()
 class DSIdentityHead(IdentityHead):
-    """Deep supervision: the losses on every selected map, as ``aux_<i>_<loss name>``. An auxiliary head only; it cannot predict."""
+    """Deep supervision: the losses on every selected map, as ``aux_<i>_<loss name>``. An auxiliary
+    head only; it cannot predict."""
 
     def loss_by_feat(self, seg_logits: list[Tensor], batch_data_samples: Any) -> dict[str, Tensor]:
         """Losses of all maps, each resized to the labels, and the accuracy of the last one."""
         label = self._stack_batch_gt(batch_data_samples)  # (N, 1, H, W)
-        modules = self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]
+        modules = (
+            self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]
+        )
         losses: dict[str, Tensor] = {}
         for i, logits in enumerate(seg_logits):
-            logits = resize(logits, label.shape[2:], mode='bilinear', align_corners=self.align_corners)
+            logits = resize(
+                logits, label.shape[2:], mode='bilinear', align_corners=self.align_corners
+            )
             weight = self.sampler.sample(logits, label) if self.sampler is not None else None
             for module in modules:
                 name = f'aux_{i}_{module.loss_name}'
-                losses[name] = losses.get(name, 0) + module(logits, label.squeeze(1), weight=weight, ignore_index=self.ignore_index)
+                losses[name] = losses.get(name, 0) + module(
+                    logits, label.squeeze(1), weight=weight, ignore_index=self.ignore_index
+                )
         losses['acc_seg'] = accuracy(logits, label.squeeze(1), ignore_index=self.ignore_index)
         return losses

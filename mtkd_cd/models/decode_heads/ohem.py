@@ -4,22 +4,25 @@ import torch
 from mmseg.structures.sampler import OHEMPixelSampler as MMSegOHEMPixelSampler
 from torch import Tensor
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import TASK_UTILS
 
 
 @TASK_UTILS.register_module()
 class OHEMPixelSampler(MMSegOHEMPixelSampler):
-    """mmseg's sampler, same weights: a mask and, where few pixels are hard, one order statistic take the place of its sort.
+    """mmseg's sampler, same weights: a mask and, where few pixels are hard, one order statistic
+    take the place of its sort.
 
     Args:
         context: The head, for its ``ignore_index`` and losses.
-        thresh: Pixels whose true class has a lower probability are hard. None: those of the highest loss are.
+        thresh: Pixels whose true class has a lower probability are hard. None: those of the highest
+            loss are.
         min_kept: Hard pixels per image to keep at least, over the batch.
     """
 
     def sample(self, seg_logit: Tensor, seg_label: Tensor) -> Tensor:
-        """Weights (N, H, W), 1 for hard pixels and 0 elsewhere, of logits (N, C, H, W) and labels (N, 1, H, W).
+        """Weights (N, H, W), 1 for hard pixels and 0 elsewhere, of logits (N, C, H, W) and labels
+        (N, 1, H, W).
 
         Raises:
             UserError: One-channel logits with ``thresh``.
@@ -27,11 +30,18 @@ class OHEMPixelSampler(MMSegOHEMPixelSampler):
         if self.thresh is None:
             return super().sample(seg_logit, seg_label)
         if seg_logit.shape[1] == 1:
-            raise UserError('OHEMPixelSampler with thresh needs a head with out_channels=2, found 1: set thresh=None')
+            raise UserError(
+                'OHEMPixelSampler with thresh needs a head with out_channels=2, found 1: set '
+                'thresh=None'
+            )
         with torch.no_grad():
             ignored = seg_label == self.context.ignore_index
-            true_class = seg_logit.softmax(dim=1).gather(1, seg_label.long().masked_fill(ignored, 0))
-            true_class = true_class.masked_fill(ignored, 2).squeeze(1)  # above any probability: never hard
+            true_class = seg_logit.softmax(dim=1).gather(
+                1, seg_label.long().masked_fill(ignored, 0)
+            )
+            true_class = true_class.masked_fill(ignored, 2).squeeze(
+                1
+            )  # above any probability: never hard
             hard = true_class < self.thresh
             kept = min(self.min_kept * len(seg_label), int((~ignored).sum()) - 1)
             if kept >= 0 and int(hard.sum()) <= kept:

@@ -1,4 +1,5 @@
-"""STANet's head (DOI 10.3390/rs12101662): features of either date, attention across both, distance per pixel."""
+"""STANet's head (DOI 10.3390/rs12101662): features of either date, attention across both, distance
+per pixel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +11,12 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.layers import attend_everywhere, on_both_dates
 from mtkd_cd.registry import MODELS
 
-_CERTAIN = 100.0  # the logit of a pixel whose distance is above the threshold, and minus that of one whose is not
+# the logit of a pixel whose distance is above the threshold, and minus that of one whose is not
+_CERTAIN = 100.0
 
 
 class BAM(nn.Module):
@@ -31,12 +33,16 @@ class BAM(nn.Module):
         self.query_conv = nn.Conv2d(channels, channels // 8, 1)
         self.key_conv = nn.Conv2d(channels, channels // 8, 1)
         self.value_conv = nn.Conv2d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1), requires_grad=False)  # in published checkpoints, and in no formula
+        self.gamma = nn.Parameter(
+            torch.zeros(1), requires_grad=False
+        )  # in published checkpoints, and in no formula
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, 2w), date A's columns first, to the same shape."""
         pooled = F.avg_pool2d(x, self.ds)
-        attended = attend_everywhere(self.query_conv(pooled), self.key_conv(pooled), self.value_conv(pooled))
+        attended = attend_everywhere(
+            self.query_conv(pooled), self.key_conv(pooled), self.value_conv(pooled)
+        )
         return F.interpolate(attended, scale_factor=self.ds) + x
 
 
@@ -53,16 +59,24 @@ class PAMStage(nn.Module):
         super().__init__()
         self.tiles = tiles
         self.ds = ds
-        self.f_key = nn.Sequential(nn.Conv2d(channels, channels // 8, 1), nn.BatchNorm2d(channels // 8))
-        self.f_query = nn.Sequential(nn.Conv2d(channels, channels // 8, 1), nn.BatchNorm2d(channels // 8))
+        self.f_key = nn.Sequential(
+            nn.Conv2d(channels, channels // 8, 1), nn.BatchNorm2d(channels // 8)
+        )
+        self.f_query = nn.Sequential(
+            nn.Conv2d(channels, channels // 8, 1), nn.BatchNorm2d(channels // 8)
+        )
         self.f_value = nn.Conv2d(channels, channels, 1)
 
     def _cut(self, x: Tensor) -> Tensor:
         """(N, C, h, 2w) to (N * tiles^2, C, h / tiles, 2w / tiles)."""
         batch, channels, height, width = x.shape
         s = self.tiles
-        x = x.view(batch, channels, s, height // s, 2, s, width // 2 // s)  # N, C, tile row, row, date, tile column, column
-        return x.permute(0, 2, 5, 1, 3, 4, 6).reshape(batch * s * s, channels, height // s, width // s)
+        x = x.view(
+            batch, channels, s, height // s, 2, s, width // 2 // s
+        )  # N, C, tile row, row, date, tile column, column
+        return x.permute(0, 2, 5, 1, 3, 4, 6).reshape(
+            batch * s * s, channels, height // s, width // s
+        )
 
     def _join(self, tiles: Tensor) -> Tensor:
         """The inverse of ``_cut``."""
@@ -74,7 +88,9 @@ class PAMStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, 2w), date A's columns first, to the same shape."""
         pooled = F.avg_pool2d(x, self.ds)
-        query, key, value = (self._cut(projection(pooled)) for projection in (self.f_query, self.f_key, self.f_value))
+        query, key, value = (
+            self._cut(projection(pooled)) for projection in (self.f_query, self.f_key, self.f_value)
+        )
         return F.interpolate(self._join(attend_everywhere(query, key, value)), scale_factor=self.ds)
 
 
@@ -92,7 +108,9 @@ class PAM(nn.Module):
         super().__init__()
         self.ds = ds
         self.stages = nn.ModuleList(PAMStage(channels, tiles, ds) for tiles in self.grid)
-        self.conv_bn = nn.Sequential(nn.Conv2d(len(self.grid) * channels, channels, 1, bias=False))  # has no norm, despite the name
+        self.conv_bn = nn.Sequential(
+            nn.Conv2d(len(self.grid) * channels, channels, 1, bias=False)
+        )  # has no norm, despite the name
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, 2w), date A's columns first, to the same shape."""
@@ -100,8 +118,10 @@ class PAM(nn.Module):
         divisor = self.grid[-1] * self.ds
         if height % divisor or width % divisor:
             raise UserError(
-                f'STAHead: PAM with sa_ds={self.ds} takes feature maps whose sides are multiples of {divisor}, found {height} x {width}: '
-                f'set data_preprocessor.size_divisor, in test_cfg too, and the crop_size of sliding windows to multiples of {4 * divisor}'
+                f'STAHead: PAM with sa_ds={self.ds} takes feature maps whose sides are multiples '
+                f'of {divisor}, found {height} x {width}: '
+                'set data_preprocessor.size_divisor, in test_cfg too, and the crop_size of '
+                f'sliding windows to multiples of {4 * divisor}'
             )
         return self.conv_bn(torch.cat([stage(x) for stage in self.stages], dim=1))
 
@@ -129,40 +149,56 @@ def _init_attention(attention: nn.Module) -> nn.Module:
 
 @MODELS.register_module()
 class STAHead(BaseDecodeHead):
-    """STANet's head. Its change map is a distance, from 0 up; prediction compares it with a threshold.
+    """STANet's head. Its change map is a distance, from 0 up; prediction compares it with a
+    threshold.
 
     Args:
-        sa_mode: Attention between the dates: ``'BAM'``, ``'PAM'`` or ``'None'`` (a string), the base model.
+        sa_mode: Attention between the dates: ``'BAM'``, ``'PAM'`` or ``'None'`` (a string), the
+            base model.
         sa_in_channels: Channels of the features that are compared.
         sa_ds: Factor of the average pooling before the attention.
         distance_threshold: Distance above which a pixel has changed.
-        kwargs: Arguments of mmseg's ``BaseDecodeHead``. ``in_channels`` are those of one date, half of what the incoming levels have;
-            ``channels`` is the width of the feature pyramid.
+        kwargs: Arguments of mmseg's ``BaseDecodeHead``. ``in_channels`` are those of one date, half
+            of what the incoming levels have; ``channels`` is the width of the feature pyramid.
 
     Raises:
         UserError: Unknown ``sa_mode``.
     """
 
-    def __init__(self, sa_mode: str = 'PAM', sa_in_channels: int = 256, sa_ds: int = 1, distance_threshold: float = 1, **kwargs: Any):
+    def __init__(
+        self,
+        sa_mode: str = 'PAM',
+        sa_in_channels: int = 256,
+        sa_ds: int = 1,
+        distance_threshold: float = 1,
+        **kwargs: Any,
+    ):
         super().__init__(input_transform='multiple_select', num_classes=1, init_cfg=None, **kwargs)
         if sa_mode not in ('BAM', 'PAM', 'None'):
             raise UserError(f"STAHead: sa_mode must be 'BAM', 'PAM' or 'None', found {sa_mode!r}")
         self.distance_threshold = distance_threshold
         self.conv_seg = nn.Identity()  # where mmseg's heads classify
         conv = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
-        self.fpn_convs = nn.ModuleList(ConvModule(in_channels, self.channels, 1, **conv) for in_channels in self.in_channels)
+        self.fpn_convs = nn.ModuleList(
+            ConvModule(in_channels, self.channels, 1, **conv) for in_channels in self.in_channels
+        )
         self.fpn_bottleneck = nn.Sequential(
             ConvModule(len(self.in_channels) * self.channels, sa_in_channels, 3, padding=1, **conv),
             nn.Dropout(0.5),
             ConvModule(sa_in_channels, sa_in_channels, 3, padding=1, **conv),
         )
         if sa_mode != 'None':
-            self.netA = CDSA(_init_attention({'BAM': BAM, 'PAM': PAM}[sa_mode](sa_in_channels, sa_ds)))
+            self.netA = CDSA(
+                _init_attention({'BAM': BAM, 'PAM': PAM}[sa_mode](sa_in_channels, sa_ds))
+            )
         self.sa_mode = sa_mode
 
     def _features(self, levels: Sequence[Tensor]) -> Tensor:
         size = levels[0].shape[2:]
-        maps = [resize(conv(level), size, mode='bilinear', align_corners=self.align_corners) for conv, level in zip(self.fpn_convs, levels)]
+        maps = [
+            resize(conv(level), size, mode='bilinear', align_corners=self.align_corners)
+            for conv, level in zip(self.fpn_convs, levels)
+        ]
         return self.fpn_bottleneck(torch.cat(maps, dim=1))  # (N, sa_in_channels, H/4, W/4)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -174,6 +210,9 @@ class STAHead(BaseDecodeHead):
         return torch.linalg.vector_norm(features1 - features2 + 1e-6, dim=1, keepdim=True)
 
     def predict_by_feat(self, seg_logits: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
-        """Logits (N, 1, H, W) of certainty: distances are judged at their own size, then resized."""
-        judged = torch.where(seg_logits > self.distance_threshold, _CERTAIN, -_CERTAIN).to(seg_logits.dtype)
+        """Logits (N, 1, H, W) of certainty: distances are judged at their own size, then
+        resized."""
+        judged = torch.where(seg_logits > self.distance_threshold, _CERTAIN, -_CERTAIN).to(
+            seg_logits.dtype
+        )
         return super().predict_by_feat(judged, batch_img_metas)

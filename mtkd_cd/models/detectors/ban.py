@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.detectors.encoder_decoder import BitemporalEncoderDecoder
 from mtkd_cd.models.layers import split_dates, stack_dates
 from mtkd_cd.registry import MODELS
@@ -14,12 +14,14 @@ from mtkd_cd.registry import MODELS
 
 @MODELS.register_module()
 class BAN(BitemporalEncoderDecoder):
-    """A frozen image encoder of a foundation model, and a head that holds a change detector and takes what the encoder sees.
+    """A frozen image encoder of a foundation model, and a head that holds a change detector and
+    takes what the encoder sees.
 
     Args:
         image_encoder: Config of the encoder.
         decode_head: Config of the head, for instance a ``BitemporalAdapterHead``.
-        pretrained: Checkpoint (path or URL) for the encoder, of which the tensors under ``image_encoder.`` are taken.
+        pretrained: Checkpoint (path or URL) for the encoder, of which the tensors under
+            ``image_encoder.`` are taken.
         asymetric_input: The encoder sees the images at a size of its own (Open-CD's spelling).
         encoder_resolution: That size: arguments of ``torch.nn.functional.interpolate``.
         kwargs: Further arguments of :class:`BitemporalEncoderDecoder`.
@@ -50,12 +52,18 @@ class BAN(BitemporalEncoderDecoder):
             self.image_encoder.pretrained_switch = 'model.pretrained=None'
 
     def extract_feat(self, inputs: Tensor) -> list[Any]:
-        """What the head takes of (N, 2C, H, W) pairs: the image of date A, that of date B, and the encoder's maps of A and of B."""
+        """What the head takes of (N, 2C, H, W) pairs: the image of date A, that of date B, and the
+        encoder's maps of A and of B."""
         date1, date2 = self.split_dates(inputs)
         images = stack_dates(date1, date2)
         if self.encoder_resolution:
             images = F.interpolate(images, **self.encoder_resolution)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in self.image_encoder.parameters())):
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled()
+            and any(p.requires_grad for p in self.image_encoder.parameters())
+        ):
             features = self.image_encoder(images)
-        maps = [level if isinstance(level, Tensor) else level[0] for level in features]  # beside a map comes its class token
+        maps = [
+            level if isinstance(level, Tensor) else level[0] for level in features
+        ]  # beside a map comes its class token
         return [date1, date2, *split_dates(maps)]

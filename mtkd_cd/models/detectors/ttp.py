@@ -11,13 +11,16 @@ from mtkd_cd.registry import MODELS
 
 @MODELS.register_module()
 class TimeTravellingPixels(SiamEncoderDecoder):
-    """One backbone run on both dates at once, because its layers let them meet; a neck on its first output; a head.
+    """One backbone run on both dates at once, because its layers let them meet; a neck on its first
+    output; a head.
 
     Takes the arguments of :class:`SiamEncoderDecoder`.
     """
 
     def extract_feat(self, inputs: Tensor) -> Sequence[Tensor]:
         """Feature maps of (N, 2C, H, W) image pairs."""
-        features = self.backbone(stack_dates(*self.split_dates(inputs)))[0]  # (2N, C, h, w): date A's, then date B's
+        features = self.backbone(stack_dates(*self.split_dates(inputs)))[
+            0
+        ]  # (2N, C, h, w): date A's, then date B's
         date1, date2 = split_dates(features)
         return self.neck([date1], [date2])

@@ -8,17 +8,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def on_both_dates(function: Callable[[Any], Any], date1: Any, date2: Any, weights: nn.Module) -> tuple[Any, Any]:
-    """``function(date1), function(date2)``; in one call on a doubled batch when no sample's result depends on the others'.
+def on_both_dates(
+    function: Callable[[Any], Any], date1: Any, date2: Any, weights: nn.Module
+) -> tuple[Any, Any]:
+    """``function(date1), function(date2)``; in one call on a doubled batch when no sample's result
+    depends on the others'.
 
-    The dependence is batch norm in training mode: there each date is normalised by its own statistics, and the running statistics are
+    The dependence is batch norm in training mode: there each date is normalised by its own
+        statistics, and the running statistics are
     updated twice, date 1 first, as Open-CD's checkpoints were trained.
 
     Args:
         function: Takes and returns (N, ...) tensors or sequences of them.
         date1: Its argument for date A.
         date2: Its argument for date B, of the same shapes.
-        weights: The module whose weights ``function`` uses; it says whether batch statistics are taken.
+        weights: The module whose weights ``function`` uses; it says whether batch statistics are
+            taken.
     """
     if any(isinstance(module, _BatchNorm) and module.training for module in weights.modules()):
         return function(date1), function(date2)

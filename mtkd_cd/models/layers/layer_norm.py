@@ -9,7 +9,8 @@ from mtkd_cd.registry import MODELS
 
 @MODELS.register_module()
 class LN2d(nn.LayerNorm):
-    """Normalise every pixel of an (N, C, H, W) map over its channels (the norm of SAM's and ConvNeXt's convolutions).
+    """Normalise every pixel of an (N, C, H, W) map over its channels (the norm of SAM's and
+    ConvNeXt's convolutions).
 
     Args:
         num_channels: C.
@@ -21,11 +22,14 @@ class LN2d(nn.LayerNorm):
         super().__init__(num_channels, eps, elementwise_affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        return F.layer_norm(
+            x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps
+        ).permute(0, 3, 1, 2)
 
 
 class ChannelNorm(nn.Module):
-    """The same, written out: the arithmetic that LightCDNet and BAN's projections use, and that the paper's counts of operations leave out.
+    """The same, written out: the arithmetic that LightCDNet and BAN's projections use, and that the
+    paper's counts of operations leave out.
 
     Args:
         channels: C.
@@ -40,4 +44,6 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
-        return (x - mean) / (variance + self.eps).sqrt() * self.weight[:, None, None] + self.bias[:, None, None]
+        return (x - mean) / (variance + self.eps).sqrt() * self.weight[:, None, None] + self.bias[
+            :, None, None
+        ]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 
 
 def check_divisible(network: str, images: Tensor, divisor: int) -> None:
@@ -16,6 +16,8 @@ def check_divisible(network: str, images: Tensor, divisor: int) -> None:
         height, width = int(height), int(width)  # torch's tracer hands out tensors
         works = ' x '.join(str(-(-side // divisor) * divisor) for side in (height, width))
         raise UserError(
-            f'{network} needs image sides in multiples of {divisor}, found {height} x {width}: pad to {works} '
-            f'(size_divisor={divisor} of the data preprocessor and of its test_cfg; for sliding windows, crop_size)'
+            f'{network} needs image sides in multiples of {divisor}, found {height} x {width}: pad '
+            f'to {works} '
+            f'(size_divisor={divisor} of the data preprocessor and of its test_cfg; for sliding '
+            'windows, crop_size)'
         )

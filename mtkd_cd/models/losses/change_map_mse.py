@@ -8,12 +8,14 @@ from mtkd_cd.registry import MODELS
 
 @MODELS.register_module()
 class ChangeMapMSELoss(nn.Module):
-    """lambda * MSE between the student's and the teacher's change map (arXiv:2502.13407, eq. 4 and 5).
+    """lambda * MSE between the student's and the teacher's change map (arXiv:2502.13407, eq. 4 and
+    5).
 
     Args:
         loss_weight: The paper's lambda.
-        loss_name: Key of the entry in the loss dictionary. It must contain ``loss``: mmengine sums only such entries, and under Open-CD's
-            name ``distill`` the term is logged and never reaches a gradient.
+        loss_name: Key of the entry in the loss dictionary. It must contain ``loss``: mmengine sums
+            only such entries, and under Open-CD's name ``distill`` the term is logged and never
+            reaches a gradient.
     """
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str = 'loss_distill') -> None:
@@ -27,7 +29,8 @@ class ChangeMapMSELoss(nn.Module):
         Args:
             student: (N, C, h, w) raw output of the student's decode head.
             teacher: (N, C, h, w) of the teacher's; receives no gradient.
-            weight: (N, 1, h, w) in [0, 1], how much of each cell counts. ``None`` counts every cell.
+            weight: (N, 1, h, w) in [0, 1], how much of each cell counts. ``None`` counts every
+                cell.
 
         Returns:
             Scalar. 0, with a gradient of 0, when no cell counts.

@@ -13,11 +13,13 @@ from mtkd_cd.registry import MODELS
 class DiceLoss(MMSegDiceLoss):
     """mmseg's Dice loss (arXiv:1606.04797), and what it should be for one-channel logits.
 
-    For those, mmseg takes the one-hot map of class 0 as the target: 1 where nothing changed, 0 at changed and ignored pixels. It pulls
-    against the cross-entropy on the same logits. ChangeStar-FarSeg's published scores come from that, so it is the default.
+    For those, mmseg takes the one-hot map of class 0 as the target: 1 where nothing changed, 0 at
+    changed and ignored pixels. It pulls against the cross-entropy on the same logits.
+    ChangeStar-FarSeg's published scores come from that, so it is the default.
 
     Args:
-        change_target: With one-channel logits, compare with the changed pixels and leave ignored ones out.
+        change_target: With one-channel logits, compare with the changed pixels and leave ignored
+            ones out.
         kwargs: Arguments of mmseg's ``DiceLoss``.
     """
 
@@ -25,11 +27,27 @@ class DiceLoss(MMSegDiceLoss):
         super().__init__(**kwargs)
         self.change_target = change_target
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = 255, **kwargs: Any) -> Tensor:
-        """Loss of logits (N, C, H, W) against labels (N, H, W); ``weight`` has one entry per sample."""
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Loss of logits (N, C, H, W) against labels (N, H, W); ``weight`` has one entry per
+        sample."""
         if not self.change_target or pred.shape[1] != 1:
             return super().forward(pred, target, weight=weight, ignore_index=ignore_index, **kwargs)
         target = target.unsqueeze(1)
         probability = (pred.sigmoid() if self.activate else pred) * (target != ignore_index)
-        loss = dice_loss(probability, target == 1, weight, self.eps, self.reduction, self.naive_dice, ignore_index=None)
+        loss = dice_loss(
+            probability,
+            target == 1,
+            weight,
+            self.eps,
+            self.reduction,
+            self.naive_dice,
+            ignore_index=None,
+        )
         return self.loss_weight * loss

@@ -1,4 +1,5 @@
-"""ChangeStar-FarSeg's neck (arXiv:2108.07002, arXiv:2011.09766): a feature pyramid and a scene embedding per date, then their fusion."""
+"""ChangeStar-FarSeg's neck (arXiv:2108.07002, arXiv:2011.09766): a feature pyramid and a scene
+embedding per date, then their fusion."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from mtkd_cd.registry import MODELS
 
 @MODELS.register_module()
 class FarSegFPN(FPN):
-    """mmseg's feature pyramid on either date, followed by the mean of the backbone's last level as the scene.
+    """mmseg's feature pyramid on either date, followed by the mean of the backbone's last level as
+    the scene.
 
     Args:
         policy: How the dates are fused, as in :class:`FeatureFusionNeck`.
@@ -28,5 +30,6 @@ class FarSegFPN(FPN):
         return (*super().forward(levels), levels[-1].mean((2, 3), keepdim=True))
 
     def forward(self, x1: Sequence[Tensor], x2: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Levels of either date to ``num_outs`` fused levels and the fused scene embedding (N, C, 1, 1)."""
+        """Levels of either date to ``num_outs`` fused levels and the fused scene embedding (N, C,
+        1, 1)."""
         return self.fuse(*on_both_dates(self._pyramid_and_scene, x1, x2, weights=self))

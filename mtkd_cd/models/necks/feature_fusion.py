@@ -6,7 +6,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import MODELS
 
 _FUSIONS = {
@@ -22,7 +22,8 @@ class FeatureFusionNeck(BaseModule):
     """Fuse the feature maps of the two dates, level by level.
 
     Args:
-        policy: ``concat`` [date A; date B] (2C channels), ``sum``, ``diff`` (date B - date A) or ``abs_diff`` (C channels).
+        policy: ``concat`` [date A; date B] (2C channels), ``sum``, ``diff`` (date B - date A) or
+            ``abs_diff`` (C channels).
         in_channels: Not used; accepted because Open-CD's configs give it.
         channels: As ``in_channels``.
         out_indices: The levels to return, in this order.
@@ -40,7 +41,9 @@ class FeatureFusionNeck(BaseModule):
     ):
         super().__init__()
         if policy not in _FUSIONS:
-            raise UserError(f'FeatureFusionNeck: policy must be one of {", ".join(_FUSIONS)}, found {policy!r}')
+            raise UserError(
+                f'FeatureFusionNeck: policy must be one of {", ".join(_FUSIONS)}, found {policy!r}'
+            )
         self.policy = policy
         self.out_indices = tuple(out_indices)
 
@@ -52,6 +55,7 @@ class FeatureFusionNeck(BaseModule):
     def forward(self, x1: Sequence[Tensor], x2: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if max(self.out_indices) >= len(x1):
             raise UserError(
-                f'FeatureFusionNeck: out_indices {self.out_indices} asks for more levels than the {len(x1)} the backbone returns'
+                f'FeatureFusionNeck: out_indices {self.out_indices} asks for more levels than the '
+                f'{len(x1)} the backbone returns'
             )
         return tuple(self.fusion(x1[i], x2[i], self.policy) for i in self.out_indices)

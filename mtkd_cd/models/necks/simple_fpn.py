@@ -1,4 +1,5 @@
-"""ViTDet's feature pyramid (arXiv:2203.16527), made of the one map of a plain vision transformer."""
+"""ViTDet's feature pyramid (arXiv:2203.16527), made of the one map of a plain vision
+transformer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +9,14 @@ from mmcv.cnn import ConvModule, build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import MODELS
 
 
 @MODELS.register_module()
 class SimpleFPN(BaseModule):
-    """Four levels of strides 4 to 32 from a map of stride 16, and coarser ones by subsampling; nothing flows from level to level.
+    """Four levels of strides 4 to 32 from a map of stride 16, and coarser ones by subsampling;
+    nothing flows from level to level.
 
     Args:
         backbone_channel: Channels C of the map.
@@ -43,7 +45,9 @@ class SimpleFPN(BaseModule):
     ):
         super().__init__(init_cfg)
         if norm_cfg is None:
-            raise UserError("SimpleFPN needs a norm_cfg, found None; for instance norm_cfg=dict(type='LN2d')")
+            raise UserError(
+                "SimpleFPN needs a norm_cfg, found None; for instance norm_cfg=dict(type='LN2d')"
+            )
         half, quarter = backbone_channel // 2, backbone_channel // 4
         self.num_outs = num_outs
         self.fpn1 = nn.Sequential(
@@ -56,13 +60,21 @@ class SimpleFPN(BaseModule):
         self.fpn3 = nn.Identity()
         self.fpn4 = nn.MaxPool2d(2, 2)
         options = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg, inplace=False)
-        self.lateral_convs = nn.ModuleList(ConvModule(channels, out_channels, 1, **options) for channels in in_channels)
-        self.fpn_convs = nn.ModuleList(ConvModule(out_channels, out_channels, 3, padding=1, **options) for _ in in_channels)
+        self.lateral_convs = nn.ModuleList(
+            ConvModule(channels, out_channels, 1, **options) for channels in in_channels
+        )
+        self.fpn_convs = nn.ModuleList(
+            ConvModule(out_channels, out_channels, 3, padding=1, **options) for _ in in_channels
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, C, h, w) to ``num_outs`` levels (N, out_channels, ...) of 4h, 2h, h, h/2, ... rows."""
+        """(N, C, h, w) to ``num_outs`` levels (N, out_channels, ...) of 4h, 2h, h, h/2, ...
+        rows."""
         levels = (self.fpn1(x), self.fpn2(x), self.fpn3(x), self.fpn4(x))
-        outs = [conv(lateral(level)) for conv, lateral, level in zip(self.fpn_convs, self.lateral_convs, levels)]
+        outs = [
+            conv(lateral(level))
+            for conv, lateral, level in zip(self.fpn_convs, self.lateral_convs, levels)
+        ]
         while len(outs) < self.num_outs:
             outs.append(F.max_pool2d(outs[-1], 1, stride=2))
         return tuple(outs)

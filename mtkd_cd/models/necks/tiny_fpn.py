@@ -7,7 +7,7 @@ from mmseg.models.necks import FPN
 from mmseg.models.utils import InvertedResidual
 from torch import Tensor, nn
 
-from mtkd_cd.errors import UserError
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import MODELS
 
 
@@ -16,18 +16,22 @@ class TinyBlock(InvertedResidual):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__(in_channels, out_channels, stride, expand_ratio=1)
-        self.conv.insert(1, nn.Identity())  # published checkpoints count a layer without weights here
+        self.conv.insert(
+            1, nn.Identity()
+        )  # published checkpoints count a layer without weights here
 
 
 @MODELS.register_module()
 class TinyFPN(FPN):
-    """mmseg's feature pyramid (arXiv:1612.03144) with an early map that is passed through, and tiny blocks.
+    """mmseg's feature pyramid (arXiv:1612.03144) with an early map that is passed through, and tiny
+    blocks.
 
     Args:
         in_channels: Channels of the maps that enter the pyramid.
         out_channels: Channels of its outputs.
         num_outs: Number of its outputs, the early map not counted.
-        custom_block: Output blocks: ``tinyblock`` (batch norm and ReLU6 whatever ``norm_cfg`` and ``act_cfg`` say) or ``conv``.
+        custom_block: Output blocks: ``tinyblock`` (batch norm and ReLU6 whatever ``norm_cfg`` and
+            ``act_cfg`` say) or ``conv``.
         exist_early_x: Put the first input, as it is, before the outputs.
         early_x_for_fpn: It enters the pyramid too.
         kwargs: Further arguments of mmseg's ``FPN``.
@@ -47,16 +51,23 @@ class TinyFPN(FPN):
     ):
         super().__init__(list(in_channels), out_channels, num_outs, **kwargs)
         if custom_block not in ('tinyblock', 'conv'):
-            raise UserError(f"TinyFPN: custom_block must be 'tinyblock' or 'conv', found {custom_block!r}")
+            raise UserError(
+                f"TinyFPN: custom_block must be 'tinyblock' or 'conv', found {custom_block!r}"
+            )
         self.exist_early_x = exist_early_x
         self.early_x_for_fpn = early_x_for_fpn
         if custom_block == 'tinyblock':
             convs: list[Any] = list(self.fpn_convs)
-            self.fpn_convs = nn.ModuleList(TinyBlock(conv.in_channels, out_channels, conv.stride[0]) for conv in convs)
+            self.fpn_convs = nn.ModuleList(
+                TinyBlock(conv.in_channels, out_channels, conv.stride[0]) for conv in convs
+            )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         early = tuple(inputs[:1]) if self.exist_early_x else ()
         levels = inputs[1:] if early and not self.early_x_for_fpn else inputs
         if len(levels) != len(self.in_channels):
-            raise UserError(f'TinyFPN: in_channels {self.in_channels} are for {len(self.in_channels)} maps, found {len(levels)}')
+            raise UserError(
+                f'TinyFPN: in_channels {self.in_channels} are for {len(self.in_channels)} maps, '
+                f'found {len(levels)}'
+            )
         return early + super().forward(levels)

@@ -1,0 +1,191 @@
+"""The pairs of a config's training as the model will see them, with the CAR range that decides on
+their teacher."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmseg.structures import SegDataSample
+
+from mtkd_cd.core.car import CARPartition, change_area_ratio
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import atomic_write
+from mtkd_cd.drawing.error_map import mask_image
+from mtkd_cd.drawing.panel import Row, Sheet, png_bytes
+from mtkd_cd.engine.replay import NumberedSampler, SeededDataset
+from mtkd_cd.evaluation.names import image_name, image_paths
+from mtkd_cd.models.mtkd.distiller import MultiTeacherDistiller
+
+_IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPair:
+    """One pair after augmentation.
+
+    Attributes:
+        name: Name of the image.
+        date_a: (H, W, 3) uint8 RGB.
+        date_b: The same.
+        label: (H, W): 0, 1 or 255 = ignored; ``None`` where the pipeline loads none.
+        stored_car: CAR of the label before augmentation; ``None`` where the pipeline brings none.
+        car: CAR of ``label`` over its valid pixels.
+        range: The range, and so the teacher, that the config's distiller would choose; of other
+            configs, one with its defaults.
+        opencd_range: The range that Open-CD 1.1.0 would choose: by the augmented label, ignored
+            pixels counted as change, ``<`` at the thresholds.
+    """
+
+    name: str
+    date_a: np.ndarray
+    date_b: np.ndarray
+    label: np.ndarray | None
+    stored_car: float | None
+    car: float | None
+    range: str | None
+    opencd_range: str | None
+
+
+def partition_of(cfg: Config) -> CARPartition:
+    """The ranges that a config speaks of: its model's, else its training data's, else its
+    evaluator's, else the default ones."""
+    evaluators = cfg.get('test_evaluator') or []
+    loader = cfg.get('train_dataloader') or {}
+    places = [
+        cfg.get('model'),
+        loader.get('dataset'),
+        *(evaluators if isinstance(evaluators, list) else [evaluators]),
+    ]
+    found: Mapping[str, Any] = next(
+        (place for place in places if place and 'thresholds' in place), {}
+    )
+    return CARPartition(
+        **{key: found[key] for key in ('thresholds', 'names') if found.get(key) is not None}
+    )
+
+
+def training_pairs(cfg: Config, num: int, seed: int | None = None) -> Iterator[TrainingPair]:
+    """The first pairs that a training run of one process sees, in its order and with its
+    augmentation.
+
+    Args:
+        cfg: Config of any strategy.
+        num: How many; a sampler that ends gives fewer.
+        seed: Of the run; default: the config's.
+
+    Raises:
+        UserError: The config has no training data; what is wrong with the data; a sample that is
+            not a pair of RGB images.
+    """
+    loader = cfg.get('train_dataloader')
+    if not loader:
+        raise UserError(
+            f'{cfg.filename} has no train_dataloader: there is nothing to train on to look at'
+        )
+    if seed is None:
+        seed = cfg.get('randomness', {}).get('seed') or 0
+    partition = partition_of(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
+        dataset = SeededDataset(loader['dataset'], seed)
+        dataset.full_init()
+        sampler = NumberedSampler(
+            dataset, loader.get('sampler') or {'type': 'InfiniteSampler', 'shuffle': True}, seed
+        )
+        for numbered in islice(sampler, num):
+            yield _training_pair(dataset[numbered], partition, cfg.get('model') or {})
+
+
+def _training_pair(
+    sample: Mapping[str, Any], partition: CARPartition, model: Mapping[str, Any]
+) -> TrainingPair:
+    data_sample: SegDataSample = sample['data_samples']
+    paths = image_paths(data_sample.metainfo)
+    inputs = sample['inputs']
+    if not isinstance(inputs, torch.Tensor) or len(inputs) != 6:
+        shape = tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else type(inputs).__name__
+        raise UserError(
+            f'{paths[-1] if paths else "a sample"}: inputs is {shape}; a pair of RGB images has '
+            'six channels, date A first'
+        )
+    # (6, H, W) BGR -> two of (H, W, 3) RGB
+    date_a, date_b = (
+        date.flip(0).permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
+        for date in inputs.float().split(3)
+    )
+    label = data_sample.gt_sem_seg.data[0].numpy() if 'gt_sem_seg' in data_sample else None
+    ranges: dict[str, str | None] = {'range': None, 'opencd_range': None}
+    if label is not None:
+        own = {key: model[key] for key in ('car_source', 'compat', 'ignore_index') if key in model}
+        ranges = {
+            'range': _range(data_sample, partition, **own),
+            'opencd_range': _range(data_sample, partition, compat='opencd'),
+        }
+    return TrainingPair(
+        name=image_name(paths) if paths else 'image',
+        date_a=date_a,
+        date_b=date_b,
+        label=label,
+        stored_car=data_sample.metainfo.get('car'),
+        car=None if label is None else float(change_area_ratio(label)),
+        **ranges,
+    )
+
+
+def _range(
+    data_sample: SegDataSample,
+    partition: CARPartition,
+    car_source: str = 'auto',
+    compat: str | None = None,
+    ignore_index: int = _IGNORE_INDEX,
+) -> str:
+    # The distiller's own choice, without its detectors.
+    settings: Any = SimpleNamespace(
+        partition=partition, car_source=car_source, compat=compat, ignore_index=ignore_index
+    )
+    return partition.names[int(MultiTeacherDistiller.ranges(settings, [data_sample])[0])]
+
+
+def pair_row(pair: TrainingPair) -> Row:
+    """Date A, date B and the label, under name, CARs and ranges."""
+    tiles = {'A': pair.date_a, 'B': pair.date_b}
+    if pair.label is None:
+        return Row(tiles, f'{pair.name}\nno label')
+    tiles['label'] = mask_image(pair.label)
+    stored = 'no stored CAR' if pair.stored_car is None else f'stored CAR {pair.stored_car:.2%}'
+    other = '' if pair.opencd_range == pair.range else f"    Open-CD's rule: {pair.opencd_range}"
+    return Row(
+        tiles,
+        f"{pair.name}\nteacher's range: {pair.range}    {stored}, augmented {pair.car:.2%}{other}",
+    )
+
+
+def pairs_summary(pairs: Sequence[TrainingPair], partition: CARPartition) -> str:
+    """How many pairs go to each range, and of how many Open-CD's rule makes something else."""
+    counts = ', '.join(
+        f'{name} {sum(pair.range == name for pair in pairs)}' for name in partition.names
+    )
+    others = sum(pair.opencd_range != pair.range for pair in pairs)
+    return f"{len(pairs)} pairs: {counts}; Open-CD's rule would choose another teacher for {others}"
+
+
+def write_pairs(
+    pairs: Sequence[TrainingPair], out_dir: str | os.PathLike, rows_per_sheet: int = 4
+) -> list[Path]:
+    """Write ``pairs_1.png``, ``pairs_2.png``, ... with several pairs each; returns the files."""
+    written: list[Path] = []
+    legend = {'changed': (255, 255, 255), 'unchanged': (0, 0, 0), 'ignored': (127, 127, 127)}
+    for start in range(0, len(pairs), rows_per_sheet):
+        path = Path(out_dir, f'pairs_{len(written) + 1}.png')
+        sheet = Sheet([pair_row(pair) for pair in pairs[start : start + rows_per_sheet]], legend)
+        with atomic_write(path, 'wb') as file:
+            file.write(png_bytes(sheet.pixels()))
+        written.append(path)
+    return written

@@ -1,0 +1,1 @@
+"""The front door for the shell: one module per command."""

@@ -1,0 +1,50 @@
+"""Draw the pairs of a config's training as the model will see them, after augmentation, with the
+CAR range that decides on their teacher.
+
+They are the first ones of the run with the config's seed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtkd_cd.analysis.browse import pairs_summary, partition_of, training_pairs, write_pairs
+from mtkd_cd.cli.common import ConfigOptions, add_data_arguments, apply_data_arguments, at_least
+from mtkd_cd.engine.config import load_config, set_partition, work_dir_of
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write sheets of a few pairs each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='for instance configs/mtkd/fc_ef.py')
+    parser.add_argument(
+        '--num', type=at_least(1), default=16, help='pairs to draw (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--rows', type=at_least(1), default=4, help='pairs on a sheet (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--out', help='folder to write to (default: browse in the work dir of the config)'
+    )
+    parser.add_argument('--partition', help='CAR range of a specialist: small, medium or large')
+    add_data_arguments(parser)
+    parser.add_argument('--seed', type=at_least(0), help="default: the config's")
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        default={},
+        metavar='KEY=VALUE',
+        help='override config entries',
+    )
+    args = parser.parse_args(argv)
+
+    cfg = load_config(args.config, args.cfg_options)
+    apply_data_arguments(cfg, args)
+    if args.partition:
+        set_partition(cfg, args.partition)
+    pairs = list(training_pairs(cfg, args.num, args.seed))
+    written = write_pairs(pairs, args.out or Path(work_dir_of(cfg), 'browse'), args.rows)
+    print(
+        f'{pairs_summary(pairs, partition_of(cfg))}\ndrawn in {", ".join(map(str, written[:3]))}{", ..." if len(written) > 3 else ""}'
+    )

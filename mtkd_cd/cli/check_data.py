@@ -1,0 +1,47 @@
+"""Open every file of a change-detection data set, print what is in it, and list what is wrong (exit
+code 1)."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtkd_cd.analysis.check import check_dataset, draw_car_histograms, report_text
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'data_root',
+        help='folder with train/, val/, test/ (A, B and label in each), or with list/<split>.txt',
+    )
+    parser.add_argument(
+        '--type',
+        help='data set class whose folder names, suffixes and label coding hold, for instance JL1_CD_Dataset',
+    )
+    parser.add_argument(
+        '--thresholds',
+        type=float,
+        nargs='+',
+        default=DEFAULT_THRESHOLDS,
+        help='CAR thresholds (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--figure',
+        type=Path,
+        help='PNG of the CAR histograms (default: work_dirs/check_dataset/<name>.png)',
+    )
+    args = parser.parse_args(argv)
+
+    partition = CARPartition(args.thresholds)
+    reports = check_dataset(args.data_root, args.type, progress=True)
+    print(report_text(reports, partition))
+    figure = args.figure or Path(
+        'work_dirs/check_dataset', f'{Path(args.data_root).resolve().name}.png'
+    )
+    draw_car_histograms(reports, partition, figure)
+    print(f'\nCAR histograms drawn in {figure}')
+
+    problems = [problem for report in reports for problem in report.problems]
+    print(f'{len(problems)} problems' if problems else 'Nothing wrong found', *problems, sep='\n  ')
+    return 1 if problems else 0

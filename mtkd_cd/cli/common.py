@@ -1,0 +1,196 @@
+"""What every command-line tool does the same way: safe checkpoints, one clear line for a user's
+mistake, exit codes."""
+
+import argparse
+import errno
+import logging
+import os
+import re
+import select
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch.distributed
+from mmengine.config import Config, DictAction
+from mmengine.registry import build_functions
+
+from mtkd_cd.core.checkpoint import load_only_tensors
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.engine.config import set_crop_size, set_data, set_image_size
+from mtkd_cd.registry import similar_names
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def run_tool(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> NoReturn:
+    """Run a tool's ``main(argv)`` and exit the process: ``if __name__ == '__main__':
+    run_tool(main)``.
+
+    A mistake of the user (:class:`UserError`, also one raised in a data loader's worker; a config
+    that names what does not exist; a full disk) is printed as ``error: ...`` without a traceback,
+    exit code 2. Ctrl-C exits with 130, a closed pipe with 141. Anything else is a bug and keeps its
+    traceback. Checkpoints are read as tensors and plain values only, unless ``--trust-checkpoint``
+    is among the arguments.
+
+    Args:
+        main: Takes the arguments, ``None`` for those of the process; returns the exit code,
+            ``None`` for 0.
+        argv: Passed to ``main``.
+    """
+    if '--trust-checkpoint' not in (sys.argv[1:] if argv is None else argv):
+        load_only_tensors()
+    logging.raiseExceptions = (
+        False  # a log file that cannot be written, on a full disk, must not bury the message
+    )
+    try:
+        code = main(argv) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        if not _output_is_closed():  # another pipe, for instance that of a loader's worker
+            raise
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # where Python flushes to at its end
+        code = EXIT_BROKEN_PIPE
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        print(f'error: {message}', file=sys.stderr)
+        code = EXIT_USER_ERROR
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    sys.exit(code)
+
+
+def _output_is_closed() -> bool:
+    """Whether the reader of standard output (``| head``) has seen enough."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every tool that runs a config takes, after mmengine's conventions."""
+    parser.add_argument('--work-dir', help='default: work_dirs/<stage>/<model>[/<range>]')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        default={},
+        metavar='KEY=VALUE',
+        help='override config entries',
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='load checkpoints that hold pickled objects: they can run code',
+    )
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The data, where they are not as the config says; :func:`apply_data_arguments` puts them into
+    it."""
+    parser.add_argument(
+        '--data-root',
+        help='folder with train/ and test/ (and val/, else a tenth of train is held out)',
+    )
+    parser.add_argument(
+        '--dataset-type', help="registered data set class, default: the config's, JL1_CD_Dataset"
+    )
+    parser.add_argument(
+        '--image-size', type=at_least(1), help='side of training crops and test images'
+    )
+    parser.add_argument('--crop-size', type=at_least(1), help='side of training crops alone')
+
+
+def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Make a config read what :func:`add_data_arguments` was told, in every split."""
+    if args.data_root or args.dataset_type:
+        set_data(cfg, args.data_root, args.dataset_type)
+    if args.image_size:
+        set_image_size(cfg, args.image_size)
+    if args.crop_size:
+        set_crop_size(cfg, args.crop_size)
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Device and processes. torchrun's own ``--local_rank`` is taken and left to the environment
+    variable that says the same."""
+    parser.add_argument('--device', choices=['auto', 'cpu', 'cuda'], default='auto')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how processes were started',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The type of an argument that counts something."""
+
+    def count(text: str) -> int:
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f'{text} is below {minimum}')
+        return int(text)
+
+    return count
+
+
+class ConfigOptions(DictAction):
+    """mmengine's ``KEY=VALUE`` arguments; what it cannot parse is a usage error, not a
+    traceback."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        try:
+            super().__call__(parser, *args)
+        except (ValueError, AssertionError) as error:
+            parser.error(f'--cfg-options takes KEY=VALUE pairs: {error}')
+
+
+def user_message(error: BaseException) -> str | None:
+    """What to tell the user about ``error``; ``None`` if it is none of the user's doing."""
+    if isinstance(error, UserError):
+        return _without_worker_traceback(str(error))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f' while writing {error.filename}' if error.filename else ''
+        return f'no space left on the disk{where} ({error.strerror}). The last complete checkpoint is untouched: free space and resume'
+    if _raised_by_registry(error):
+        return f'the config cannot be built: {_with_similar_name(error.args[0])}'
+    return None
+
+
+def _with_similar_name(message: str) -> str:
+    unknown = re.match(r'(\S+) is not in the \S+ registry', message)
+    similar = similar_names(unknown[1]) if unknown else []
+    return f'{unknown[0]}: did you mean {similar[0]!r}?' if unknown and similar else message
+
+
+def _without_worker_traceback(message: str) -> str:
+    """torch hands on a worker's exception as ``Caught UserError in DataLoader worker ...``, its
+    traceback, ``UserError: <message>``."""
+    if not message.startswith('Caught '):
+        return message
+    return message.rpartition(f'{UserError.__module__}.{UserError.__qualname__}: ')[2].strip()
+
+
+def _raised_by_registry(error: BaseException) -> bool:
+    """Whether building from a config failed in the registry itself: an unknown type, an argument
+    its class does not take or lacks."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        bool(frames)
+        and isinstance(error, (KeyError, TypeError))
+        and frames[-1].filename == build_functions.__file__
+    )

@@ -1,0 +1,130 @@
+"""Run an experiment, models x seeds x strategies, as jobs of this machine or of Slurm, and gather
+one table. Call it again to go on."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mtkd_cd.cli.common import ConfigOptions, at_least
+from mtkd_cd.core.files import CONFIGS
+from mtkd_cd.experiments.jobs import Cluster
+from mtkd_cd.experiments.matrix import RUN_SETTINGS, gather, read_experiment, run_matrix
+from mtkd_cd.recipe.stages import SPECIALISTS_FROM
+
+_OF_EXPERIMENT = ('models', 'seeds', 'strategies', 'work_dir', *RUN_SETTINGS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and gather; 1 if a cell is missing in the end."""
+    args = _parse(argv)
+    overrides = {
+        name: value for name in _OF_EXPERIMENT if (value := getattr(args, name)) is not None
+    }
+    experiment = read_experiment(args.settings, CONFIGS, overrides)
+    if args.gather:
+        matrix = gather(experiment)
+    else:
+        slurm = dict(
+            slurm_partition=args.partition,
+            timeout_min=args.time,
+            gpus_per_node=args.gpus,
+            mem_gb=args.memory,
+        )
+        cluster = Cluster(
+            folder=experiment.work_dir / 'jobs',
+            kind=args.cluster,
+            jobs=args.jobs,
+            devices=tuple(range(torch.cuda.device_count()))
+            if args.devices is None
+            else tuple(args.devices),
+            threads=args.threads,
+            nice=args.nice,
+            slurm={**slurm, 'slurm_additional_parameters': args.slurm_options},
+        )
+        matrix = run_matrix(experiment, cluster, args.retries)
+    print(f'\n{matrix.as_markdown()}\nwritten to {experiment.work_dir}/matrix.md, .csv and .json')
+    return 0 if matrix.complete else 1
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    what = parser.add_argument_group('what to run; each overrides the settings file')
+    what.add_argument(
+        '--settings',
+        type=Path,
+        help='file that holds the experiment, for instance configs/experiments/ombria.py',
+    )
+    what.add_argument('--models', nargs='+')
+    what.add_argument('--seeds', nargs='+', type=int)
+    what.add_argument(
+        '--strategies', nargs='+', help='origin, continued, op, mtkd, and variants such as op@0.1'
+    )
+    what.add_argument('--work-dir')
+    what.add_argument('--data-root')
+    what.add_argument('--dataset-type')
+    what.add_argument('--iters', type=at_least(1))
+    what.add_argument('--specialist-iters', type=at_least(1))
+    what.add_argument('--specialists-from', choices=SPECIALISTS_FROM)
+    what.add_argument('--student-iters', type=at_least(1))
+    what.add_argument('--image-size', type=at_least(1))
+    what.add_argument('--crop-size', type=at_least(1))
+    what.add_argument('--batch-size', type=at_least(1))
+    what.add_argument('--num-workers', type=at_least(0))
+    what.add_argument('--val-interval', type=at_least(1))
+    what.add_argument('--lr', type=float)
+    what.add_argument('--loss-weight', '--lambda', type=float)
+    what.add_argument('--amp', action='store_true', default=None)
+    what.add_argument('--device', choices=['auto', 'cpu', 'cuda'])
+    what.add_argument(
+        '--keep-checkpoints',
+        action='store_true',
+        default=None,
+        help='of finished trainings, to resume from',
+    )
+    what.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE')
+    where = parser.add_argument_group('where and how')
+    where.add_argument(
+        '--cluster',
+        choices=['local', 'slurm', 'debug'],
+        default='local',
+        help='debug: in this process',
+    )
+    where.add_argument(
+        '--jobs',
+        type=at_least(1),
+        help='at most so many at a time; default: one per GPU, on Slurm all',
+    )
+    where.add_argument(
+        '--devices', nargs='*', type=int, help='local GPUs, default all; none for the CPU'
+    )
+    where.add_argument('--threads', type=at_least(1), help='CPU threads of a job')
+    where.add_argument(
+        '--nice', type=at_least(0), default=0, help='added to the niceness of local jobs'
+    )
+    where.add_argument(
+        '--retries',
+        type=at_least(0),
+        default=1,
+        help='times that a killed or failed job is started again',
+    )
+    where.add_argument(
+        '--gather', action='store_true', help='run nothing, write the table of what there is'
+    )
+    where.add_argument('--partition', help="Slurm's partition")
+    where.add_argument(
+        '--time',
+        type=at_least(1),
+        help='minutes of a Slurm job; one that runs out is started again',
+    )
+    where.add_argument('--gpus', type=at_least(0), help='GPUs of a Slurm job')
+    where.add_argument('--memory', type=float, help='GiB of a Slurm job')
+    where.add_argument(
+        '--slurm-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='further options of sbatch',
+    )
+    return parser.parse_args(argv)

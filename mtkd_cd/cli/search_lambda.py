@@ -1,0 +1,76 @@
+"""Search lambda, the weight of the distillation loss, for a model, on validation data. Call it
+again to go on, beside itself to help."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mtkd_cd.cli.arguments import add_recipe_arguments, recipe_options
+from mtkd_cd.cli.common import at_least
+from mtkd_cd.core.files import CONFIGS
+from mtkd_cd.experiments.lambda_search import Search, run_search
+from mtkd_cd.recipe.variant import ROUTINGS
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Search; origin and specialists have to be there, trained by run_mtkd.py with the same
+    options."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_recipe_arguments(parser)
+    parser.add_argument(
+        '--thresholds', nargs='+', type=float, help='CAR thresholds of the specialists'
+    )
+    parser.add_argument(
+        '--routing', choices=ROUTINGS, default='car', help='how an image finds its specialist'
+    )
+    parser.add_argument(
+        '--trials',
+        type=at_least(1),
+        default=20,
+        help='students in all, earlier calls included (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--range',
+        nargs=2,
+        type=float,
+        default=(1e-5, 10.0),
+        metavar=('LOW', 'HIGH'),
+        help='of lambda (default: 1e-5 10)',
+    )
+    parser.add_argument(
+        '--startup',
+        type=at_least(1),
+        default=5,
+        help='trials spread over the range, not pruned (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--grid',
+        nargs='+',
+        type=float,
+        default=(),
+        metavar='LAMBDA',
+        help='train with these instead, as the paper does',
+    )
+    parser.add_argument('--workers', type=at_least(1), default=1, help='trials at a time')
+    parser.add_argument('--threads', type=at_least(1), help='CPU threads of a worker')
+    args = parser.parse_args(argv)
+    if not 0 < args.range[0] < args.range[1]:
+        parser.error('--range takes two positive numbers in increasing order')
+    if not all(weight > 0 for weight in args.grid):
+        parser.error('--grid takes positive numbers; lambda = 0 is always trained')
+    if args.loss_weight is not None:
+        parser.error('--lambda is what is searched; give the search its --range or --grid')
+
+    options = recipe_options(args, CONFIGS, 'thresholds', 'routing')
+    options = replace(options, keep_checkpoints=False)
+    search = Search(
+        args.model,
+        options,
+        *args.range,
+        trials=args.trials,
+        startup=args.startup,
+        grid=tuple(args.grid),
+    )
+    print(
+        f'\n{run_search(search, args.workers, args.threads)}\nwritten to {search.folder / search.name}.md'
+    )

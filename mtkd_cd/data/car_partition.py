@@ -1,0 +1,146 @@
+"""The part of any data set whose labels lie in chosen CAR ranges: what a specialist is trained on."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset, force_full_init
+from mmengine.logging import print_log
+
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, car_histogram, suggest_thresholds
+from mtkd_cd.data.car_index import cars_of_data_infos
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.registry import DATASETS
+
+
+@DATASETS.register_module()
+class CARPartitionDataset:
+    """The samples of ``dataset`` whose stored label lies in one CAR range, or in several (arXiv:2502.13407, section 4.1).
+
+    Nothing is copied: the CARs come from the index of :func:`~mtkd_cd.data.car_index.label_cars`. The CAR of the stored label is the
+    key ``car`` of the sample's info, of the results that its pipeline sees, and of the metainfo of its data sample.
+
+    Args:
+        dataset: Config or object: a data set of ours, of Open-CD, of mmseg, or mmengine's ``ConcatDataset``, ``RepeatDataset`` or
+            ``ClassBalancedDataset`` round such ones.
+        partition: Name of the wanted range, or names of several.
+        thresholds: As :class:`~mtkd_cd.core.car.CARPartition` takes them.
+        names: As :class:`~mtkd_cd.core.car.CARPartition` takes them.
+        lazy_init: Whether to leave reading the lists and labels for later.
+
+    Raises:
+        UserError: An unknown range; no sample lies in it (tells the CARs that there are); samples without labels.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        partition: str | Sequence[str],
+        thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+        names: Sequence[str] | None = None,
+        lazy_init: bool = False,
+    ) -> None:
+        self.car_partition = CARPartition(thresholds, names)
+        self.partition = (partition,) if isinstance(partition, str) else tuple(partition)
+        self._wanted = [self.car_partition.index_of_name(name) for name in self.partition]
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        if not hasattr(self.dataset, 'get_data_info'):
+            raise UserError(
+                f'dataset of type {type(self.dataset).__name__} has no get_data_info: CARPartitionDataset wraps mmengine data sets'
+            )
+        self._fully_initialized = False
+        if not lazy_init:
+            self.full_init()
+
+    @property
+    def metainfo(self) -> dict:
+        """That of the wrapped data set."""
+        return self.dataset.metainfo
+
+    @property
+    @force_full_init
+    def cars(self) -> np.ndarray:
+        """(N,) CAR of each sample's stored label."""
+        return self._cars
+
+    def full_init(self) -> None:
+        """Initialise the wrapped data set, look up the CARs and choose the samples."""
+        if self._fully_initialized:
+            return
+        self.dataset.full_init()
+        cars = cars_of_data_infos(self.dataset.get_data_info(idx) for idx in range(len(self.dataset)))
+        self._indices = np.flatnonzero(np.isin(self.car_partition.range_of(cars), self._wanted))
+        if not len(self._indices):
+            raise UserError(self._empty_text(cars))
+        self._cars = cars[self._indices]
+        self._fully_initialized = True
+
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict:
+        """Info of a sample, with its ``car``."""
+        return {**self.dataset.get_data_info(int(self._indices[idx])), 'car': float(self._cars[idx])}
+
+    @force_full_init
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Classes that occur in a sample's label (0 unchanged, 1 changed), for ``ClassBalancedDataset``."""
+        car = self._cars[idx]
+        return [label for label, occurs in ((0, car < 1), (1, car > 0)) if occurs]
+
+    @force_full_init
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, idx: int) -> Any:
+        """A sample after the wrapped data set's pipeline.
+
+        A pipeline may return ``None`` to ask for another sample; that one is drawn from the same CAR ranges.
+        """
+        if not self._fully_initialized:
+            print_log('Call full_init() before loading, once for all workers', logger='current', level=logging.WARNING)
+            self.full_init()
+        owner, _ = self._owner(idx)
+        refetches = 0 if getattr(owner, 'test_mode', False) else getattr(owner, 'max_refetch', 0)
+        for _ in range(refetches + 1):
+            sample = self._load(idx)
+            if sample is not None:
+                return sample
+            idx = np.random.randint(len(self))
+        raise UserError(f'the pipeline of {type(owner).__name__} returned None {refetches + 1} times: check its images and transforms')
+
+    def _load(self, idx: int) -> Any:
+        owner, inner_idx = self._owner(idx)
+        info = self.get_data_info(idx)
+        if isinstance(owner, BaseDataset) and type(owner).prepare_data is BaseDataset.prepare_data:
+            # Not owner[inner_idx], which replaces a sample that its pipeline rejects by any other, of whatever range.
+            sample = owner.pipeline(info)
+        else:
+            sample = owner[inner_idx]
+        data_samples = sample.get('data_samples') if isinstance(sample, dict) else None
+        # Test-time augmentation packs a list of them.
+        for data_sample in data_samples if isinstance(data_samples, list) else [data_samples]:
+            if data_sample is not None:
+                data_sample.set_metainfo({'car': info['car']})
+        return sample
+
+    def _owner(self, idx: int) -> tuple[Any, int]:
+        """The data set inside mmengine's wrappers whose pipeline makes sample ``idx``, and the sample's index there."""
+        dataset, inner_idx = self.dataset, int(self._indices[idx])
+        while isinstance(dataset, (ConcatDataset, RepeatDataset, ClassBalancedDataset)):
+            found = dataset._get_ori_dataset_idx(inner_idx)
+            if isinstance(dataset, ConcatDataset):
+                part, inner_idx = found
+                dataset = dataset.datasets[part]
+            else:
+                inner_idx = found
+                dataset = dataset.dataset
+        return dataset, inner_idx
+
+    def _empty_text(self, cars: np.ndarray) -> str:
+        wanted = ', '.join(f'{name} ({self.car_partition.bounds_text(name)})' for name in self.partition) or 'none'
+        suggested = suggest_thresholds(cars, len(self.car_partition))
+        advice = f'; thresholds={suggested} would cut these images into {len(suggested) + 1} about equal parts' if suggested else ''
+        return (
+            f'no image lies in the wanted CAR range: {wanted}. The CARs of the {len(cars)} images are\n'
+            f'{car_histogram(cars, self.car_partition)}\nChoose other thresholds or another range{advice}'
+        )

@@ -1,0 +1,230 @@
+"""Reading a change label from a file: the one place that knows how labels are coded, and that refuses a coding it doesn't know."""
+
+import io
+import os
+from typing import NoReturn
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.fileio import get as read_bytes
+from PIL import Image
+
+from mtkd_cd.core.errors import UserError
+
+LABEL_FORMATS = (None, 'to_binary')
+IGNORE_INDEX = 255
+# Gray values that far from black and white are compression noise; those between come from blurred edges, or from another coding.
+_NOISE = 32
+# Edges are lines: of an image's pixels they are not most, and they leave no flat areas, as the classes of another coding do.
+_MAX_EDGE_SHARE = 0.25
+_MAX_FLAT_SHARE = 0.005
+_SQUARE = np.ones((3, 3), np.uint8)
+
+
+def read_label(
+    path: str | os.PathLike,
+    *,
+    format_seg_map: str | None = None,
+    reduce_zero_label: bool = False,
+    label_map: dict[int, int] | None = None,
+    ignored_value: int | None = None,
+    backend_args: dict | None = None,
+    imdecode_backend: str = 'pillow',
+) -> np.ndarray:
+    """Read a label file as 0 unchanged, 1 changed, 255 ignored.
+
+    Args:
+        path: PNG, TIFF, JPEG or BMP with one value per pixel. Colour files with equal channels are gray; 1-bit files hold 0 and 1.
+        format_seg_map: ``'to_binary'``: the file holds 0 and 1, or gray levels 0..255 of which 128 and more mean change (blurred edges
+            and compression noise are fine, ignored pixels need ``ignored_value``). ``None``: the file holds 0, 1 and 255 = ignored; palette
+            files are read by index.
+        reduce_zero_label: Whether stored 0 means ignored, 1 unchanged and 2 changed. Not together with ``'to_binary'``.
+        label_map: New value of each stored value, applied last (mmseg's way to choose classes).
+        ignored_value: Stored value of ignored pixels, with ``'to_binary'``; what is left must have a coding that this stands for.
+        backend_args: mmengine's file backend; local files by default.
+        imdecode_backend: A decoder of ``mmcv.imfrombytes``.
+
+    Returns:
+        (H, W) uint8 of 0, 1 and 255, writable.
+
+    Raises:
+        UserError: The file is missing, cannot be decoded, or holds values of another coding; lists the values found.
+    """
+    if format_seg_map not in LABEL_FORMATS:
+        raise UserError(f"format_seg_map={format_seg_map!r}: must be None (labels stored as 0, 1, 255) or 'to_binary' (0 / 1 or 0 / 255)")
+    if format_seg_map == 'to_binary' and reduce_zero_label:
+        raise UserError("reduce_zero_label=True turns stored 0 into ignored, which format_seg_map='to_binary' cannot keep: set one of them")
+    stored, palette, lossy = _decode(path, backend_args, imdecode_backend)
+    if format_seg_map == 'to_binary':
+        table = (
+            _binary_table(path, stored, palette, lossy) if ignored_value is None else _ignoring_table(path, stored, lossy, ignored_value)
+        )
+    else:
+        table = _index_table(path, stored, reduce_zero_label, label_map)
+    if label_map is not None:
+        table = _map_table(table, label_map)
+    return cv2.LUT(stored, table)
+
+
+def label_coding(path: str | os.PathLike) -> str:
+    """Which coding the values of a label file follow, for comparing the files of a data set.
+
+    Returns:
+        ``'all 0'`` (fits each coding), ``'0/1'``, ``'0/255'``, ``'0/1/255'``, or ``'gray'`` for anything else.
+
+    Raises:
+        UserError: The file is missing or cannot be decoded.
+    """
+    stored, palette, lossy = _decode(path, None, 'pillow')
+    if palette is not None and not np.ptp(palette[np.unique(stored)], axis=1).any():
+        stored = cv2.LUT(stored, palette[:, 0])
+    values = set(np.flatnonzero(_histogram(stored)).tolist())
+    codings = {'all 0': {0}, '0/1': {0, 1}, '0/255': {0, 255}, '0/1/255': {0, 1, 255}}
+    return next((name for name, known in codings.items() if values <= known and not (lossy and 1 in values)), 'gray')
+
+
+def _decode(path: str | os.PathLike, backend_args: dict | None, imdecode_backend: str) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """((H, W) uint8 as stored, (256, 3) palette or None, whether the format compresses with loss)."""
+    try:
+        content = read_bytes(path, backend_args=backend_args)
+    except FileNotFoundError:
+        raise UserError(f'label {path} does not exist') from None
+    except OSError as error:
+        raise UserError(f'label {path} cannot be read: {error}') from error
+    palette = None
+    lossy = content[:2] == b'\xff\xd8' or content[8:12] == b'WEBP'
+    try:
+        if imdecode_backend == 'pillow':
+            image = Image.open(io.BytesIO(content))
+            array = np.array(image)
+            if image.mode == 'P':
+                palette = _palette_colours(image)
+        else:
+            array = mmcv.imfrombytes(content, flag='unchanged', backend=imdecode_backend)
+    except Exception as error:  # decoders raise all sorts of errors on broken files
+        raise UserError(f'label {path} is not a readable image, perhaps truncated: {error}. Restore the file') from error
+    if array is None:
+        raise UserError(f'label {path} is not a readable image, perhaps truncated. Restore the file')
+    return _to_uint8(path, _one_channel(path, array)), palette, lossy
+
+
+def _palette_colours(image: Image.Image) -> np.ndarray:
+    colours = np.array(image.getpalette('RGB'), np.uint8).reshape(-1, 3)
+    return np.pad(colours, ((0, 256 - len(colours)), (0, 0)))
+
+
+def _one_channel(path: str | os.PathLike, array: np.ndarray) -> np.ndarray:
+    array = array.squeeze(-1) if array.ndim == 3 and array.shape[-1] == 1 else array
+    if array.ndim == 2:
+        return array
+    if array.ndim != 3 or array.shape[-1] > 4:
+        raise UserError(f'label {path} has shape {array.shape}: a label is one image with one value per pixel')
+    channels = array.shape[-1]
+    if channels in (2, 4):  # the last one is alpha
+        if np.ptp(array[..., -1]):
+            raise UserError(f'label {path} has transparent areas, which have no meaning here: save it without alpha channel')
+        array = array[..., :-1]
+    gray = array[..., 0]
+    same = all(np.array_equal(gray, array[..., channel]) for channel in range(1, array.shape[-1]))
+    # Compression with loss moves the channels of a gray picture apart a little.
+    if not same and np.ptp(array, axis=-1).max() >= _NOISE:
+        colours = np.unique(array.reshape(-1, array.shape[-1]), axis=0)
+        shown = ', '.join(str(tuple(colour)) for colour in colours[:6].tolist())
+        raise UserError(
+            f'label {path} is in colour ({len(colours)} colours: {shown}{", ..." if len(colours) > 6 else ""}): convert it to one channel '
+            'with 0 unchanged and 255 changed'
+        )
+    return np.ascontiguousarray(gray)
+
+
+def _to_uint8(path: str | os.PathLike, array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    values = np.unique(array)
+    if array.dtype == np.uint16 and np.isin(values, (0, 65535)).all():  # black and white of a 16-bit image
+        return (array >> 8).astype(np.uint8)
+    if not np.isin(values, np.arange(256)).all():
+        _refuse(path, values, 'this is no label, or one with another coding')
+    return array.astype(np.uint8)
+
+
+def _histogram(gray: np.ndarray) -> np.ndarray:
+    return cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel()
+
+
+def _binary_table(path: str | os.PathLike, stored: np.ndarray, palette: np.ndarray | None, lossy: bool) -> np.ndarray:
+    """(256,) uint8 that turns stored values into 0 and 1, after a check that they are a 0 / 1 or a black-and-white coding."""
+    threshold = (np.arange(256) >= 128).astype(np.uint8)
+    values = np.flatnonzero(_histogram(stored))
+    binary = values.max(initial=0) <= 1
+    if palette is not None:
+        if not np.ptp(palette[values], axis=1).any():
+            levels = palette[:, 0]
+            return _binary_table(path, cv2.LUT(stored, levels), None, lossy)[levels]
+        if not binary:
+            _refuse(path, values, 'the file has a colour palette, so its values are class numbers')
+    # A file compressed with loss cannot hold 0 / 1: its low values are noise on black.
+    if binary and not lossy:
+        return np.arange(256, dtype=np.uint8)
+    _check_black_and_white(path, stored, values, lossy)
+    return threshold
+
+
+def _ignoring_table(path: str | os.PathLike, stored: np.ndarray, lossy: bool, ignored_value: int) -> np.ndarray:
+    others = np.arange(256, dtype=np.uint8)
+    others[ignored_value] = 0
+    table = _binary_table(path, cv2.LUT(stored, others), None, lossy)
+    table[ignored_value] = IGNORE_INDEX
+    return table
+
+
+def _check_black_and_white(path: str | os.PathLike, gray: np.ndarray, values: np.ndarray, lossy: bool) -> None:
+    if np.isin(values, (0, 255)).all():
+        return
+    between = (values >= _NOISE) & (values < 256 - _NOISE)
+    if not between.any():
+        # Noise near white without noise near black, or the reverse, is fine; class numbers with or without 255 for ignored are not.
+        class_numbers = ((values > 0) & (values < _NOISE)).any() and not ((values >= 256 - _NOISE) & (values < 255)).any()
+        if class_numbers and not lossy:
+            _refuse(path, values, 'these look like class numbers' + (', with 255 for ignored' if 255 in values else ''))
+        return
+    edges = cv2.inRange(gray, _NOISE, 255 - _NOISE)
+    flat = (cv2.erode(gray, _SQUARE) == cv2.dilate(gray, _SQUARE)) & (edges > 0)
+    if np.count_nonzero(edges) > _MAX_EDGE_SHARE * gray.size or np.count_nonzero(flat) > _MAX_FLAT_SHARE * gray.size:
+        _refuse(path, values, 'there are areas between black and white that are no blurred edges')
+
+
+def _index_table(path: str | os.PathLike, stored: np.ndarray, reduce_zero_label: bool, label_map: dict[int, int] | None) -> np.ndarray:
+    """(256,) uint8 that turns stored class numbers into ours, after a check that only known ones are there."""
+    table = np.arange(256, dtype=np.uint8)
+    if reduce_zero_label:
+        table = np.concatenate([[IGNORE_INDEX], table[:-2], [IGNORE_INDEX]]).astype(np.uint8)
+    classes = set(label_map) if label_map is not None else {0, 1}
+    values = np.flatnonzero(_histogram(stored))
+    if not set(table[values].tolist()) <= {*classes, IGNORE_INDEX}:
+        hint = "; if 255 and its neighbours mean change, set format_seg_map='to_binary'" if values.max() > 127 else ''
+        _refuse(path, values, f'with format_seg_map=None a label holds class numbers {sorted(classes)} and 255 for ignored{hint}')
+    if IGNORE_INDEX in values and set(values.tolist()) <= {0, IGNORE_INDEX}:
+        _refuse(
+            path,
+            values,
+            "with format_seg_map=None 255 means ignored, so nothing is changed here: set format_seg_map='to_binary' if 255 means change",
+        )
+    return table
+
+
+def _map_table(table: np.ndarray, label_map: dict[int, int]) -> np.ndarray:
+    mapped = table.copy()
+    for old, new in label_map.items():
+        mapped[table == old] = new
+    return mapped
+
+
+def _refuse(path: str | os.PathLike, values: np.ndarray, reason: str) -> NoReturn:
+    shown = ', '.join(f'{value:g}' for value in values[:8].tolist()) + (f', ... {values[-1]:g}' if len(values) > 8 else '')
+    raise UserError(
+        f'label {path} holds the values {{{shown}}}: {reason}. Convert it to a coding we know: 0 / 1, 0 / 255, gray with >= 128 for change'
+    )

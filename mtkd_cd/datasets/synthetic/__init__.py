@@ -1,5 +1,0 @@
-"""Seeded synthetic scenes of two dates with known changes, for the demo and the tests."""
-
-from mtkd_cd.datasets.synthetic.dataset import make_dataset, make_scene, target_cars
-
-__all__ = ['make_dataset', 'make_scene', 'target_cars']

@@ -1,0 +1,429 @@
+"""Configs as the tools use them: loaded with errors a user can act on, and adjusted by what the
+command line says."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mmengine.device.utils
+import torch
+from mmengine.config import Config
+from mmengine.dist import init_dist, is_distributed
+from mmengine.utils.dl_utils import set_multi_processing
+
+from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.checkpoint import training_command
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.mtkd.routing import FILENAME as ROUTING
+from mtkd_cd.models.mtkd.routing import choose_routing
+from mtkd_cd.recipe.variant import Variant, strategy_name
+
+WORK_DIRS = 'work_dirs'
+_RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
+    *(
+        'activation_checkpointing',
+        'auto_scale_lr',
+        'compile',
+        'efficient_conv_bn_eval',
+        'experiment_name',
+        'find_unused_parameters',
+    ),
+    *(
+        'model_wrapper_cfg',
+        'sync_bn',
+        'tta_model',
+        'tta_pipeline',
+        'vis_backends',
+        'visualizer',
+        'work_dir',
+    ),
+)
+_FAST_WRAPPER = dict(
+    cpu=dict(type='BFloat16OptimWrapper'), gpu=dict(type='AmpOptimWrapper', loss_scale='dynamic')
+)
+_PARTITIONED = ('CARPartitionDataset', 'OriginPartitionCascade', 'MultiTeacherDistiller')
+DEFAULT_VARIANT = Variant()
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file and apply ``--cfg-options``.
+
+    Raises:
+        UserError: No such file, not a config, or an option that the config has no place for.
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = sorted(file.stem for file in path.parent.glob('*.py'))
+        hint = closest(path.stem, siblings) if siblings else f'folder {path.parent} holds no config'
+        raise UserError(f'config {path} does not exist: {hint}')
+    try:
+        cfg = Config.fromfile(path)
+    except UserError:
+        raise
+    except Exception as error:
+        # A config is code: whatever it raises is a mistake in the file.
+        raise UserError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    # yapf takes half a second for the text of a config, and mmengine asks for it five times a run
+    # and with every checkpoint. Its fromfile drops the argument of this name.
+    object.__setattr__(cfg, '_format_python_code', False)
+    merge_options(cfg, options or {})
+    return cfg
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Apply ``--cfg-options``.
+
+    Raises:
+        UserError: An option that the config has no place for.
+    """
+    for key in options:
+        first = key.split('.')[0]
+        if first not in cfg and first not in _RUNNER_KEYS:
+            raise UserError(
+                f'--cfg-options {key}=...: the config has no {first!r}; {closest(first, cfg)}'
+            )
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'--cfg-options {" ".join(options)}: {error.args[0]}') from error
+
+
+def closest(word: str, known: Any) -> str:
+    """``did you mean 'x'?``, or all that is known."""
+    words = [str(item) for item in known]
+    matches = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f'did you mean {matches[0]!r}?' if matches else f'there are {", ".join(words)}'
+
+
+def stage_of(cfg: Config) -> str:
+    """The strategy a config belongs to: the name of its folder (``origin``, ``continued``,
+    ``partition``, ``op``, ``mtkd``)."""
+    return Path(cfg.filename).parent.name
+
+
+def model_of(cfg: Config) -> str:
+    """The model's name: the config file's."""
+    return Path(cfg.filename).stem
+
+
+def stage_dir(
+    stage: str,
+    model: str,
+    range_name: str | None = None,
+    root: str | Path = WORK_DIRS,
+    variant: Variant = DEFAULT_VARIANT,
+) -> Path:
+    """Where a stage keeps its files: ``<root>/<stage>[@<variant>]/<model>[/<range>]``."""
+    return Path(root, strategy_name(stage, variant), model, *([range_name] if range_name else []))
+
+
+def specialist_of(cfg: Config) -> str | None:
+    """The CAR range that a config trains on, if it does."""
+    dataset = cfg.train_dataloader.dataset
+    return dataset.partition if _is_type(dataset, 'CARPartitionDataset') else None
+
+
+def is_cascade(cfg: Config) -> bool:
+    """Whether the config's model is the O-P cascade, which is tested and not trained."""
+    return _is_type(cfg.model, 'OriginPartitionCascade')
+
+
+def work_dir_of(cfg: Config) -> Path:
+    """The config's own work dir, or the place of its stage and variant under ``work_dirs``."""
+    return Path(
+        cfg.get('work_dir')
+        or stage_dir(stage_of(cfg), model_of(cfg), specialist_of(cfg), variant=variant_of(cfg))
+    )
+
+
+def variant_of(cfg: Config) -> Variant:
+    """The variant of the recipe that a config belongs to, by the thresholds and the routing in
+    it."""
+    for node in (cfg.train_dataloader.dataset, cfg.model):
+        if _is_type(node, 'CARPartitionDataset', 'OriginPartitionCascade', 'MultiTeacherDistiller'):
+            return Variant(**_given(node, 'thresholds', 'routing'))
+    return DEFAULT_VARIANT
+
+
+def set_partition(cfg: Config, name: str) -> None:
+    """Make a specialist's config that of the range ``name``: training and validation data.
+
+    Raises:
+        UserError: The config has no partition, or there is no such range.
+    """
+    wrappers = [node for node in _nodes(cfg) if _is_type(node, 'CARPartitionDataset')]
+    if not wrappers:
+        raise UserError(
+            f'--partition {name}: {cfg.filename} trains on no CAR range; take the config of that '
+            'name in configs/partition/'
+        )
+    for wrapper in wrappers:
+        CARPartition(**_given(wrapper, 'thresholds', 'names')).index_of_name(name)
+        wrapper.partition = name
+
+
+def set_thresholds(cfg: Config, thresholds: Sequence[float]) -> None:
+    """Cut the data, the cascade's specialists and the teachers at these CARs.
+
+    Scores keep their ranges, so that those of different strategies can be compared.
+    """
+    partition = CARPartition(thresholds)
+    for node in _nodes(cfg):
+        if _is_type(node, *_PARTITIONED):
+            node.thresholds = partition.thresholds
+        if _is_type(node, 'CARPartitionDataset') and node.partition not in partition.names:
+            node.partition = partition.names[0]
+    set_checkpoints(cfg, WORK_DIRS)
+
+
+def set_checkpoints(cfg: Config, root: str | Path) -> None:
+    """Look for the weights that a config starts from, if it does, and a validated routing in the
+    stages' places under ``root``."""
+    model = model_of(cfg)
+    origin = str(stage_dir('origin', model, root=root) / 'best.pth')
+    if stage_of(cfg) == 'continued':
+        cfg.load_from = origin
+    if 'checkpoints' not in cfg.model:
+        return
+    first = 'student' if 'student' in cfg.model else 'origin'
+    partition = partition_of(cfg)
+    variant = Variant(partition.thresholds)
+    cfg.model.checkpoints = {
+        first: origin,
+        **{
+            name: str(stage_dir('partition', model, name, root, variant) / 'best.pth')
+            for name in partition.names
+        },
+    }
+    if cfg.model.get('routing', 'car') == 'validated':
+        cfg.model.routing_file = str(
+            stage_dir('routing', model, root=root, variant=variant) / ROUTING
+        )
+
+
+def partition_of(cfg: Config) -> CARPartition:
+    """The CAR ranges of a cascade's specialists or a distiller's teachers."""
+    return CARPartition(**_given(cfg.model, 'thresholds', 'names'))
+
+
+def starting_weights(cfg: Config) -> dict[str, str]:
+    """The files that a run starts from, by name.
+
+    Those of a cascade or a distiller; under a validated routing ``routing``, its file, and of the
+    specialists those that it uses; and ``start``, the config's ``load_from``.
+
+    Raises:
+        UserError: The routing file is missing or no good.
+    """
+    start = dict(start=cfg.load_from) if cfg.get('load_from') else {}
+    checkpoints = dict(cfg.model.get('checkpoints') or {})
+    if cfg.model.get('routing', 'car') != 'validated':
+        return start | checkpoints
+    routing = choose_routing('validated', cfg.model.get('routing_file'), partition_of(cfg))
+    used = ('origin', 'student', *(routing.detectors if is_cascade(cfg) else routing.teachers))
+    return (
+        start
+        | {name: path for name, path in checkpoints.items() if name in used}
+        | {'routing': str(cfg.model.routing_file)}
+    )
+
+
+def check_checkpoints(cfg: Config) -> None:
+    """Refuse a config that starts from files that do not exist.
+
+    Raises:
+        UserError: Names the file and the command that makes it.
+    """
+    for name, path in starting_weights(cfg).items():
+        check_exists(path, f'{path} ({name})')
+
+
+def check_exists(path: str | Path, what: str) -> None:
+    """Refuse a checkpoint that does not exist; says how to make it where that is known.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if not Path(path).is_file():
+        command = training_command(path)
+        raise UserError(
+            f'checkpoint {what} does not exist. '
+            + (f'To train it: {command}' if command else 'Check the path')
+        )
+
+
+def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
+    """Shorten or lengthen the schedule: warm-up over at most a tenth of it, at most ten validations
+    unless said otherwise.
+
+    A schedule in epochs becomes one in iterations, its warm-up a tenth.
+    """
+    before = cfg.train_cfg.get('max_iters') or cfg.train_cfg.pop('max_epochs')
+    longest_warmup = cfg.param_scheduler[0].end if 'max_iters' in cfg.train_cfg else iters
+    warmup = min(longest_warmup, iters // 10)
+    cfg.train_cfg.max_iters = iters
+    schedulers = []
+    for scheduler in cfg.param_scheduler:
+        begin = warmup if scheduler.get('begin') else 0
+        end = iters if scheduler.get('end', before) == before else warmup
+        if end - begin > 1:  # mmengine's schedulers divide by end - begin - 1
+            period = dict(T_max=iters) if 'T_max' in scheduler else {}
+            kept = {
+                key: value for key, value in scheduler.items() if key != 'convert_to_iter_based'
+            }
+            schedulers.append(dict(kept, begin=begin, end=end, by_epoch=False, **period))
+    cfg.param_scheduler = schedulers
+    set_val_interval(cfg, val_interval or max(1, -(-iters // 10)))
+    cfg.default_hooks.logger.interval = max(1, min(cfg.default_hooks.logger.interval, iters // 20))
+
+
+def set_val_interval(cfg: Config, interval: int) -> None:
+    """Validate, and write a checkpoint to resume from, every ``interval`` iterations."""
+    cfg.train_cfg.val_interval = interval
+    if 'max_epochs' in cfg.train_cfg:
+        cfg.train_cfg.val_by_epoch = False
+    cfg.default_hooks.checkpoint.interval = interval
+
+
+def set_image_size(cfg: Config, size: int) -> None:
+    """Train on crops and test on images of ``size`` x ``size`` pixels."""
+    if 'image_size' in cfg:
+        cfg.image_size = size
+    set_crop_size(cfg, size)
+    for node in _nodes(cfg):
+        if _is_type(node, 'MultiImgResize'):
+            node.scale = (size, size)
+
+
+def set_crop_size(cfg: Config, size: int) -> None:
+    """Train on crops of ``size`` x ``size`` pixels; test images keep their size."""
+    for node in _nodes(cfg):
+        if _is_type(node, 'MultiImgRandomCrop'):
+            node.crop_size = (size, size)
+
+
+def set_data(cfg: Config, root: str | Path | None = None, dataset_type: str | None = None) -> None:
+    """Read another folder, and as another data set class, in every split."""
+    for node in _nodes(cfg):
+        if 'data_root' in node and 'type' in node:
+            node.data_root = str(root) if root is not None else node.data_root
+            node.type = dataset_type or node.type
+
+
+def set_test_data_to_validation(cfg: Config) -> None:
+    """Let the config's test be one on the validation split.
+
+    Raises:
+        UserError: The config has none.
+    """
+    if not cfg.get('val_dataloader'):
+        raise UserError(
+            f'{cfg.filename} has no val_dataloader: what is chosen by validation needs validation '
+            'data'
+        )
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+
+
+def set_loaders(cfg: Config, batch_size: int | None = None, num_workers: int | None = None) -> None:
+    """Images per training step, and loader processes of every split."""
+    if batch_size is not None:
+        cfg.train_dataloader.batch_size = batch_size
+    if num_workers is not None:
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            loader.num_workers = num_workers
+            loader.persistent_workers = num_workers > 0
+
+
+def set_amp(cfg: Config) -> None:
+    """Train in mixed precision: float16 with a dynamic loss scale on a GPU, bfloat16 on the CPU;
+    convolutions in channels-last order.
+
+    Call :func:`set_machine` first. Validation and tests stay float32.
+
+    Raises:
+        UserError: An optimiser wrapper that has no mixed precision.
+    """
+    wrapper = cfg.optim_wrapper
+    if wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(
+            f'--amp: the config has optim_wrapper.type={wrapper.type!r}; it works with OptimWrapper'
+        )
+    if wrapper.type == 'OptimWrapper':
+        wrapper.update(
+            _FAST_WRAPPER['cpu' if mmengine.device.utils.get_device() == 'cpu' else 'gpu']
+        )
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ChannelsLastHook')]
+
+
+def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> None:
+    """Fit a config to the machine: device, processes and what follows from them.
+
+    Batch norms become synchronised ones among GPU processes, and only there. A recipe in mixed
+    precision is float32 on the CPU, unless :func:`set_amp` follows.
+
+    Args:
+        cfg: The config.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        launcher: As in mmengine: ``none``, ``pytorch``, ``slurm``, ``mpi``.
+
+    Raises:
+        UserError: No GPU where one is asked for, or a launcher that has not launched this process.
+    """
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('--device cuda: torch finds no GPU here; use --device cpu')
+    if device == 'cpu':
+        mmengine.device.utils.DEVICE = 'cpu'
+    cfg.launcher = launcher
+    wrapper: Any = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type') == 'AmpOptimWrapper' and mmengine.device.utils.get_device() == 'cpu':
+        wrapper.type = 'OptimWrapper'
+        wrapper.pop('loss_scale', None)
+        wrapper.pop('dtype', None)
+    for node in _nodes(cfg):
+        if _is_type(node, 'SyncBN'):
+            node.type = 'BN'
+    if launcher == 'none':
+        return
+    if launcher == 'pytorch' and not torch.distributed.is_torchelastic_launched():
+        raise UserError(
+            '--launcher pytorch: this process was not started by torchrun. Use: torchrun '
+            '--nproc_per_node N tools/... --launcher pytorch'
+        )
+    on_gpu = mmengine.device.utils.get_device() != 'cpu'
+    if on_gpu:
+        cfg.sync_bn = 'torch'
+    else:  # mmengine's wrapper assumes a GPU per process
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+        )
+    if (
+        not is_distributed()
+    ):  # before the runner does: settings and data are checked by all processes together
+        set_multi_processing(**cfg.env_cfg.get('mp_cfg', {}), distributed=True)
+        if on_gpu:
+            init_dist(launcher, **cfg.env_cfg.get('dist_cfg', {}))
+        else:
+            torch.distributed.init_process_group('gloo')
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    """Every dictionary in a config."""
+    if isinstance(node, Config):
+        node = node._cfg_dict
+    if isinstance(node, dict):
+        yield node
+        for value in list(node.values()):
+            yield from _nodes(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _nodes(value)
+
+
+def _is_type(node: Mapping[str, Any], *names: str) -> bool:
+    """Whether a node builds one of these classes, scope prefix or not."""
+    return str(node.get('type', '')).rpartition('.')[2] in names
+
+
+def _given(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: node[key] for key in keys if node.get(key) is not None}

@@ -1,0 +1,138 @@
+"""``run.json``: what a work dir holds, so that a run resumes only with the settings it started
+with."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import get_world_size, is_main_process
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import atomic_write
+
+FILENAME = 'run.json'
+_SHOWN_DIFFERENCES = 8
+# What makes a training run what it is, and what of that may differ between two sittings of one run:
+# machine and places.
+_SETTINGS = (
+    'train_cfg',
+    'randomness',
+    'train_dataloader',
+    'model',
+    'optim_wrapper',
+    'param_scheduler',
+    'val_dataloader',
+)
+_FREE = (
+    *('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'),
+    *('data_root', 'checkpoints', 'routing_file', 'out_file', 'backend_args'),
+)
+# Added to the settings once the data and the weights that a run starts from are there.
+_KNOWN_LATER = ('data.', 'weights.')
+
+
+def settings_of(cfg: Config) -> dict[str, Any]:
+    """The settings that determine a training run's result, flat: ``{'train_cfg.max_iters': 200000,
+    ...}``."""
+    chosen = {key: cfg.get(key) for key in _SETTINGS} | {'processes': get_world_size()}
+    return json.loads(json.dumps(dict(_flat(chosen)), default=str))
+
+
+def file_digest(path: str | Path) -> str:
+    """What tells one file from another."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _flat(node: Any, prefix: str = '') -> list[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        items = [(str(key), value) for key, value in node.items() if key not in _FREE]
+    elif isinstance(node, (list, tuple)) and any(
+        isinstance(value, (Mapping, list, tuple)) for value in node
+    ):
+        items = [(str(index), value) for index, value in enumerate(node)]
+    else:
+        return [(prefix, node)]
+    return [
+        pair for key, value in items for pair in _flat(value, f'{prefix}.{key}' if prefix else key)
+    ]
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file of ours holds; ``None`` where there is none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise UserError(
+            f'{path} is damaged ({error}): delete it, or take another --work-dir'
+        ) from None
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=1)
+        file.write('\n')
+
+
+def write_record(work_dir: str | Path, record: Mapping[str, Any]) -> None:
+    """Write ``run.json``; one process of a distributed run does."""
+    if is_main_process():
+        write_json(Path(work_dir) / FILENAME, record)
+
+
+def read_record(work_dir: str | Path) -> dict[str, Any]:
+    """What ``run.json`` says: ``settings``, ``finished`` and, once finished, the result. Empty
+    where there is none."""
+    return read_json(Path(work_dir) / FILENAME) or {}
+
+
+def check_settings(work_dir: str | Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a work dir that holds a run with other settings.
+
+    Args:
+        work_dir: Where the run is going to be.
+        settings: Its settings. Those of the data and of the weights it starts from are compared
+            once they are known.
+
+    Raises:
+        UserError: Names each setting with its value there and its value now.
+    """
+    there = read_record(work_dir).get('settings')
+    if there is None:
+        return
+    keys = [
+        key
+        for key in {**there, **settings}
+        if not key.startswith(_KNOWN_LATER) or (key in there and key in settings)
+    ]
+    differences = [
+        f'{key} is {_text(there, key)} there, {_text(settings, key)} now'
+        for key in keys
+        if there.get(key) != settings.get(key)
+    ]
+    if differences:
+        more = len(differences) - _SHOWN_DIFFERENCES
+        shown = '; '.join(differences[:_SHOWN_DIFFERENCES]) + (
+            f'; and {more} more' if more > 0 else ''
+        )
+        raise UserError(
+            f'{work_dir} holds another run: {shown}. Choose another --work-dir, or delete this one'
+        )
+
+
+def _text(settings: Mapping[str, Any], key: str) -> str:
+    return json.dumps(settings[key]) if key in settings else 'not set'

@@ -1,0 +1,1 @@
+"""Matrices of models, seeds and strategies as jobs, and searches."""

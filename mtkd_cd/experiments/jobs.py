@@ -1,0 +1,254 @@
+"""Jobs of an experiment: one process each, run here or on Slurm through submitit, so many at a
+time, again when they were killed.
+
+submitit rather than Ray: a job is one process and its files, there is no daemon to start or to
+    lose, and Slurm is where the field has its
+GPUs. Its local executor starts whatever it is given at once; the queue here keeps the number.
+"""
+
+import fcntl
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mtkd_cd.core.errors import UserError
+
+_FOREVER = 60 * 24 * 365  # minutes: a local job ends when it is done
+_LAST_LINES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A function and what to call it with.
+
+    Attributes:
+        name: What to call it in messages.
+        call: Function of a module, so that another process finds it.
+        arguments: Of the function; pickled.
+    """
+
+    name: str
+    call: Callable[..., None]
+    arguments: tuple = ()
+
+    def __call__(self, threads: int | None = None, nice: int = 0) -> 'Outcome':
+        """Run in this process; errors become the outcome."""
+        if threads:
+            torch.set_num_threads(threads)
+        if nice:
+            os.nice(nice)
+        try:
+            self.call(*self.arguments)
+        except UserError as error:
+            return Outcome(str(error), retry=False)
+        except Exception as error:
+            traceback.print_exc()
+            return Outcome(f'{type(error).__name__}: {error}', retry=True)
+        return Outcome()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        error: What went wrong; ``None`` where nothing did.
+        retry: Whether another try may help: not with a mistake of the user.
+        log: File that the job wrote.
+    """
+
+    error: str | None = None
+    retry: bool = False
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where jobs run, and how many at a time.
+
+    Attributes:
+        kind: ``local``: processes of this machine. ``slurm``: Slurm's jobs. ``debug``: one after
+            the other in this process.
+        folder: Where submitit keeps its pickles and the logs.
+        jobs: At most so many at a time; ``None``: one per device locally, all on Slurm.
+        devices: Local GPUs, a job on each; none for jobs on the CPU.
+        threads: CPU threads of a job.
+        nice: Added to a local job's niceness.
+        slurm: Of the Slurm job: ``slurm_partition``, ``timeout_min``, ``gpus_per_node``, ... as in
+            submitit.
+    """
+
+    folder: Path
+    kind: Literal['local', 'slurm', 'debug'] = 'local'
+    jobs: int | None = None
+    devices: tuple[int, ...] = ()
+    threads: int | None = None
+    nice: int = 0
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> int:
+        """Jobs at a time."""
+        if self.kind == 'debug':
+            return 1
+        return self.jobs or (max(1, len(self.devices)) if self.kind == 'local' else 1_000_000)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    cluster: Cluster,
+    retries: int = 1,
+    ended: Callable[[Job, Outcome], None] = lambda *_: None,
+) -> None:
+    """Run all jobs; one that was killed or failed, except by a mistake of the user, is started
+    again, behind those that wait.
+
+    Args:
+        jobs: In the order to start them.
+        cluster: Where.
+        retries: How many times a job is started again.
+        ended: Called with each job and its last outcome.
+
+    Raises:
+        UserError: There is no submitit, or no Slurm.
+    """
+    executor = _executor(cluster)
+    waiting, left = list(jobs), dict.fromkeys(jobs, retries)
+    running: dict[Job, tuple[Any, int | None]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < cluster.limit:
+                job = waiting.pop(0)
+                running[job] = _submit(
+                    executor, job, cluster, [device for _, device in running.values()]
+                )
+            for job in [job for job, (submitted, _) in running.items() if submitted.done()]:
+                outcome = _outcome(running.pop(job)[0])
+                if outcome.retry and left[job]:
+                    left[job] -= 1
+                    waiting.append(job)
+                    print(
+                        f'{job.name}: {last_lines(outcome.error)}\n  is started again, log: {outcome.log}',
+                        flush=True,
+                    )
+                else:
+                    ended(job, outcome)
+            time.sleep(0 if cluster.kind == 'debug' else 0.5)
+    finally:
+        if cluster.kind == 'local':
+            for submitted, _ in running.values():
+                submitted.cancel()
+
+
+def _executor(cluster: Cluster) -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise UserError(
+            'the experiments run through submitit, which is not installed: pip install '
+            "'mtkd-cd[experiments]'"
+        ) from None
+    if cluster.kind == 'slurm':
+        try:
+            executor = submitit.AutoExecutor(cluster.folder, cluster='slurm')
+        except RuntimeError as error:
+            raise UserError(f'--cluster slurm: {error}') from None
+        executor.update_parameters(
+            name='mtkd_cd',
+            stderr_to_stdout=True,
+            cpus_per_task=cluster.threads or 1,
+            **cluster.slurm,
+        )
+        return executor
+    if cluster.kind == 'debug':
+        return submitit.DebugExecutor(cluster.folder)
+    local = submitit.LocalExecutor(cluster.folder)
+    local.update_parameters(timeout_min=_FOREVER, stderr_to_stdout=True)
+    return local
+
+
+def _submit(
+    executor: Any, job: Job, cluster: Cluster, taken: Sequence[int | None]
+) -> tuple[Any, int | None]:
+    """The submitted job and its GPU: the one with the fewest jobs."""
+    device = min(cluster.devices, key=taken.count, default=None)
+    if cluster.kind == 'local':
+        executor.update_parameters(
+            gpus_per_node=int(device is not None), visible_gpus=() if device is None else (device,)
+        )
+    with _environment({'OMP_NUM_THREADS': str(cluster.threads)} if cluster.threads else {}):
+        submitted = executor.submit(
+            job, cluster.threads, cluster.nice if cluster.kind == 'local' else 0
+        )
+    where = '' if device is None else f' on GPU {device}'
+    print(f'{job.name}: started{where}, log: {submitted.paths.stdout}', flush=True)
+    return submitted, device
+
+
+def _outcome(submitted: Any) -> Outcome:
+    """What became of a job that is over; one that left no result was killed."""
+    error = submitted.exception()
+    log = submitted.paths.stdout
+    if error is None:
+        outcome = submitted.result()
+        return Outcome(outcome.error, outcome.retry, log)
+    return Outcome(f'killed, or ended without a result: {_tail(log)}', retry=True, log=log)
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding='utf-8', errors='replace').splitlines() if log.is_file() else []
+    return ' / '.join(lines[-_LAST_LINES:]) or 'it wrote nothing'
+
+
+def last_lines(error: str | None) -> str:
+    """The end of a long message."""
+    return '\n'.join((error or '').splitlines()[-_LAST_LINES:])
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def alone(lock: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of what a lock file stands for; it holds the process id.
+
+    Args:
+        lock: The file.
+        wait: For another process to leave it.
+
+    Raises:
+        UserError: Another process is at it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, 'a+', encoding='utf-8') as file:
+        try:
+            fcntl.lockf(
+                file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
+            )  # of this process alone: loader processes may outlive it
+        except OSError:
+            file.seek(0)
+            raise UserError(
+                f'process {file.read() or "unknown"} is at work on {lock}: wait for it, or end it'
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,323 @@
+"""The search for lambda, the weight of the distillation loss: a student per trial, judged on
+validation data alone."""
+
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import atomic_write
+from mtkd_cd.engine.record import read_record
+from mtkd_cd.engine.run import prepare_training, run_training
+from mtkd_cd.evaluation.tables import format_markdown_table
+from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, alone, last_lines, run_jobs
+from mtkd_cd.recipe.stages import (
+    RecipeOptions,
+    Step,
+    drop_checkpoints,
+    is_trained,
+    recipe,
+    step_config,
+)
+from mtkd_cd.recipe.variant import strategy_name
+
+PARAMETER = 'lambda'
+METRIC = 'mIoU'
+_GOLDEN_SECTION = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched.
+
+    Attributes:
+        model: Name of the model.
+        options: Of the recipe whose origin and specialists are there; their ``loss_weight`` does
+            not matter.
+        low: Smallest lambda.
+        high: Largest lambda.
+        trials: Students in all, those of earlier calls included; lambda = 0 is not counted.
+        startup: Trials spread evenly over the range, and never pruned, before the others learn from
+            them.
+        grid: Lambdas to train with, three digits of each, none of them pruned, instead of drawing
+            any.
+    """
+
+    model: str
+    options: RecipeOptions
+    low: float = 1e-5
+    high: float = 10.0
+    trials: int = 20
+    startup: int = 5
+    grid: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the study and its files: the model, with the variant where there is one."""
+        return strategy_name('mtkd', self.options.variant).replace('mtkd', self.model)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self.options.work_dir / 'search'
+
+    def place(self, weight: float) -> Path:
+        """The work dir of a trial; the same lambda, drawn again after an interruption, resumes
+        there."""
+        return self.folder / self.name / f'{weight:g}'
+
+    def startup_weight(self, number: int) -> float:
+        """The lambda of a startup trial. Steps of the golden section: however many there are, they
+        lie evenly, in the logarithm."""
+        return self.low * (self.high / self.low) ** ((number + 1) * _GOLDEN_SECTION % 1)
+
+    def lock(self, what: object) -> Path:
+        """A lock file: ``'draw'``, or the number of a trial, held by the process that trains it."""
+        return self.folder / self.name / f'.{what}.lock'
+
+
+def run_search(search: Search, workers: int = 1, threads: int | None = None) -> str:
+    """Train students until there are enough trials; call it again, or beside itself, on the same
+    storage.
+
+    Args:
+        search: What is searched.
+        workers: Trials at a time, each a process.
+        threads: CPU threads of a worker.
+
+    Returns:
+        The table of all trials and the best lambda, also in ``<work_dir>/search/<model>.md``.
+
+    Raises:
+        UserError: Origin or specialists are not finished, which names the command; there is no
+            Optuna; a worker failed.
+    """
+    _check_teachers(search)
+    _optuna()
+    jobs = [Job('lambda = 0', train_control, (search,))]
+    jobs += [Job(f'worker {number}', work, (search,)) for number in range(1, workers + 1)]
+    outcomes: list[tuple[Job, Outcome]] = []
+    cluster = Cluster(
+        search.folder / 'jobs', 'local' if workers > 1 else 'debug', workers, threads=threads
+    )
+    run_jobs(jobs, cluster, retries=1, ended=lambda job, outcome: outcomes.append((job, outcome)))
+    failed = [
+        f'{job.name}: {last_lines(outcome.error)} (log: {outcome.log})'
+        for job, outcome in outcomes
+        if outcome.error is not None
+    ]
+    if failed:
+        raise UserError('; '.join(failed))
+    text = as_markdown(search)
+    with atomic_write(search.folder / f'{search.name}.md') as file:
+        file.write(text)
+    return text
+
+
+def _check_teachers(search: Search) -> None:
+    for step in recipe(search.options.variant):
+        if step.stage not in ('origin', 'partition') or step.action != 'train':
+            continue
+        cfg = step_config(step, search.model, search.options)
+        if not is_trained(cfg):
+            thresholds = ' '.join(map(str, search.options.variant.thresholds))
+            raise UserError(
+                f'the search starts from a finished {str(step).removeprefix("train ")}, and '
+                f'{cfg.work_dir} holds none. To train it, with '
+                f'the options given here: python tools/run_mtkd.py {search.model} --stages origin '
+                f'partition --thresholds {thresholds}'
+            )
+
+
+def train_control(search: Search) -> None:
+    """The student with lambda = 0, which is the control ``continued``; it has its own place in the
+    recipe."""
+    with alone(search.options.work_dir / f'.{search.model}.lock', wait=True):
+        run_training(prepare_training(_control_config(search)), resume=True, terse=True)
+
+
+def _control_config(search: Search) -> Config:
+    return step_config(Step('continued', 'train'), search.model, search.options)
+
+
+def work(search: Search) -> None:
+    """Draw a lambda and train a student with it, until there are enough trials."""
+    optuna = _optuna()
+    while True:
+        with ExitStack() as held:
+            with alone(search.lock('draw'), wait=True):
+                study = _study(search)
+                _requeue_lost_trials(search, study)
+                if not _queue_next(search, study):
+                    return
+                low, high = min((search.low, *search.grid)), max((search.high, *search.grid))
+                trial = study.ask(
+                    {PARAMETER: optuna.distributions.FloatDistribution(low, high, log=True)}
+                )
+                held.enter_context(alone(search.lock(trial.number)))
+            _train_trial(search, study, trial)
+
+
+def _queue_next(search: Search, study: Any) -> bool:
+    """Queue the next lambda, unless one waits or the sampler is to draw it; false where there are
+    trials enough."""
+    trials = [trial for trial in study.trials if trial.state.name != 'FAIL']
+    drawn = [trial for trial in trials if trial.state.name != 'WAITING']
+    taken = {weight_of(trial) for trial in drawn if trial.state.name != 'PRUNED'}
+    missing = [weight for weight in search.grid if _rounded(weight) not in taken]
+    enough = not missing if search.grid else len(drawn) >= search.trials
+    if enough:
+        return False
+    if len(drawn) == len(trials):
+        if missing:
+            study.enqueue_trial({PARAMETER: missing[0]})
+        elif len(drawn) < search.startup:
+            study.enqueue_trial({PARAMETER: search.startup_weight(len(drawn))})
+    return True
+
+
+def _train_trial(search: Search, study: Any, trial: Any) -> None:
+    weight = weight_of(trial)
+    cfg = step_config(
+        Step('mtkd', 'train', variant=search.options.variant),
+        search.model,
+        replace(search.options, loss_weight=weight),
+    )
+    cfg.work_dir = str(search.place(weight))
+    try:
+        record = run_training(
+            prepare_training(cfg), resume=True, terse=True, hooks=[PruningHook(trial)]
+        )
+    except _optuna().TrialPruned:
+        study.tell(trial, state=_optuna().trial.TrialState.PRUNED)
+    except BaseException:
+        study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+        raise
+    else:
+        trial.set_user_attr('iter', record['iter'])
+        study.tell(trial, record['score'])
+    if not search.options.keep_checkpoints:
+        drop_checkpoints(search.place(weight))
+
+
+def _requeue_lost_trials(search: Search, study: Any) -> None:
+    """Trials whose process is gone are drawn again."""
+    for trial in study.get_trials(deepcopy=False, states=[_optuna().trial.TrialState.RUNNING]):
+        with suppress(UserError), alone(search.lock(trial.number)):
+            study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+
+
+def weight_of(trial: Any) -> float:
+    """The lambda of a trial: what was drawn, in three digits."""
+    return _rounded(trial.params[PARAMETER])
+
+
+def _rounded(weight: float) -> float:
+    return float(f'{weight:.3g}')
+
+
+class PruningHook(Hook):
+    """Reports every validation to the search, which may end the trial there.
+
+    Args:
+        trial: Optuna's.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, trial: Any) -> None:
+        self.trial = trial
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Report. Raises ``optuna.TrialPruned`` where the trial is not worth going on with."""
+        self.trial.report(float((metrics or {})[METRIC]), runner.iter)
+        if runner.iter < runner.max_iters and self.trial.should_prune():
+            raise _optuna().TrialPruned(f'iteration {runner.iter}')
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError(
+            'the search runs through optuna, which is not installed: pip install '
+            "'mtkd-cd[experiments]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _study(search: Search) -> Any:
+    optuna = _optuna()
+    path = search.folder.resolve() / f'{search.name}.db'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(
+        f'sqlite:///{path}', engine_kwargs=dict(connect_args=dict(timeout=60))
+    )
+    study = optuna.create_study(
+        study_name=search.name, storage=storage, direction='maximize', load_if_exists=True
+    )
+    # A seed for each draw: workers draw different lambdas, and one worker draws the same ones
+    # whenever it was interrupted.
+    seed = 1000 * (search.options.seed or 0) + len(study.trials)
+    study.sampler = optuna.samplers.TPESampler(
+        n_startup_trials=search.startup, constant_liar=True, seed=seed
+    )
+    if search.grid:
+        study.pruner = optuna.pruners.NopPruner()
+    else:
+        cfg = step_config(
+            Step('mtkd', 'train', variant=search.options.variant), search.model, search.options
+        )
+        warmup = cfg.train_cfg.get('max_iters', 0) // 3
+        study.pruner = optuna.pruners.MedianPruner(
+            n_startup_trials=search.startup, n_warmup_steps=warmup
+        )
+    return study
+
+
+def as_markdown(search: Search) -> str:
+    """The trials, and the best of them as lines for a config and a command."""
+    control = read_record(_control_config(search).work_dir)
+    rows = [['', '0', 'complete', f'{control["score"]:.2f}', str(control['iter'])]]
+    trials = sorted(_study(search).trials, key=lambda trial: trial.params.get(PARAMETER, 0))
+    for trial in trials:
+        scores = (
+            [trial.value] if trial.value is not None else list(trial.intermediate_values.values())
+        )
+        best = f'{max(scores):.2f}' if scores else ''
+        rows.append(
+            [
+                str(trial.number),
+                f'{weight_of(trial):g}',
+                trial.state.name.lower(),
+                best,
+                str(trial.user_attrs.get('iter', '')),
+            ]
+        )
+    lines = [
+        f'{search.name}: {METRIC} of the student on the validation data, in percent, by lambda; 0 '
+        'is the control without teachers.',
+        '',
+        format_markdown_table(['trial', 'lambda', 'state', f'best {METRIC}', 'at iteration'], rows),
+        '',
+    ]
+    complete = [trial for trial in trials if trial.state.name == 'COMPLETE']
+    if complete:
+        best_trial = max(complete, key=lambda trial: trial.value)
+        weight, gain = weight_of(best_trial), best_trial.value - control['score']
+        lines += [
+            f'Best: lambda = {weight:g}, {gain:+.2f} to lambda = 0 with the same seed. In the '
+            'config:',
+            '',
+            f"    distill_loss=dict(type='ChangeMapMSELoss', loss_weight={weight:g})",
+            '',
+            f'or `--lambda {weight:g}` of tools/run_mtkd.py.',
+        ]
+    return '\n'.join(lines) + '\n'

@@ -1,0 +1,169 @@
+"""CAR thresholds, and with them the number of teachers: proposed from the training labels, chosen
+by the validation score."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mmengine.dist import barrier, is_main_process
+
+from mtkd_cd.analysis.car_stats import propose_for, read_splits
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, THRESHOLD_RULES
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.engine.record import write_json
+from mtkd_cd.engine.run import BEST
+from mtkd_cd.evaluation import ImageTable, format_markdown_table
+from mtkd_cd.evaluation.scores import image_scores
+from mtkd_cd.evaluation.statistics import paired_difference
+from mtkd_cd.recipe.stages import RecipeOptions, Step, run_recipe, step_config, validation_table
+from mtkd_cd.recipe.variant import Variant
+
+PAPER = {2: (0.1,), 3: DEFAULT_THRESHOLDS}  # arXiv:2502.13407, tables 2 and 5, by number of ranges
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Thresholds and what came of them.
+
+    Attributes:
+        thresholds: Between the CAR ranges.
+        sources: Who proposed them: ``paper``, rules of :data:`~mtkd_cd.core.car.THRESHOLD_RULES`.
+        score: Mean mIoU over the validation images, in percent.
+        difference: ``score`` minus that of the origin.
+        low: Lower bound of the 95 % bootstrap interval of the difference, over the images.
+        high: Upper bound.
+    """
+
+    thresholds: tuple[float, ...]
+    sources: tuple[str, ...]
+    score: float
+    difference: float
+    low: float
+    high: float
+
+
+def candidate_thresholds(
+    data_root: str, dataset_type: str | None, num_ranges: Sequence[int]
+) -> dict[tuple[float, ...], tuple[str, ...]]:
+    """What there is to try: by thresholds, who proposed them.
+
+    Args:
+        data_root: Folder of the data; the labels of its training folder alone are looked at.
+        dataset_type: Registered name of the data set class.
+        num_ranges: Numbers of ranges, and so of teachers.
+
+    Raises:
+        UserError: No labels, or more ranges than the labels have different CARs.
+    """
+    splits = [split for split in read_splits(data_root, dataset_type) if split.name == 'train']
+    if not splits:
+        raise UserError(
+            f'{data_root} has no folder train: thresholds are proposed from training labels'
+        )
+    found: dict[tuple[float, ...], tuple[str, ...]] = {}
+    for number in num_ranges:
+        paper = {'paper': PAPER[number]} if number in PAPER else {}
+        for source, thresholds in (paper | propose_for(splits, number)[1]).items():
+            found[thresholds] = (*found.get(thresholds, ()), source)
+    return found
+
+
+def search_thresholds(
+    model: str,
+    options: RecipeOptions,
+    num_ranges: Sequence[int] = (2, 3),
+    stage: Literal['op', 'mtkd'] = 'mtkd',
+) -> list[Trial]:
+    """Train specialists, and students, for every candidate, and score them on the validation split.
+    The test split is not read.
+
+    What is finished is skipped, what was interrupted goes on; all candidates share the origin, and
+    its weights, specialists and students stay in the places of the recipe.
+
+    Args:
+        model: Name of a benchmark model.
+        options: Of the recipe; ``thresholds`` are the search's own.
+        num_ranges: Numbers of ranges to try.
+        stage: What is scored, the cascade or the student.
+
+    Returns:
+        The trials, best first; among equals the one with fewer ranges. Also in
+        ``<work_dir>/report/<model>/thresholds-<stage>.json``.
+
+    Raises:
+        UserError: As :func:`candidate_thresholds` and :func:`~mtkd_cd.recipe.stages.run_recipe`.
+    """
+    origin_cfg = step_config(Step('origin', 'train'), model, options)
+    dataset = origin_cfg.train_dataloader.dataset
+    candidates = candidate_thresholds(str(dataset.data_root), options.dataset_type, num_ranges)
+    stages = ('origin', 'partition', *(('mtkd',) if stage == 'mtkd' else ()))
+    trials = []
+    for thresholds, sources in candidates.items():
+        own = dataclasses.replace(options, thresholds=thresholds)
+        run_recipe(model, own, stages, tests=False)
+        origin = _validate(Step('origin', 'train'), model, own)
+        trials.append(
+            _trial(
+                thresholds,
+                sources,
+                _validate(Step(stage, 'test', variant=own.variant), model, own),
+                origin,
+            )
+        )
+    trials.sort(key=lambda trial: (-trial.score, len(trial.thresholds)))
+    if is_main_process():
+        write_json(
+            options.work_dir / 'report' / model / f'thresholds-{stage}.json',
+            [dataclasses.asdict(trial) for trial in trials],
+        )
+    barrier()
+    return trials
+
+
+def _validate(step: Step, model: str, options: RecipeOptions) -> ImageTable:
+    place = step.place(model, options.work_dir)
+    return validation_table(step_config(step, model, options), place / 'validation', place / BEST)
+
+
+def _trial(
+    thresholds: tuple[float, ...], sources: tuple[str, ...], table: ImageTable, origin: ImageTable
+) -> Trial:
+    scores, reference = (
+        dict(zip(one.files, image_scores(one.counts, one.zero_division)['mIoU']))
+        for one in (table, origin)
+    )
+    paired = paired_difference(list(scores.values()), [reference[file] for file in scores])
+    return Trial(
+        thresholds, sources, table.means()['mIoU'], paired.difference, paired.low, paired.high
+    )
+
+
+def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, stage: str) -> str:
+    """The table of the trials; of the best, the command that goes on with it, and the lines for a
+    config derived from the shipped one."""
+    rows = [
+        [
+            str(Variant(trial.thresholds).partition),
+            ', '.join(THRESHOLD_RULES.get(source, source) for source in trial.sources),  # type: ignore[call-overload]
+            f'{trial.score:.2f}',
+            f'{trial.difference:+.2f} [{trial.low:+.2f}, {trial.high:+.2f}]',
+        ]
+        for trial in trials
+    ]
+    best = dataclasses.replace(options, thresholds=trials[0].thresholds)
+    # Variants have places of their own: lines without the paths would find the default's
+    # specialists.
+    files = step_config(Step(stage, 'test', variant=best.variant), model, best).model.checkpoints
+    paths = ''.join(f'        {name}={path!r},\n' for name, path in files.items())
+    return '\n'.join(
+        [
+            f'{model}, {stage}: mIoU on the validation split in percent, and difference to the origin with its 95 % bootstrap interval.\n',
+            format_markdown_table(['CAR ranges', 'proposed by', 'mIoU', 'to the origin'], rows),
+            '\nThe best, trained and tested:',
+            f'python tools/run_mtkd.py {model} --thresholds '
+            f'{" ".join(map(repr, trials[0].thresholds))}   # and the other options as here',
+            f'or in a config derived from configs/{stage}/{model}.py:',
+            f'model = dict(\n    thresholds={trials[0].thresholds},\n    checkpoints=dict(\n        _delete_=True,\n{paths}    ),\n)',
+        ]
+    )

@@ -1,0 +1,1 @@
+"""The method: cascade (O-P), distiller (MTKD), who teaches and who predicts, change maps."""

@@ -1,0 +1,1 @@
+"""The recipe: its strategies, their order and variants."""

@@ -1,1 +1,0 @@
-"""The stages of the recipe, one training run, one test, and what the command-line tools share."""

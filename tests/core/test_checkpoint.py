@@ -1,0 +1,196 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from torch import nn
+
+from mtkd_cd.core.checkpoint import (
+    load_weights,
+    read_checkpoint,
+    read_weights,
+    save_checkpoint,
+    training_command,
+)
+from mtkd_cd.core.errors import UserError
+
+
+class Marker:
+    """A pickled object that leaves a trace when it is built."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+@pytest.fixture
+def linear(tmp_path):
+    module = nn.Linear(3, 2)
+    path = tmp_path / 'best.pth'
+    save_checkpoint(dict(state_dict=module.state_dict(), meta=dict(iter=3)), path)
+    return module, path
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda s: s,
+        lambda s: dict(state_dict=s),
+        lambda s: dict(model=s),
+        lambda s: {f'module.{k}': v for k, v in s.items()},
+    ],
+)
+def test_weights_load_from_every_usual_nesting(linear, tmp_path, wrap):
+    module, _ = linear
+    torch.save(wrap(module.state_dict()), tmp_path / 'file.pth')
+    other = nn.Linear(3, 2)
+    load_weights(other, tmp_path / 'file.pth')
+    assert torch.equal(other.weight, module.weight)
+
+
+def test_mmengine_checkpoint_with_its_message_hub_loads_as_tensors_only(tmp_path):
+    hub = MessageHub.get_instance('test_checkpoint')
+    for value in (1.0, 2.0):
+        hub.update_scalar('train/loss', torch.tensor(value))
+        hub.update_scalar('train/time', value)
+    torch.save(
+        dict(
+            state_dict=dict(weight=torch.ones(2)), message_hub=hub.state_dict(), meta=dict(iter=1)
+        ),
+        tmp_path / 'iter_1.pth',
+    )
+    assert read_weights(tmp_path / 'iter_1.pth')['weight'].tolist() == [1.0, 1.0]
+
+
+def test_pickled_code_is_refused_and_does_not_run(tmp_path):
+    torch.save(dict(state_dict={}, extra=Marker(tmp_path / 'ran')), tmp_path / 'evil.pth')
+    with pytest.raises(UserError, match=r'evil.pth holds pickled objects.*--trust-checkpoint'):
+        read_checkpoint(tmp_path / 'evil.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_trusted_file_may_hold_objects(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    torch.save(
+        dict(state_dict=dict(a=torch.ones(1)), extra=Marker(tmp_path / 'ran')), tmp_path / 'own.pth'
+    )
+    assert 'a' in read_weights(tmp_path / 'own.pth', trusted=True)
+    assert (tmp_path / 'ran').exists()
+    assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
+
+
+def test_load_only_tensors_closes_mmengines_fallback(tmp_path):
+    """mmengine retries a refused file with weights_only=False; after load_only_tensors() that is
+    refused too."""
+    torch.save(dict(state_dict={}, extra=Marker(tmp_path / 'ran')), tmp_path / 'evil.pth')
+    code = (
+        'import sys; from mmengine.runner import load_checkpoint; from torch import nn\n'
+        'from mtkd_cd.core.checkpoint import load_only_tensors; load_only_tensors()\n'
+        'try: load_checkpoint(nn.Linear(1, 1), sys.argv[1])\n'
+        'except Exception as error: print("refused", type(error).__name__)'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code, tmp_path / 'evil.pth'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 'refused' in result.stdout
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('length', [0, 10, 500])
+def test_truncated_file_is_named(linear, length):
+    _, path = linear
+    with open(path, 'r+b') as file:
+        file.truncate(length)
+    with pytest.raises(UserError, match=r'best.pth'):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    'content', [b'<html>not found</html>', b'version https://git-lfs.github.com/spec/v1\n']
+)
+def test_file_that_is_no_checkpoint_is_named(tmp_path, content):
+    (tmp_path / 'weights.pth').write_bytes(content)
+    with pytest.raises(UserError, match=r'weights.pth cannot be read'):
+        read_checkpoint(tmp_path / 'weights.pth')
+
+
+def test_file_without_weights_says_what_it_holds(tmp_path):
+    torch.save(dict(meta=dict(a=1)), tmp_path / 'meta.pth')
+    with pytest.raises(UserError, match='holds no weights: its entries are meta'):
+        read_weights(tmp_path / 'meta.pth')
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with pytest.raises(UserError, match='holds a list'):
+        read_checkpoint(tmp_path / 'list.pth')
+
+
+def test_weights_of_another_model_list_the_keys_and_leave_the_module_alone(linear):
+    _, path = linear
+    other = nn.Sequential(nn.Linear(3, 2))
+    before = other[0].weight.clone()
+    with pytest.raises(
+        UserError,
+        match=r'2 keys missing in the file: 0.weight, 0.bias; 2 keys the model does not have: weight, bias',
+    ):
+        load_weights(other, path)
+    with pytest.raises(UserError, match=r'weight \(2, 3\) in the file, \(2, 4\) in the model'):
+        load_weights(nn.Linear(4, 2), path)
+    assert torch.equal(other[0].weight, before)
+
+
+def test_batch_norm_counters_may_be_missing(tmp_path):
+    norm = nn.BatchNorm2d(2)
+    torch.save(
+        {key: value for key, value in norm.state_dict().items() if 'num_batches' not in key},
+        tmp_path / 'old.pth',
+    )
+    load_weights(nn.BatchNorm2d(2), tmp_path / 'old.pth')
+
+
+@pytest.mark.parametrize(
+    ('path', 'command'),
+    [
+        ('work_dirs/origin/fc_ef/best.pth', 'python tools/train.py configs/origin/fc_ef.py'),
+        ('/x/mtkd/fc_ef/best.pth', 'python tools/train.py configs/mtkd/fc_ef.py'),
+        ('w/continued/fc_ef/best.pth', 'python tools/train.py configs/continued/fc_ef.py'),
+        (
+            'w/partition/fc_ef/small/best.pth',
+            'python tools/train.py configs/partition/fc_ef.py --partition small',
+        ),
+        (
+            'w/partition@0.1/fc_ef/small/best.pth',
+            'python tools/run_mtkd.py fc_ef --stages partition --thresholds 0.1',
+        ),
+        (
+            'w/mtkd@0.1_0.3+validated/fc_ef/best.pth',
+            'python tools/run_mtkd.py fc_ef --stages mtkd --thresholds 0.1 0.3 --routing validated',
+        ),
+        ('somewhere/else.pth', None),
+        ('some@where/else.pth', None),
+    ],
+)
+def test_missing_stage_checkpoint_names_its_command(path, command):
+    assert training_command(path) == command
+    with pytest.raises(UserError, match='does not exist'):
+        read_checkpoint(path)
+
+
+def test_failed_save_leaves_the_previous_checkpoint(linear, monkeypatch):
+    _, path = linear
+    before = path.read_bytes()
+
+    def full_disk(content, file):
+        file.write(b'half a checkpoint')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(torch, 'save', full_disk)
+    with pytest.raises(OSError, match='No space left'):
+        save_checkpoint(dict(state_dict={}), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ['best.pth']

@@ -1,0 +1,190 @@
+"""Reading configs and fitting them to the command line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.engine import config as adjust
+from mtkd_cd.recipe.stages import RecipeOptions, Step, step_config
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def load(stage, options=None):
+    return adjust.load_config(CONFIGS / stage / 'fc_ef.py', options)
+
+
+def test_misspelt_config_suggests_the_closest():
+    with pytest.raises(UserError, match=r"fc_eff.py does not exist: did you mean 'fc_ef'"):
+        adjust.load_config(CONFIGS / 'origin' / 'fc_eff.py')
+
+
+def test_config_with_an_error_in_it_is_named(tmp_path):
+    path = tmp_path / 'broken.py'
+    path.write_text("_base_ = 'nowhere.py'\n")
+    with pytest.raises(UserError, match=r'broken.py cannot be read'):
+        adjust.load_config(path)
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ({'trian_cfg.max_iters': 3}, "did you mean 'train_cfg'"),
+        ({'randomness.seed.x': 3}, 'seed'),
+        ({'custom_hooks.7.metric': 'x'}, 'Index 7'),
+    ],
+)
+def test_option_without_a_place_in_the_config(options, said):
+    with pytest.raises(UserError, match=said):
+        load('origin', options)
+
+
+def test_places_of_the_stages():
+    specialist = load('partition')
+    adjust.set_partition(specialist, 'large')
+    assert adjust.work_dir_of(load('origin')) == Path('work_dirs/origin/fc_ef')
+    assert adjust.work_dir_of(specialist) == Path('work_dirs/partition/fc_ef/large')
+    assert (
+        specialist.train_dataloader.dataset.partition
+        == specialist.val_dataloader.dataset.partition
+        == 'large'
+    )
+
+
+def test_unknown_range_lists_those_there_are():
+    with pytest.raises(UserError, match=r"unknown CAR range 'tiny'.*small, medium, large"):
+        adjust.set_partition(load('partition'), 'tiny')
+    with pytest.raises(UserError, match=r'no CAR range'):
+        adjust.set_partition(load('origin'), 'small')
+
+
+def test_two_teachers():
+    student = load('mtkd')
+    adjust.set_thresholds(student, [0.1])
+    assert student.model.thresholds == (0.1,)
+    assert list(student.model.checkpoints) == ['student', 'small', 'large']
+    specialist = load('partition')
+    adjust.set_thresholds(specialist, [0.1])
+    adjust.set_partition(specialist, 'large')
+    assert specialist.train_dataloader.dataset.thresholds == (0.1,)
+    with pytest.raises(UserError, match='medium'):
+        adjust.set_partition(specialist, 'medium')
+    with pytest.raises(UserError, match='increasing order'):
+        adjust.set_thresholds(student, [0.2, 0.05])
+
+
+def test_missing_checkpoint_names_the_command_that_makes_it():
+    with pytest.raises(UserError, match=r'tools/train.py configs/origin/fc_ef.py'):
+        adjust.check_checkpoints(load('mtkd'))
+
+
+def test_image_size_reaches_every_pipeline():
+    cfg = load('partition')
+    adjust.set_image_size(cfg, 96)
+    assert pipeline_sizes(cfg) == [96] * 6
+
+
+def test_crop_size_is_that_of_training_alone():
+    cfg = load('partition')
+    adjust.set_image_size(cfg, 96)
+    adjust.set_crop_size(cfg, 48)
+    assert pipeline_sizes(cfg) == [48] * 2 + [96] * 4
+
+
+def pipeline_sizes(cfg):
+    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+    pipelines = [loader.dataset.get('dataset', loader.dataset).pipeline for loader in loaders]
+    return [
+        size
+        for pipeline in pipelines
+        for step in pipeline
+        for size in (step.get('crop_size') or step.get('scale') or ())
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_what_needs_a_gpu_says_so():
+    with pytest.raises(UserError, match='--device cpu'):
+        adjust.set_machine(load('origin'), device='cuda')
+
+
+def test_mixed_precision_on_the_cpu_is_bfloat16_and_only_when_asked_for():
+    for model, parts in (
+        ('fc_ef', {}),
+        ('ban_vitl14_mitb2', dict(constructor='TrainableOptimWrapperConstructor')),
+    ):
+        cfg = adjust.load_config(CONFIGS / 'origin' / f'{model}.py')
+        adjust.set_machine(cfg, device='cpu')
+        assert cfg.optim_wrapper.type == 'OptimWrapper'
+        adjust.set_amp(cfg)
+        assert cfg.optim_wrapper.type == 'BFloat16OptimWrapper'
+        assert not {'loss_scale', 'dtype'} & set(cfg.optim_wrapper)
+        assert cfg.custom_hooks[-1] == dict(type='ChannelsLastHook')
+        assert {key: cfg.optim_wrapper[key] for key in parts} == parts
+
+
+def test_mixed_precision_on_a_gpu_scales_the_loss(monkeypatch):
+    monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cuda')
+    cfg = load('origin')
+    adjust.set_amp(cfg)
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+
+
+def test_launcher_without_torchrun_says_so():
+    with pytest.raises(UserError, match='torchrun'):
+        adjust.set_machine(load('origin'), launcher='pytorch')
+
+
+def test_options_of_the_origin_reach_every_stage():
+    options = RecipeOptions(
+        CONFIGS,
+        iters=40,
+        loss_weight=0.5,
+        seed=4,
+        cfg_options={
+            'model.backbone.base_channel': 4,
+            'train_dataloader.dataset.img_suffix': '.tif',
+            'optim_wrapper.optimizer.lr': 1.0,
+        },
+    )
+    steps = [
+        Step('origin', 'train'),
+        Step('partition', 'train', 'medium'),
+        Step('op', 'test'),
+        Step('mtkd', 'train'),
+    ]
+    origin, specialist, cascade, student = (step_config(step, 'fc_ef', options) for step in steps)
+    assert {
+        cfg.base_channel
+        for cfg in (origin.model.backbone, specialist.model.backbone, cascade.model.origin.backbone)
+    } == {4}
+    assert student.model.student.backbone.base_channel == 4
+    assert (
+        specialist.train_dataloader.dataset.dataset.img_suffix
+        == student.train_dataloader.dataset.img_suffix
+        == '.tif'
+    )
+    assert {cfg.optim_wrapper.optimizer.lr for cfg in (origin, specialist, student)} == {1.0}
+    assert {cfg.randomness.seed for cfg in (origin, specialist, student)} == {4}
+    assert (
+        origin.train_cfg.max_iters,
+        specialist.train_cfg.max_iters,
+        student.train_cfg.max_iters,
+    ) == (40, 40, 20)
+    assert student.model.distill_loss.loss_weight == 0.5
+    assert specialist.work_dir == 'work_dirs/partition/fc_ef/medium'
+
+
+@pytest.mark.parametrize('stage', ['origin', 'continued'])
+def test_val_interval_counts_iterations_whatever_the_schedule_counts(stage):
+    step, options = Step(stage, 'train'), RecipeOptions(CONFIGS, val_interval=50)
+    cfg = step_config(step, 'ttp_vitsam_l', options)
+    assert 'max_epochs' in cfg.train_cfg
+    assert not cfg.train_cfg.val_by_epoch
+    assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == 50
+    shortened = step_config(
+        step, 'ttp_vitsam_l', RecipeOptions(CONFIGS, val_interval=50, iters=100, student_iters=100)
+    )
+    assert shortened.train_cfg == dict(type='ReplayableIterLoop', max_iters=100, val_interval=50)

@@ -1,0 +1,193 @@
+"""The search for lambda: judged on validation alone, resumable, beside a control without
+teachers."""
+
+import json
+import math
+import multiprocessing
+import shutil
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+
+from mtkd_cd.experiments.jobs import alone
+from mtkd_cd.experiments.lambda_search import (
+    PruningHook,
+    Search,
+    _queue_next,
+    _requeue_lost_trials,
+    _study,
+    weight_of,
+)
+from mtkd_cd.recipe.stages import RecipeOptions
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+@pytest.fixture
+def search(tmp_path):
+    return Search(
+        'fc_ef', RecipeOptions(CONFIGS, work_dir=tmp_path, iters=60), low=1e-3, high=10.0, startup=2
+    )
+
+
+def test_search_without_specialists_names_the_command_that_makes_them(tool, recipe_argv):
+    code, err = tool('experiments/search_lambda', *recipe_argv())
+    assert code == 2
+    assert 'finished origin' in err
+    assert 'python tools/run_mtkd.py fc_ef --stages origin partition --thresholds 0.05 0.2' in err
+
+
+@pytest.mark.slow
+def test_search_finds_the_best_of_its_trials_and_goes_on_where_it_was(tool, recipe_argv, tmp_path):
+    folder = tmp_path / 'recipe'
+    assert tool('run_mtkd', *recipe_argv('--stages', 'origin', 'partition'))[0] == 0
+    hidden = folder.parent / 'data'  # without test images: the search has no use for them
+    argv = recipe_argv('--range', 0.1, 10, '--startup', 2, data=hidden)
+    shutil.copytree(Path(recipe_argv()[2]), hidden)
+    shutil.rmtree(hidden / 'test')
+    assert tool('experiments/search_lambda', *argv, '--trials', 2)[0] == 0
+    records = {
+        path.parent.name: json.loads(path.read_text())
+        for path in (folder / 'search' / 'fc_ef').glob('*/run.json')
+    }
+    assert set(records) == {'1.72', '0.297'}  # 0.1 * 100 ** 0.618, 0.1 * 100 ** 0.236
+    assert all(record['finished'] for record in records.values())
+    assert all(
+        float(weight) == record['settings']['model.distill_loss.loss_weight']
+        for weight, record in records.items()
+    )
+    control = json.loads((folder / 'continued' / 'fc_ef' / 'run.json').read_text())
+    best = max(sorted(records, key=float), key=lambda weight: records[weight]['score'])
+    text = (folder / 'search' / 'fc_ef.md').read_text()
+    assert (
+        f'Best: lambda = {best}, {records[best]["score"] - control["score"]:+.2f} to lambda = 0'
+        in text
+    )
+    assert not list((folder / 'search').rglob('iter_*.pth'))
+
+    assert tool('experiments/search_lambda', *argv, '--trials', 3)[0] == 0
+    now = {
+        path.parent.name: path.stat().st_mtime_ns
+        for path in (folder / 'search' / 'fc_ef').glob('*/run.json')
+    }
+    assert set(records) < set(now)
+    assert len(now) == 3
+    with sqlite3.connect(folder / 'search' / 'fc_ef.db') as storage:
+        assert storage.execute('select count(*) from trials').fetchone() == (3,)
+
+    assert (
+        tool('experiments/search_lambda', *argv, '--grid', 20, 0.297, 5)[0] == 0
+    )  # one is outside the range, one trained already
+    assert {path.parent.name for path in (folder / 'search' / 'fc_ef').glob('*/run.json')} == {
+        *now,
+        '20',
+        '5',
+    }
+
+
+@pytest.mark.slow
+def test_two_workers_share_the_trials(tool, recipe_argv, tmp_path):
+    assert tool('run_mtkd', *recipe_argv('--stages', 'origin', 'partition'))[0] == 0
+    assert (
+        tool(
+            'experiments/search_lambda', *recipe_argv('--trials', 4, '--workers', 2, '--threads', 1)
+        )[0]
+        == 0
+    )
+    records = list((tmp_path / 'recipe' / 'search' / 'fc_ef').glob('*/run.json'))
+    assert len(records) == 4
+
+
+def ask(study, weight=None):
+    if weight is not None:
+        study.enqueue_trial({'lambda': weight})
+    return study.ask({'lambda': optuna.distributions.FloatDistribution(1e-3, 10.0, log=True)})
+
+
+def test_startup_lambdas_cover_the_range(search):
+    """After any number of them no gap is much wider than in an even spacing."""
+    for count in range(2, 12):
+        logarithms = sorted(math.log10(search.startup_weight(number)) for number in range(count))
+        gaps = [right - left for left, right in zip([-3, *logarithms], [*logarithms, 1])]
+        assert max(gaps) < 2 * 4 / count
+
+
+def test_grid_is_worked_through_in_order_and_nothing_is_drawn_or_pruned(search):
+    search = replace(search, grid=(0.5, 0.05, 2.0), trials=1)
+    study = _study(search)
+    study.tell(
+        ask(study, 2.0), state=optuna.trial.TrialState.PRUNED
+    )  # left by an earlier search: not trained to the end
+    study.tell(ask(study, 0.0500001), 50.0)  # in three digits, the same
+    weights = []
+    while _queue_next(search, study):
+        trial = ask(study)
+        for step in (3, 15):
+            trial.report(-len(weights), step)
+        assert not trial.should_prune()
+        weights.append(weight_of(trial))
+        study.tell(trial, 60.0)
+    assert weights == [0.5, 2.0]
+
+
+@pytest.mark.parametrize('grid', [('0',), ('0.1', '-1')])
+def test_grid_of_what_is_no_lambda(tool, recipe_argv, grid):
+    code, err = tool('experiments/search_lambda', *recipe_argv('--grid', *grid))
+    assert code == 2
+    assert '--grid takes positive numbers' in err
+
+
+def test_lambda_is_uniform_in_the_logarithm(search):
+    study = _study(search)
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    logarithms = [math.log10(weight_of(ask(study))) for _ in range(40)]
+    assert min(logarithms) < -2.6
+    assert max(logarithms) > 0.6
+    assert sum(logarithms) / 40 == pytest.approx(-1.0, abs=0.4)
+
+
+def test_trial_of_a_dead_process_is_drawn_again_and_that_of_a_living_one_is_not(search):
+    study = _study(search)
+    dead, living = ask(study), ask(study)
+    held = search.lock(living.number)
+    ready = multiprocessing.get_context('fork').Event()
+
+    def hold():
+        with alone(held):
+            ready.set()
+            multiprocessing.get_context('fork').Event().wait(60)
+
+    process = multiprocessing.get_context('fork').Process(target=hold)
+    process.start()
+    try:
+        assert ready.wait(30)
+        _requeue_lost_trials(search, study)
+    finally:
+        process.kill()
+        process.join()
+    states = [trial.state.name for trial in study.trials]
+    assert states == ['FAIL', 'RUNNING', 'WAITING']
+    assert weight_of(ask(study)) == weight_of(dead)
+
+
+def test_trial_below_the_median_is_ended_after_a_third_of_the_iterations(search):
+    study = _study(search)  # 60 iterations of the origin, 30 of the student
+    for score in (60.0, 70.0, 80.0):
+        trial = ask(study)
+        for step in (3, 15, 30):
+            trial.report(score, step)
+        study.tell(trial, score)
+    runner = SimpleNamespace(iter=3, max_iters=30)
+    worse, better = PruningHook(ask(study)), PruningHook(ask(study))
+    for hook in (worse, better):  # too early to tell
+        hook.after_val_epoch(runner, dict(mIoU=50.0))
+    runner.iter = 15
+    with pytest.raises(optuna.TrialPruned):
+        worse.after_val_epoch(runner, dict(mIoU=65.0))
+    better.after_val_epoch(runner, dict(mIoU=75.0))
+    runner.iter = 30  # it is trained: let it count
+    better.after_val_epoch(runner, dict(mIoU=50.0))

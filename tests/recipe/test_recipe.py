@@ -1,0 +1,320 @@
+"""The whole recipe: every stage once, in order, across interruptions, with one table at the end."""
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtkd_cd.core.checkpoint import read_weights
+from mtkd_cd.recipe.stages import recipe
+from mtkd_cd.recipe.variant import Variant
+
+REPO = Path(__file__).parents[2]
+
+
+def run_and_kill(tool, argv: list[str], moment: Path) -> None:
+    """Run the recipe in a process of its own that is killed when it next touches a file once the
+    file ``moment`` is there."""
+
+    def kill_at_moment(event, _):
+        if event in ('open', 'os.mkdir', 'os.rename', 'os.remove') and moment.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run():
+        sys.addaudithook(kill_at_moment)
+        tool('run_mtkd', *argv)
+
+    process = multiprocessing.get_context('fork').Process(target=run)
+    process.start()
+    process.join(120)
+    exitcode = process.exitcode
+    process.kill()  # should it hang, the tests need not
+    assert exitcode == -signal.SIGKILL, f'exit code {exitcode}, and not killed at {moment}'
+
+
+def figures(folder: Path) -> dict:
+    """What the report says, and the per-image tables, byte for byte."""
+    report = json.loads((folder / 'report' / 'fc_ef' / 'report.json').read_text())
+    tables = {path.name: path.read_bytes() for path in (folder / 'report' / 'fc_ef').glob('*.csv')}
+    return (
+        dict(
+            metrics=report['metrics'],
+            differences=report['differences'],
+            steps=list(report['seconds']),
+        )
+        | tables
+    )
+
+
+_WHOLE: list[Path] = []
+
+
+@pytest.fixture
+def whole(tool, recipe_argv, tmp_path):
+    """The folder of an uninterrupted recipe; worked through once, only read by the tests."""
+    if not _WHOLE:
+        assert tool('run_mtkd', *recipe_argv()) == (0, '')
+        _WHOLE.append(tmp_path / 'recipe')
+    return _WHOLE[0]
+
+
+def test_recipe_is_the_papers():
+    assert [str(step) for step in recipe()] == [
+        'train origin',
+        'test origin',
+        'train partition/small',
+        'train partition/medium',
+        'train partition/large',
+        'test op',
+        'train continued',
+        'test continued',
+        'train mtkd',
+        'test mtkd',
+    ]
+    assert [str(step) for step in recipe(Variant((0.1,)))][2:4] == [
+        'train partition@0.1/small',
+        'train partition@0.1/large',
+    ]
+
+
+def test_recipe_leaves_weights_tables_and_report(whole):
+    for place in (
+        'origin/fc_ef',
+        'partition/fc_ef/small',
+        'partition/fc_ef/medium',
+        'partition/fc_ef/large',
+        'mtkd/fc_ef',
+    ):
+        assert (whole / place / 'best.pth').is_file()
+    report = json.loads((whole / 'report' / 'fc_ef' / 'report.json').read_text())
+    for stage, scores in report['metrics'].items():
+        with (whole / 'report' / 'fc_ef' / f'{stage}.csv').open(newline='') as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 7
+        assert scores['mIoU'] == pytest.approx(
+            sum(float(row['mIoU']) for row in rows) / 7, abs=0.01
+        )
+    assert report['differences']['mtkd']['mIoU'] == pytest.approx(
+        report['metrics']['mtkd']['mIoU'] - report['metrics']['origin']['mIoU']
+    )
+    assert list(report['seconds']) == [str(step) for step in recipe() if step.stage != 'continued']
+    markdown = (whole / 'report' / 'fc_ef' / 'report.md').read_text()
+    assert (
+        f'| O-P    | {report["metrics"]["op"]["mIoU"]:.2f} '
+        f'({report["differences"]["op"]["mIoU"]:+.2f})' in markdown
+    )
+
+
+def test_student_without_distillation_is_the_control(whole, tool, recipe_argv, tmp_path):
+    """Same start, images, augmentation and steps: with a weight of 0 the teachers make no
+    difference to any weight."""
+    shutil.copytree(whole, tmp_path / 'recipe')
+    shutil.rmtree(tmp_path / 'recipe' / 'mtkd')
+    assert tool('run_mtkd', *recipe_argv('--stages', 'continued', 'mtkd', '--lambda', 0)) == (0, '')
+    control, student = (weights_of(tmp_path / 'recipe', stage) for stage in ('continued', 'mtkd'))
+    assert control == student
+    assert student not in (weights_of(whole, 'mtkd'), weights_of(whole, 'origin'))
+    report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
+    assert list(report['metrics']) == ['origin', 'op', 'continued', 'mtkd']
+    assert report['metrics']['continued'] == report['metrics']['mtkd']
+
+
+def weights_of(folder: Path, stage: str) -> bytes:
+    """Of the last step: the best of the validations may be any."""
+    state = read_weights(folder / stage / 'fc_ef' / f'iter_{4 if stage == "origin" else 2}.pth')
+    return b''.join(value.numpy().tobytes() for value in state.values())
+
+
+def weights_and_tables(folder: Path) -> dict[Path, int]:
+    """When they were written; the curves are gathered each time, as the report is."""
+    files = [
+        path
+        for path in folder.rglob('*')
+        if path.suffix in ('.pth', '.csv') and path.name != 'curves.csv'
+    ]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_finished_recipe_is_not_repeated(whole, tool, recipe_argv):
+    before = weights_and_tables(whole)
+    assert tool('run_mtkd', *recipe_argv('--work-dir', whole)) == (0, '')
+    assert weights_and_tables(whole) == before
+
+
+@pytest.mark.parametrize(
+    ('flags', 'said'),
+    [
+        (
+            ('--batch-size', 3),
+            'origin/fc_ef holds another run: train_dataloader.batch_size is 2 there, 3 now',
+        ),
+        (('--seed', 5), 'randomness.seed is 0 there, 5 now'),
+        (
+            ('--loss-weight', 2),
+            'mtkd/fc_ef holds another run: model.distill_loss.loss_weight is 0.0001 there, 2.0 now',
+        ),
+    ],
+)
+def test_settings_are_not_mixed(flags, said, whole, tool, recipe_argv):
+    before = weights_and_tables(whole)
+    code, err = tool('run_mtkd', *recipe_argv('--work-dir', whole, *flags))
+    assert code == 2
+    assert said in err
+    assert weights_and_tables(whole) == before
+
+
+def test_student_of_another_origin_is_not_taken_for_this_ones(whole, tool, recipe_argv, tmp_path):
+    changed = Path(shutil.copytree(whole, tmp_path / 'changed'))
+    best = torch.load(changed / 'origin/fc_ef/best.pth', weights_only=True)
+    next(iter(best['state_dict'].values())).add_(1)
+    torch.save(best, changed / 'origin/fc_ef/best.pth')
+    code, err = tool('run_mtkd', *recipe_argv('--work-dir', changed, '--stages', 'mtkd'))
+    assert code == 2
+    assert 'mtkd/fc_ef holds another run: weights.student is' in err
+
+
+def test_killed_stage_does_not_change_the_table(whole, tool, recipe_argv, tmp_path):
+    cut, argv = tmp_path / 'cut', recipe_argv('--stages', 'origin', place='cut')
+    run_and_kill(tool, argv, cut / 'origin/fc_ef/iter_2.pth')
+    assert tool('run_mtkd', *argv) == (0, '')
+    assert figures(cut)['metrics']['origin'] == figures(whole)['metrics']['origin']
+    assert figures(cut)['origin.csv'] == figures(whole)['origin.csv']
+
+
+@pytest.mark.slow
+def test_recipe_killed_in_every_stage_ends_with_the_same_table(whole, tool, recipe_argv, tmp_path):
+    cut, argv = tmp_path / 'cut', recipe_argv(place='cut')
+    moments = (
+        'origin/fc_ef/run.json',
+        'origin/fc_ef/best.pth',
+        'origin/fc_ef/last_checkpoint',
+        'origin/fc_ef/iter_4.pth',
+        'origin/fc_ef/test',
+        'partition/fc_ef/small/iter_2.pth',
+        'partition/fc_ef/medium/best.pth',
+        'partition/fc_ef/large/iter_4.pth',
+        'op/fc_ef/test',
+        'report/fc_ef/op.csv',
+        'mtkd/fc_ef/run.json',
+        'mtkd/fc_ef/iter_2.pth',
+        'mtkd/fc_ef/test',
+        'report/fc_ef/mtkd.csv',
+    )
+    for moment in moments:
+        run_and_kill(tool, argv, cut / moment)
+    assert tool('run_mtkd', *argv) == (0, '')
+    assert figures(cut) == figures(whole)
+
+
+def test_two_teachers_share_the_origin_with_three(whole, tool, recipe_argv, tmp_path):
+    folder = Path(shutil.copytree(whole, tmp_path / 'recipe'))
+    before = weights_and_tables(folder)
+    assert tool(
+        'run_mtkd', *recipe_argv('--thresholds', 0.1, '--stages', 'origin', 'partition', 'op')
+    ) == (0, '')
+    new = set(weights_and_tables(folder)) - set(before)
+    assert {
+        path: time for path, time in before.items() if path.suffix == '.pth'
+    }.items() <= weights_and_tables(folder).items()
+    assert (folder / 'report' / 'fc_ef' / 'origin.csv').read_bytes() == (
+        whole / 'report' / 'fc_ef' / 'origin.csv'
+    ).read_bytes()
+    assert {path.relative_to(folder).parts[:3] for path in new} == {
+        ('partition@0.1', 'fc_ef', 'small'),
+        ('partition@0.1', 'fc_ef', 'large'),
+        ('report', 'fc_ef', 'op@0.1.csv'),
+    }
+    cascade = json.loads((folder / 'op@0.1' / 'fc_ef' / 'test.json').read_text())['stamp'][
+        'weights'
+    ]
+    places = ('origin/fc_ef', 'partition@0.1/fc_ef/small', 'partition@0.1/fc_ef/large')
+    assert [path for path, *_ in cascade] == [str(folder / place / 'best.pth') for place in places]
+    report = json.loads((folder / 'report' / 'fc_ef' / 'report.json').read_text())
+    assert set(report['metrics']) == {'origin', 'op', 'mtkd', 'op@0.1'}
+    assert report['ranges']['partition@0.1'] == 'small: CAR <= 0.1, large: CAR > 0.1'
+    with (folder / 'report' / 'fc_ef' / 'op@0.1.csv').open(
+        newline=''
+    ) as file:  # scores keep the default's ranges, to be comparable
+        assert {row['range'] for row in csv.DictReader(file)} == {'small', 'medium', 'large'}
+
+
+def test_variant_without_specialists_names_the_command_that_makes_them(
+    whole, tool, recipe_argv, tmp_path
+):
+    shutil.copytree(whole / 'origin', tmp_path / 'recipe' / 'origin')
+    code, err = tool('run_mtkd', *recipe_argv('--thresholds', 0.1, 0.3, '--stages', 'mtkd'))
+    assert code == 2
+    assert 'python tools/run_mtkd.py fc_ef --stages partition --thresholds 0.1 0.3' in err
+
+
+def test_specialists_start_from_the_origin_where_asked(whole, tool, recipe_argv, tmp_path):
+    """A learning rate of 0 keeps what was started from."""
+    folder = tmp_path / 'recipe'
+    shutil.copytree(whole / 'origin', folder / 'origin')
+    flags = (
+        '--stages',
+        'partition',
+        '--specialists-from',
+        'origin',
+        '--specialist-iters',
+        2,
+        '--lr',
+        0,
+    )
+    assert tool('run_mtkd', *recipe_argv(*flags)) == (0, '')
+    origin = read_weights(folder / 'origin' / 'fc_ef' / 'best.pth')
+    weights = [key for key in origin if key.endswith('.weight')]
+    for name in ('small', 'medium', 'large'):
+        place = Path('partition', 'fc_ef', name)
+        assert sorted(path.name for path in (folder / place).glob('iter_*')) == ['iter_2.pth']
+        assert all(
+            torch.equal(read_weights(folder / place / 'best.pth')[key], origin[key])
+            for key in weights
+        )
+        assert not all(
+            torch.equal(read_weights(whole / place / 'best.pth')[key], origin[key])
+            for key in weights
+        )
+
+
+@pytest.mark.slow
+def test_two_processes(recipe_argv, tmp_path):
+    torchrun = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc_per_node',
+        '2',
+    ]
+    argv = recipe_argv('--launcher', 'pytorch', '--device', 'cpu')
+    done = subprocess.run(
+        [*torchrun, 'tools/run_mtkd.py', *argv],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
+    assert list(report['seconds']) == [str(step) for step in recipe() if step.stage != 'continued']
+    for stage in ('origin', 'op', 'mtkd'):
+        # Seven images do not divide by two: each counts once.
+        assert (
+            len(
+                (tmp_path / 'recipe' / 'report' / 'fc_ef' / f'{stage}.csv').read_text().splitlines()
+            )
+            == 1 + 7
+        )
+    settings = json.loads((tmp_path / 'recipe' / 'mtkd' / 'fc_ef' / 'run.json').read_text())[
+        'settings'
+    ]
+    assert settings['processes'] == 2
