@@ -98,11 +98,7 @@ def train_argv(scenes, tmp_path) -> Callable[..., list[str]]:
             for dataset in (train, val, test)
             for key in (f'data_root={data}', 'serialize_data=False')
         ]
-        sizes = [
-            f'{train}.pipeline.3.crop_size=32,32',
-            f'{val}.pipeline.1.scale=32,32',
-            f'{test}.pipeline.1.scale=32,32',
-        ]
+        sizes = [f'{train}.pipeline.3.crop_size=32,32']
         config = REPO / 'configs' / stage / 'fc_ef.py'
         all_options = [*TINY, *TINY_LOADERS, *schedule, *roots, *sizes, 'log_level=ERROR', *options]
         return [

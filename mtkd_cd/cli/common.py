@@ -108,10 +108,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--dataset-type', help="registered data set class, default: the config's, JL1_CD_Dataset"
     )
+    parser.add_argument('--image-size', type=at_least(1), help='resize images to this side')
     parser.add_argument(
-        '--image-size', type=at_least(1), help='side of training crops and test images'
+        '--crop-size',
+        type=at_least(1),
+        help='side of training crops and, unless images are resized, of test windows',
     )
-    parser.add_argument('--crop-size', type=at_least(1), help='side of training crops alone')
 
 
 def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:

@@ -254,7 +254,8 @@ def from_spec(spec: 'str | Mapping | Rule') -> Rule:
     elif isinstance(spec, str) and (match := _CALL.fullmatch(spec)):
         name = match[1]
         positional, arguments = _arguments(spec, match[2] or '')
-    rule = _RULES.get(name) if isinstance(name, str) else None
+    spec_name = str(name)
+    rule = _RULES.get(spec_name)
     if rule is None:
         raise UserError(
             f'radiometry={spec!r}: a rule is identity, linear(scale, offset, low, high) or '
@@ -264,12 +265,12 @@ def from_spec(spec: 'str | Mapping | Rule') -> Rule:
         return rule(*positional, **arguments)
     except TypeError:
         raise UserError(
-            f'radiometry={spec!r}: {rule.name} takes '
+            f'radiometry={spec!r}: {spec_name} takes '
             + {
                 'identity': 'no arguments',
                 'linear': 'the numbers scale, offset, low and high',
                 'percentile': 'the numbers low and high, and bounds',
-            }[rule.name]
+            }[spec_name]
         ) from None
 
 

@@ -24,6 +24,7 @@ from mtkd_cd.engine import StartingWeightsHook, StopwatchHook, ValidationCurveHo
 from mtkd_cd.engine.config import (
     check_checkpoints,
     check_exists,
+    describe_scale,
     is_cascade,
     model_of,
     stage_of,
@@ -87,7 +88,7 @@ def prepare_training(cfg: Config) -> Prepared:
         'data.names': hashlib.sha256(names.encode()).hexdigest()[:16],
     }
     check_settings(cfg.work_dir, settings)
-    return Prepared(cfg, settings, _open_validation_data(cfg))
+    return Prepared(cfg, settings, [describe_scale(cfg), *_open_validation_data(cfg)])
 
 
 def _open_validation_data(cfg: Config) -> list[str]:
@@ -265,6 +266,7 @@ def run_test(
         if checkpoint is not None:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             load_weights(model, checkpoint, trusted=trusted)
+        runner.logger.info(describe_scale(cfg))
         metrics = runner.test()
     barrier()
     return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}

@@ -109,8 +109,8 @@ class RecipeOptions:
             weights and too few images of a range to learn from.
         student_iters: Iterations of the student, and of the control; default: half of ``iters``, as
             in the paper.
-        image_size: Side of training crops and test images in pixels.
-        crop_size: Side of training crops, where it is not that of the test images.
+        image_size: Side in pixels to which images are resized; ``None``: native resolution.
+        crop_size: Side of training crops and, unless images are resized, of test windows.
         batch_size: Pairs per training step and process.
         num_workers: Loader processes.
         val_interval: Iterations between validations.

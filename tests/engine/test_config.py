@@ -80,28 +80,53 @@ def test_missing_checkpoint_names_the_command_that_makes_it():
         adjust.check_checkpoints(load('mtkd'))
 
 
-def test_image_size_reaches_every_pipeline():
-    cfg = load('partition')
-    adjust.set_image_size(cfg, 96)
-    assert pipeline_sizes(cfg) == [96] * 6
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
-def test_crop_size_is_that_of_training_alone():
+def steps(cfg, loader, name):
+    dataset = cfg[loader].dataset
+    return [step for step in dataset.get('dataset', dataset).pipeline if name in step.type]
+
+
+@pytest.mark.parametrize('stage', ['origin', 'partition'])
+def test_images_keep_their_resolution_unless_asked(stage):
+    cfg = load(stage)
+    assert not any(steps(cfg, loader, 'Resize') for loader in LOADERS)
+    assert cfg.model.test_cfg == dict(mode='slide', crop_size=(512, 512), stride=(384, 384))
+    assert 'native resolution' in adjust.describe_scale(cfg)
+    assert '512 x 512' in adjust.describe_scale(cfg)
+
+
+def test_crop_size_is_that_of_crops_and_windows():
+    cfg = load('mtkd')
+    adjust.set_crop_size(cfg, 64)
+    assert steps(cfg, 'train_dataloader', 'Crop')[0].crop_size == (64, 64)
+    assert not any(steps(cfg, loader, 'Resize') for loader in LOADERS)
+    assert cfg.model.student.test_cfg == dict(mode='slide', crop_size=(64, 64), stride=(48, 48))
+
+
+def test_image_size_resizes_images_of_training_and_tests_alike():
     cfg = load('partition')
     adjust.set_image_size(cfg, 96)
+    assert [steps(cfg, loader, 'Resize')[0].scale for loader in LOADERS] == [(96, 96)] * 3
+    assert steps(cfg, 'train_dataloader', 'Crop')[0].crop_size == (96, 96)
+    assert cfg.model.test_cfg.crop_size == (96, 96)
+    # Predictions are compared with a test's label at its own size; a training label goes along.
+    order = [step.type for step in cfg.test_dataloader.dataset.pipeline]
+    assert order.index('MultiImgResize') < order.index('MultiImgLoadAnnotations')
+    order = [step.type for step in cfg.train_dataloader.dataset.dataset.pipeline]
+    assert order.index('MultiImgResize') > order.index('MultiImgLoadAnnotations')
+    assert 'resized to (96, 96)' in adjust.describe_scale(cfg)
+
+
+def test_window_of_resized_images_is_theirs():
+    cfg = load('partition')
+    adjust.set_image_size(cfg, 96)
+    adjust.set_image_size(cfg, 80)
     adjust.set_crop_size(cfg, 48)
-    assert pipeline_sizes(cfg) == [48] * 2 + [96] * 4
-
-
-def pipeline_sizes(cfg):
-    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
-    pipelines = [loader.dataset.get('dataset', loader.dataset).pipeline for loader in loaders]
-    return [
-        size
-        for pipeline in pipelines
-        for step in pipeline
-        for size in (step.get('crop_size') or step.get('scale') or ())
-    ]
+    assert [len(steps(cfg, loader, 'Resize')) for loader in LOADERS] == [1] * 3
+    assert steps(cfg, 'train_dataloader', 'Crop')[0].crop_size == (48, 48)
+    assert cfg.model.test_cfg == dict(mode='slide', crop_size=(80, 80), stride=(60, 60))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

@@ -5,5 +5,6 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
+model = dict(test_cfg={{_base_.test_windows}})
 optim_wrapper = dict(optimizer=dict(lr=5e-3))
 train_dataloader = dict(dataset=dict(pipeline={{_base_.changer_train_pipeline}}))

@@ -5,4 +5,5 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
+model = dict(test_cfg={{_base_.test_windows}})
 optim_wrapper = dict(optimizer=dict(lr=3e-3))

@@ -4,3 +4,5 @@ _base_ = [
     '../_base_/schedules/adamw_200k.py',
     '../_base_/default_runtime.py',
 ]
+
+model = dict(test_cfg={{_base_.test_windows}})

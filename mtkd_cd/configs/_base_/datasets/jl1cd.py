@@ -1,5 +1,8 @@
 # JL1-CD, 512 x 512 (arXiv:2502.13407). Validation is the folder `val` where there is one, else a fixed, CAR-stratified tenth of `train`.
-image_size = 512  # side of the training crop and of the test image; `--image-size` changes both
+# Side of the training crop, and of the window that larger test images are predicted in. Images keep their resolution: `--crop-size`
+# changes crop and window, `--image-size` resizes the images too.
+image_size = 512
+test_windows = dict(mode='slide', crop_size=(image_size, image_size), stride=(image_size * 3 // 4, image_size * 3 // 4))
 distortion = dict(
     type='MultiImgPhotoMetricDistortion',
     brightness_delta=10,
@@ -28,10 +31,8 @@ changer_train_pipeline = [
     distortion,
     dict(type='MultiImgPackSegInputs'),
 ]
-# The label is loaded after the resize: predictions are compared at its own size.
 test_pipeline = [
     dict(type='MultiImgLoadImageFromFile'),
-    dict(type='MultiImgResize', scale=(image_size, image_size), keep_ratio=True),
     dict(type='MultiImgLoadAnnotations'),
     dict(type='MultiImgPackSegInputs'),
 ]
