@@ -5,21 +5,18 @@ import argparse
 import errno
 import logging
 import os
-import re
 import select
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch.distributed
 from mmengine.config import Config, DictAction
-from mmengine.registry import build_functions
 
 from mtkd_cd.core.checkpoint import load_only_tensors
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import set_crop_size, set_data, set_image_size
-from mtkd_cd.registry import similar_names
+from mtkd_cd.registry import config_errors_explained
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -49,7 +46,8 @@ def run_tool(
         False  # a log file that cannot be written, on a full disk, must not bury the message
     )
     try:
-        code = main(argv) or 0
+        with config_errors_explained():
+            code = main(argv) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
@@ -167,16 +165,11 @@ def user_message(error: BaseException) -> str | None:
         return _without_worker_traceback(str(error))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f' while writing {error.filename}' if error.filename else ''
-        return f'no space left on the disk{where} ({error.strerror}). The last complete checkpoint is untouched: free space and resume'
-    if _raised_by_registry(error):
-        return f'the config cannot be built: {_with_similar_name(error.args[0])}'
+        return (
+            f'no space left on the disk{where} ({error.strerror}). The last complete checkpoint is '
+            'untouched: free space and resume'
+        )
     return None
-
-
-def _with_similar_name(message: str) -> str:
-    unknown = re.match(r'(\S+) is not in the \S+ registry', message)
-    similar = similar_names(unknown[1]) if unknown else []
-    return f'{unknown[0]}: did you mean {similar[0]!r}?' if unknown and similar else message
 
 
 def _without_worker_traceback(message: str) -> str:
@@ -185,14 +178,3 @@ def _without_worker_traceback(message: str) -> str:
     if not message.startswith('Caught '):
         return message
     return message.rpartition(f'{UserError.__module__}.{UserError.__qualname__}: ')[2].strip()
-
-
-def _raised_by_registry(error: BaseException) -> bool:
-    """Whether building from a config failed in the registry itself: an unknown type, an argument
-    its class does not take or lacks."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return (
-        bool(frames)
-        and isinstance(error, (KeyError, TypeError))
-        and frames[-1].filename == build_functions.__file__
-    )

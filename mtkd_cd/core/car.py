@@ -5,16 +5,20 @@ Paper: arXiv:2502.13407, section 4.1.
 """
 
 import itertools
+import sys
 from collections.abc import Sequence
-from typing import Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mtkd_cd.core.errors import UserError
 
-ArrayOrTensor = TypeVar('ArrayOrTensor', np.ndarray, Tensor)
+if (
+    TYPE_CHECKING
+):  # importing torch takes seconds, which the tools for tables and labels need not wait
+    from torch import Tensor
+
+ArrayOrTensor = TypeVar('ArrayOrTensor', np.ndarray, 'Tensor')
 
 DEFAULT_THRESHOLDS = (0.05, 0.2)
 ThresholdRule = Literal['images', 'pixels', 'log']
@@ -27,6 +31,12 @@ _DEFAULT_NAMES: dict[int, tuple[str, ...]] = {
     2: ('small', 'large'),
     3: ('small', 'medium', 'large'),
 }
+
+
+def is_tensor(value: object) -> bool:
+    """Whether ``value`` is a torch tensor, found out without importing torch."""
+    torch = sys.modules.get('torch')
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def change_area_ratio(label: ArrayOrTensor, ignore_index: int = 255) -> ArrayOrTensor:
@@ -43,9 +53,9 @@ def change_area_ratio(label: ArrayOrTensor, ignore_index: int = 255) -> ArrayOrT
     """
     changed = label == 1
     valid = label != ignore_index
-    if isinstance(label, Tensor):
-        return changed.sum((-2, -1)) / valid.sum((-2, -1)).clamp(min=1)
-    return changed.sum((-2, -1)) / np.maximum(valid.sum((-2, -1)), 1)
+    if isinstance(label, np.ndarray):
+        return changed.sum((-2, -1)) / np.maximum(valid.sum((-2, -1)), 1)
+    return changed.sum((-2, -1)) / valid.sum((-2, -1)).clamp(min=1)
 
 
 class CARPartition:
@@ -152,7 +162,9 @@ class CARPartition:
         Raises:
             UserError: A value outside [0, 1] or not a number.
         """
-        if isinstance(car, Tensor):
+        if is_tensor(car):
+            import torch
+
             thresholds = torch.tensor(self.thresholds, dtype=car.dtype, device=car.device)
             self._check_cars(bool(((car >= 0) & (car <= 1)).all()), car)
             return torch.bucketize(car, thresholds, right=not right)

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from mmengine.fileio import LocalBackend, register_backend
-
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'  # travels in the wheel
 
 
@@ -46,22 +44,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-class AtomicLocalBackend(LocalBackend):
-    """mmengine's local file backend with atomic writes:
-    ``CheckpointHook(backend_args=dict(backend='atomic'))``.
-
-    A run that is killed, or a disk that fills up, while a checkpoint is being saved leaves the
-    previous checkpoint untouched.
-    """
-
-    def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
-        with atomic_write(filepath, 'wb') as file:
-            file.write(obj)
-
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        self.put(obj.encode(encoding), filepath)
-
-
-register_backend('atomic', AtomicLocalBackend, force=True)

@@ -5,7 +5,6 @@ import os
 from typing import NoReturn
 
 import cv2
-import mmcv
 import numpy as np
 from mmengine.fileio import get as read_bytes
 from PIL import Image
@@ -101,6 +100,8 @@ def _decode(path: str | os.PathLike, backend_args: dict | None, imdecode_backend
             if image.mode == 'P':
                 palette = _palette_colours(image)
         else:
+            import mmcv  # needs torch
+
             array = mmcv.imfrombytes(content, flag='unchanged', backend=imdecode_backend)
     except Exception as error:  # decoders raise all sorts of errors on broken files
         raise UserError(f'label {path} is not a readable image, perhaps truncated: {error}. Restore the file') from error

@@ -3,7 +3,6 @@
 import os
 
 import cv2
-import mmcv
 import numpy as np
 from mmengine.fileio import get as read_bytes
 
@@ -24,7 +23,8 @@ def read_photo(
         UserError: The file is missing or no image.
     """
     try:
-        image = mmcv.imfrombytes(read_bytes(path, backend_args))  # BGR
+        content = np.frombuffer(read_bytes(path, backend_args), np.uint8)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None  # BGR
     except OSError as error:
         raise UserError(f'{path}: cannot be read to draw it: {error}') from error
     if image is None:

@@ -1,26 +1,19 @@
 """Hooks and loops of the training runs."""
 
-from mtkd_cd.engine.hooks import (
-    BestWeightsHook,
-    ChannelsLastHook,
-    StartingWeightsHook,
-    StopwatchHook,
-    ValidationCurveHook,
-    read_curve,
-)
-from mtkd_cd.engine.optim import BFloat16OptimWrapper, TrainableOptimWrapperConstructor
-from mtkd_cd.engine.replay import NumberedSampler, ReplayableIterLoop, SeededDataset
+from mtkd_cd.core.lazy import lazy_names
 
-__all__ = [
-    'BFloat16OptimWrapper',
-    'BestWeightsHook',
-    'ChannelsLastHook',
-    'NumberedSampler',
-    'ReplayableIterLoop',
-    'SeededDataset',
-    'StartingWeightsHook',
-    'StopwatchHook',
-    'TrainableOptimWrapperConstructor',
-    'ValidationCurveHook',
-    'read_curve',
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        'hooks': (
+            'BestWeightsHook',
+            'ChannelsLastHook',
+            'StartingWeightsHook',
+            'StopwatchHook',
+            'ValidationCurveHook',
+            'read_curve',
+        ),
+        'optim': ('BFloat16OptimWrapper', 'TrainableOptimWrapperConstructor'),
+        'replay': ('NumberedSampler', 'ReplayableIterLoop', 'SeededDataset'),
+    },
+)

@@ -1,13 +1,15 @@
 """Confusion counts of change masks, taken once per image; every score in this package derives from
 the (images x 4) table of them."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from mtkd_cd.core.car import ArrayOrTensor
 from mtkd_cd.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COUNT_NAMES = ('TP', 'FP', 'FN', 'TN')
 
@@ -41,16 +43,20 @@ def confusion_counts(
     masks = (predicted & changed, predicted & ~ignored, changed, ~ignored)
     tp, positives, changes, valid = (mask.sum((-2, -1)) for mask in masks)
     columns = [tp, positives - tp, changes - tp, valid - positives - changes + tp]
-    if isinstance(prediction, Tensor):
-        return torch.stack(columns, -1)
-    return np.stack(columns, -1)
+    if isinstance(prediction, np.ndarray):
+        return np.stack(columns, -1)
+    import torch
+
+    return torch.stack(columns, -1)
 
 
-def at_size_of(prediction: Tensor, label: Tensor) -> Tensor:
+def at_size_of(prediction: 'Tensor', label: 'Tensor') -> 'Tensor':
     """``prediction`` (H', W') as it is, or resized by nearest neighbour to the size of ``label``
     (H, W)."""
     if prediction.shape == label.shape:
         return prediction
+    import torch.nn.functional as F
+
     # nearest-exact: mode='nearest' would shift the mask by up to half a pixel.
     resized = F.interpolate(prediction[None, None].float(), label.shape, mode='nearest-exact')
     return resized[0, 0].to(prediction.dtype)
@@ -58,7 +64,7 @@ def at_size_of(prediction: Tensor, label: Tensor) -> Tensor:
 
 def _refuse_other_values(what: str, mask: ArrayOrTensor, known: ArrayOrTensor, wanted: str) -> None:
     if not known.all():
-        values = (torch.unique(mask) if isinstance(mask, Tensor) else np.unique(mask)).tolist()
+        values = (np.unique(mask) if isinstance(mask, np.ndarray) else mask.unique()).tolist()
         raise UserError(
             f'a {what} mask holds {wanted}; found {", ".join(f"{value:g}" for value in values[:8])}'
         )

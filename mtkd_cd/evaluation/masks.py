@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
-from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, is_tensor
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.labels import IGNORE_INDEX, read_label
 from mtkd_cd.data.pairs import Pair, PairFolders, Problem, list_pairs
@@ -106,7 +105,7 @@ def _score_arrays(
 
 def _classes(mask: Any, ignore_index: int | None) -> np.ndarray:
     """(H, W) uint8 of 0, 1 and, where the mask holds ``ignore_index``, 255."""
-    array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    array = mask.detach().cpu().numpy() if is_tensor(mask) else np.asarray(mask)
     if array.ndim != 2:
         raise UserError(
             f'a mask has the shape (H, W), found {array.shape}: masks of several images are (N, H, '

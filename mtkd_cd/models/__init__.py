@@ -1,20 +1,19 @@
 """The models: detectors and their parts, and the two that make them a method, the cascade (O-P) and
 the distiller (MTKD)."""
 
-from mtkd_cd.models import backbones, decode_heads, detectors, layers, necks
-from mtkd_cd.models.data_preprocessor import DualInputSegDataPreProcessor
-from mtkd_cd.models.losses import ChangeMapMSELoss
-from mtkd_cd.models.mtkd.cascade import OriginPartitionCascade
-from mtkd_cd.models.mtkd.distiller import MultiTeacherDistiller
+from mtkd_cd.core.lazy import lazy_names
 
-__all__ = [
-    'ChangeMapMSELoss',
-    'DualInputSegDataPreProcessor',
-    'MultiTeacherDistiller',
-    'OriginPartitionCascade',
-    'backbones',
-    'decode_heads',
-    'detectors',
-    'layers',
-    'necks',
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        'backbones': (),
+        'decode_heads': (),
+        'detectors': (),
+        'layers': (),
+        'necks': (),
+        'data_preprocessor': ('DualInputSegDataPreProcessor',),
+        'losses': ('ChangeMapMSELoss',),
+        'mtkd.cascade': ('OriginPartitionCascade',),
+        'mtkd.distiller': ('MultiTeacherDistiller',),
+    },
+)

@@ -1,18 +1,13 @@
 """Comparison of runs from their per-image tables: statistics, tables, figures and one report."""
 
-from mtkd_cd.reporting.build import Pictures, build_report
-from mtkd_cd.reporting.comparison import Comparison, Settings, compare
-from mtkd_cd.reporting.report import Report
-from mtkd_cd.reporting.runs import Run, aligned, collect_runs
+from mtkd_cd.core.lazy import lazy_names
 
-__all__ = [
-    'Comparison',
-    'Pictures',
-    'Report',
-    'Run',
-    'Settings',
-    'aligned',
-    'build_report',
-    'collect_runs',
-    'compare',
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        'build': ('Pictures', 'build_report'),
+        'comparison': ('Comparison', 'Settings', 'compare'),
+        'report': ('Report',),
+        'runs': ('Run', 'aligned', 'collect_runs'),
+    },
+)
