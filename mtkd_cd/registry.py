@@ -18,7 +18,7 @@ from typing import Any
 
 from mmengine import registry as mmengine
 from mmengine.config import Config
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
 
 import mtkd_cd.core.backend  # noqa: F401  (registers what configs name)
 from mtkd_cd.core.errors import UserError
@@ -113,10 +113,10 @@ MODELS = _ChildRegistry(
 )
 TASK_UTILS = _ChildRegistry('TASK_UTILS', 'models.decode_heads')
 METRICS = _ChildRegistry('METRICS', 'evaluation.metric')
-HOOKS = _ChildRegistry('HOOKS', 'engine.hooks', 'drawing.hook')
+HOOKS = _ChildRegistry('HOOKS', 'engine.hooks', 'drawing.hook', 'opencd.visualization')
 LOOPS = _ChildRegistry('LOOPS', 'engine.replay')
-VISUALIZERS = _ChildRegistry('VISUALIZERS', 'drawing.tracking')
-VISBACKENDS = _ChildRegistry('VISBACKENDS', 'drawing.tracking')
+VISUALIZERS = _ChildRegistry('VISUALIZERS', 'drawing.tracking', 'opencd.visualization')
+VISBACKENDS = _ChildRegistry('VISBACKENDS', 'drawing.tracking', 'opencd.visualization')
 OPTIMIZERS = _ChildRegistry('OPTIMIZERS', elsewhere={'Adafactor': 'transformers'})
 OPTIM_WRAPPERS = _ChildRegistry('OPTIM_WRAPPERS', 'engine.optim')
 OPTIM_WRAPPER_CONSTRUCTORS = _ChildRegistry('OPTIM_WRAPPER_CONSTRUCTORS', 'engine.optim')
@@ -130,6 +130,12 @@ LOG_PROCESSORS = _ChildRegistry('LOG_PROCESSORS')
 INFERENCERS = _ChildRegistry('INFERENCERS')
 
 _ALL = [found for found in list(globals().values()) if isinstance(found, _ChildRegistry)]
+
+
+def is_known(name: str) -> bool:
+    """Whether a ``type`` of a config of our scope is in one of the registries."""
+    with DefaultScope.overwrite_default_scope('mtkd_cd'):
+        return any(registry.get(name) is not None for registry in _ALL)
 
 
 def similar_names(name: str) -> list[str]:

@@ -106,8 +106,12 @@ class _BaseCDDataset(BaseSegDataset):
         """Folders and list file of a split on disk (``''`` for no list), by the class's layout; ``None`` where there is no such split."""
         list_file = os.path.join(data_root, 'list', f'{split}.txt')
         for root, ann_file in ((os.path.join(data_root, split), ''), (data_root, list_file)):
-            if os.path.isdir(os.path.join(root, cls.folder_names.date_a)) and (not ann_file or os.path.isfile(ann_file)):
-                date_a, date_b, label = (os.path.join(root, name) for name in cls.folder_names if name)
+            if os.path.isdir(os.path.join(root, cls.folder_names.date_a)) and (
+                not ann_file or os.path.isfile(ann_file)
+            ):
+                date_a, date_b, label = (
+                    os.path.join(root, name) for name in cls.folder_names if name
+                )
                 has_labels = split not in cls.unlabelled_splits or os.path.isdir(label)
                 return PairFolders(date_a, date_b, label if has_labels else None), ann_file
         return None
@@ -140,7 +144,11 @@ class _BaseCDDataset(BaseSegDataset):
 
     def _place(self, split: str | None) -> tuple[PairFolders, str]:
         """Folders and list file of the data."""
-        return (self._prefixed_folders(), self.ann_file) if split is None else self._layout_on_disk(split)
+        return (
+            (self._prefixed_folders(), self.ann_file)
+            if split is None
+            else self._layout_on_disk(split)
+        )
 
     def _prefixed_folders(self) -> PairFolders:
         missing = [key for key in ('img_path_from', 'img_path_to') if not self.data_prefix.get(key)]
@@ -149,11 +157,17 @@ class _BaseCDDataset(BaseSegDataset):
                 f"data_prefix lacks {' and '.join(missing)}: name the folders, as in data_prefix=dict(img_path_from='train/A', "
                 "img_path_to='train/B', seg_map_path='train/label'), or set split='train'"
             )
-        return PairFolders(self.data_prefix['img_path_from'], self.data_prefix['img_path_to'], self.data_prefix.get('seg_map_path'))
+        return PairFolders(
+            self.data_prefix['img_path_from'],
+            self.data_prefix['img_path_to'],
+            self.data_prefix.get('seg_map_path'),
+        )
 
     def _layout_on_disk(self, split: str) -> tuple[PairFolders, str]:
         if not os.path.isdir(self.data_root):
-            raise UserError(f'data_root {self.data_root} does not exist (current folder: {os.getcwd()})')
+            raise UserError(
+                f'data_root {self.data_root} does not exist (current folder: {os.getcwd()})'
+            )
         found = self.layout(self.data_root, split)
         if found is None:
             wanted = os.path.join(self.data_root, split, self.folder_names.date_a)
@@ -165,7 +179,9 @@ class _BaseCDDataset(BaseSegDataset):
         return found
 
     def _load_pairs(self, folders: PairFolders, ann_file: str) -> list[Pair]:
-        pairs, problems = list_pairs(folders, ann_file, self.img_suffix, self.seg_map_suffix, self.backend_args)
+        pairs, problems = list_pairs(
+            folders, ann_file, self.img_suffix, self.seg_map_suffix, self.backend_args
+        )
         raise_if_any(problems)
         if self.backend_args is None:
             raise_if_any(header_problems(pairs))
@@ -184,7 +200,9 @@ class _BaseCDDataset(BaseSegDataset):
         return info
 
 
-def _check_split(split: str, data_root: str | None, data_prefix: dict | None, ann_file: str) -> None:
+def _check_split(
+    split: str, data_root: str | None, data_prefix: dict | None, ann_file: str
+) -> None:
     if split not in SPLITS:
         raise UserError(f'split={split!r}: must be one of {", ".join(SPLITS)}')
     if not data_root:
@@ -199,7 +217,9 @@ def _check_split(split: str, data_root: str | None, data_prefix: dict | None, an
 def _held_out_tenth(names: Sequence[str], cars: np.ndarray, data_root: str) -> np.ndarray:
     """(N,) bool: a tenth of the pairs, spread evenly over the CARs, that depends on names and CARs only."""
     if len(names) < 2:
-        raise UserError(f'{data_root} has no val split, and none can be held out of {len(names)} training pair: at least 2 are needed')
+        raise UserError(
+            f'{data_root} has no val split, and none can be held out of {len(names)} training pair: at least 2 are needed'
+        )
     strata = _STRATA.range_of(cars)
     digests = [hashlib.sha256(name.encode()).digest() for name in names]
     order = sorted(range(len(names)), key=lambda row: (strata[row], digests[row]))

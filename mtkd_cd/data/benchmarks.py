@@ -14,14 +14,30 @@ class CDDataset(_BaseCDDataset):
     For other folder names, derive a class and set ``folder_names``.
     """
 
-    METAINFO: ClassVar[dict] = {'classes': ('unchanged', 'changed'), 'palette': [[0, 0, 0], [255, 255, 255]]}
+    METAINFO: ClassVar[dict] = {
+        'classes': ('unchanged', 'changed'),
+        'palette': [[0, 0, 0], [255, 255, 255]],
+    }
 
-    def __init__(self, img_suffix: str = '', seg_map_suffix: str = '', format_seg_map: str | None = 'to_binary', **kwargs: Any) -> None:
-        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, format_seg_map=format_seg_map, **kwargs)
+    def __init__(
+        self,
+        img_suffix: str = '',
+        seg_map_suffix: str = '',
+        format_seg_map: str | None = 'to_binary',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            img_suffix=img_suffix,
+            seg_map_suffix=seg_map_suffix,
+            format_seg_map=format_seg_map,
+            **kwargs,
+        )
 
 
 class _PNGDataset(CDDataset):
-    def __init__(self, img_suffix: str = '.png', seg_map_suffix: str = '.png', **kwargs: Any) -> None:
+    def __init__(
+        self, img_suffix: str = '.png', seg_map_suffix: str = '.png', **kwargs: Any
+    ) -> None:
         super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
 
 
@@ -65,7 +81,9 @@ class SVCD_Dataset(CDDataset):
 
     folder_names = PairFolders('A', 'B', 'OUT')
 
-    def __init__(self, img_suffix: str = '.jpg', seg_map_suffix: str = '.jpg', **kwargs: Any) -> None:
+    def __init__(
+        self, img_suffix: str = '.jpg', seg_map_suffix: str = '.jpg', **kwargs: Any
+    ) -> None:
         super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
 
 
@@ -75,8 +93,19 @@ class DSIFN_Dataset(CDDataset):
 
     folder_names = PairFolders('t1', 't2', 'mask')
 
-    def __init__(self, img_suffix: str = '.jpg', seg_map_suffix: str = '.png', format_seg_map: str | None = None, **kwargs: Any) -> None:
-        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, format_seg_map=format_seg_map, **kwargs)
+    def __init__(
+        self,
+        img_suffix: str = '.jpg',
+        seg_map_suffix: str = '.png',
+        format_seg_map: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            img_suffix=img_suffix,
+            seg_map_suffix=seg_map_suffix,
+            format_seg_map=format_seg_map,
+            **kwargs,
+        )
 
 
 @DATASETS.register_module()
@@ -85,5 +114,16 @@ class RSIPAC_CD_Dataset(CDDataset):
 
     unlabelled_splits = ('test',)
 
-    def __init__(self, img_suffix: str = '.tif', seg_map_suffix: str = '.png', format_seg_map: str | None = None, **kwargs: Any) -> None:
-        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, format_seg_map=format_seg_map, **kwargs)
+    def __init__(
+        self,
+        img_suffix: str = '.tif',
+        seg_map_suffix: str = '.png',
+        format_seg_map: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            img_suffix=img_suffix,
+            seg_map_suffix=seg_map_suffix,
+            format_seg_map=format_seg_map,
+            **kwargs,
+        )

@@ -60,7 +60,9 @@ def cars_of_data_infos(data_infos: Iterable[dict]) -> np.ndarray:
     count = 0
     for info in data_infos:
         if not info.get('seg_map_path'):
-            raise UserError(f'{info.get("img_path", f"sample {count}")} has no label, so it has no Change Area Ratio: check seg_map_path')
+            raise UserError(
+                f'{info.get("img_path", f"sample {count}")} has no label, so it has no Change Area Ratio: check seg_map_path'
+            )
         coding = {key: info[key] for key in _CODING_KEYS if info.get(key)}
         key = _coding_key(coding)
         codings[key] = coding
@@ -110,7 +112,13 @@ def _by_folder(paths: Sequence[str | os.PathLike]) -> dict[str, list[tuple[str, 
     if len(folders) <= _MAX_FOLDERS:
         return folders
     common = os.path.commonpath([os.path.abspath(folder) for folder in folders])
-    return {common: [(os.path.join(os.path.relpath(folder, common), name), row) for folder, rows in folders.items() for name, row in rows]}
+    return {
+        common: [
+            (os.path.join(os.path.relpath(folder, common), name), row)
+            for folder, rows in folders.items()
+            for name, row in rows
+        ]
+    }
 
 
 class _FolderIndex:
@@ -136,7 +144,13 @@ class _FolderIndex:
                 if missing:
                     for row, car in zip(missing, self._read([names[row] for row in missing])):
                         known[row] = car
-                    self._save({names[row]: [*stamp, known[row]] for row in missing if (stamp := stamps[row])})
+                    self._save(
+                        {
+                            names[row]: [*stamp, known[row]]
+                            for row in missing
+                            if (stamp := stamps[row])
+                        }
+                    )
         return np.array(known, np.float64)
 
     def _stamp(self, name: str) -> list[int] | None:
@@ -146,7 +160,9 @@ class _FolderIndex:
             return None
         return [status.st_size, status.st_mtime_ns]
 
-    def _known_cars(self, names: Sequence[str], stamps: Sequence[list[int] | None]) -> list[float | None]:
+    def _known_cars(
+        self, names: Sequence[str], stamps: Sequence[list[int] | None]
+    ) -> list[float | None]:
         known: list[float | None] = [None] * len(names)
         for path in (self.beside_data, self.in_cache):
             entries = self._load(path).get(self.coding_key, {})
@@ -160,7 +176,16 @@ class _FolderIndex:
         paths = [os.path.join(self.folder, name) for name in names]
         with ThreadPoolExecutor() as pool:
             cars = pool.map(lambda path: car_of_file(path, **self.coding), paths)
-            return list(tqdm(cars, f'reading the labels of {self.folder}', len(paths), unit='label', delay=2, leave=False))
+            return list(
+                tqdm(
+                    cars,
+                    f'reading the labels of {self.folder}',
+                    len(paths),
+                    unit='label',
+                    delay=2,
+                    leave=False,
+                )
+            )
 
     @staticmethod
     def _load(path: Path) -> dict[str, _Entries]:
@@ -195,7 +220,11 @@ def _read_only(folder: Path) -> bool:
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')) / 'mtkd_cd' / 'car_index'
+    return (
+        Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
+        / 'mtkd_cd'
+        / 'car_index'
+    )
 
 
 @contextmanager

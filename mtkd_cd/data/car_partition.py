@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset, force_full_init
+from mmengine.dataset import (
+    BaseDataset,
+    ClassBalancedDataset,
+    ConcatDataset,
+    RepeatDataset,
+    force_full_init,
+)
 from mmengine.logging import print_log
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, car_histogram, suggest_thresholds
@@ -69,7 +75,9 @@ class CARPartitionDataset:
         if self._fully_initialized:
             return
         self.dataset.full_init()
-        cars = cars_of_data_infos(self.dataset.get_data_info(idx) for idx in range(len(self.dataset)))
+        cars = cars_of_data_infos(
+            self.dataset.get_data_info(idx) for idx in range(len(self.dataset))
+        )
         self._indices = np.flatnonzero(np.isin(self.car_partition.range_of(cars), self._wanted))
         if not len(self._indices):
             raise UserError(self._empty_text(cars))
@@ -79,7 +87,10 @@ class CARPartitionDataset:
     @force_full_init
     def get_data_info(self, idx: int) -> dict:
         """Info of a sample, with its ``car``."""
-        return {**self.dataset.get_data_info(int(self._indices[idx])), 'car': float(self._cars[idx])}
+        return {
+            **self.dataset.get_data_info(int(self._indices[idx])),
+            'car': float(self._cars[idx]),
+        }
 
     @force_full_init
     def get_cat_ids(self, idx: int) -> list[int]:
@@ -97,7 +108,11 @@ class CARPartitionDataset:
         A pipeline may return ``None`` to ask for another sample; that one is drawn from the same CAR ranges.
         """
         if not self._fully_initialized:
-            print_log('Call full_init() before loading, once for all workers', logger='current', level=logging.WARNING)
+            print_log(
+                'Call full_init() before loading, once for all workers',
+                logger='current',
+                level=logging.WARNING,
+            )
             self.full_init()
         owner, _ = self._owner(idx)
         refetches = 0 if getattr(owner, 'test_mode', False) else getattr(owner, 'max_refetch', 0)
@@ -106,7 +121,9 @@ class CARPartitionDataset:
             if sample is not None:
                 return sample
             idx = np.random.randint(len(self))
-        raise UserError(f'the pipeline of {type(owner).__name__} returned None {refetches + 1} times: check its images and transforms')
+        raise UserError(
+            f'the pipeline of {type(owner).__name__} returned None {refetches + 1} times: check its images and transforms'
+        )
 
     def _load(self, idx: int) -> Any:
         owner, inner_idx = self._owner(idx)
@@ -137,9 +154,16 @@ class CARPartitionDataset:
         return dataset, inner_idx
 
     def _empty_text(self, cars: np.ndarray) -> str:
-        wanted = ', '.join(f'{name} ({self.car_partition.bounds_text(name)})' for name in self.partition) or 'none'
+        wanted = (
+            ', '.join(f'{name} ({self.car_partition.bounds_text(name)})' for name in self.partition)
+            or 'none'
+        )
         suggested = suggest_thresholds(cars, len(self.car_partition))
-        advice = f'; thresholds={suggested} would cut these images into {len(suggested) + 1} about equal parts' if suggested else ''
+        advice = (
+            f'; thresholds={suggested} would cut these images into {len(suggested) + 1} about equal parts'
+            if suggested
+            else ''
+        )
         return (
             f'no image lies in the wanted CAR range: {wanted}. The CARs of the {len(cars)} images are\n'
             f'{car_histogram(cars, self.car_partition)}\nChoose other thresholds or another range{advice}'

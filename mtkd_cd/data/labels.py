@@ -51,13 +51,19 @@ def read_label(
         UserError: The file is missing, cannot be decoded, or holds values of another coding; lists the values found.
     """
     if format_seg_map not in LABEL_FORMATS:
-        raise UserError(f"format_seg_map={format_seg_map!r}: must be None (labels stored as 0, 1, 255) or 'to_binary' (0 / 1 or 0 / 255)")
+        raise UserError(
+            f"format_seg_map={format_seg_map!r}: must be None (labels stored as 0, 1, 255) or 'to_binary' (0 / 1 or 0 / 255)"
+        )
     if format_seg_map == 'to_binary' and reduce_zero_label:
-        raise UserError("reduce_zero_label=True turns stored 0 into ignored, which format_seg_map='to_binary' cannot keep: set one of them")
+        raise UserError(
+            "reduce_zero_label=True turns stored 0 into ignored, which format_seg_map='to_binary' cannot keep: set one of them"
+        )
     stored, palette, lossy = _decode(path, backend_args, imdecode_backend)
     if format_seg_map == 'to_binary':
         table = (
-            _binary_table(path, stored, palette, lossy) if ignored_value is None else _ignoring_table(path, stored, lossy, ignored_value)
+            _binary_table(path, stored, palette, lossy)
+            if ignored_value is None
+            else _ignoring_table(path, stored, lossy, ignored_value)
         )
     else:
         table = _index_table(path, stored, reduce_zero_label, label_map)
@@ -80,10 +86,19 @@ def label_coding(path: str | os.PathLike) -> str:
         stored = cv2.LUT(stored, palette[:, 0])
     values = set(np.flatnonzero(_histogram(stored)).tolist())
     codings = {'all 0': {0}, '0/1': {0, 1}, '0/255': {0, 255}, '0/1/255': {0, 1, 255}}
-    return next((name for name, known in codings.items() if values <= known and not (lossy and 1 in values)), 'gray')
+    return next(
+        (
+            name
+            for name, known in codings.items()
+            if values <= known and not (lossy and 1 in values)
+        ),
+        'gray',
+    )
 
 
-def _decode(path: str | os.PathLike, backend_args: dict | None, imdecode_backend: str) -> tuple[np.ndarray, np.ndarray | None, bool]:
+def _decode(
+    path: str | os.PathLike, backend_args: dict | None, imdecode_backend: str
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """((H, W) uint8 as stored, (256, 3) palette or None, whether the format compresses with loss)."""
     try:
         content = read_bytes(path, backend_args=backend_args)
@@ -104,9 +119,13 @@ def _decode(path: str | os.PathLike, backend_args: dict | None, imdecode_backend
 
             array = mmcv.imfrombytes(content, flag='unchanged', backend=imdecode_backend)
     except Exception as error:  # decoders raise all sorts of errors on broken files
-        raise UserError(f'label {path} is not a readable image, perhaps truncated: {error}. Restore the file') from error
+        raise UserError(
+            f'label {path} is not a readable image, perhaps truncated: {error}. Restore the file'
+        ) from error
     if array is None:
-        raise UserError(f'label {path} is not a readable image, perhaps truncated. Restore the file')
+        raise UserError(
+            f'label {path} is not a readable image, perhaps truncated. Restore the file'
+        )
     return _to_uint8(path, _one_channel(path, array)), palette, lossy
 
 
@@ -120,11 +139,15 @@ def _one_channel(path: str | os.PathLike, array: np.ndarray) -> np.ndarray:
     if array.ndim == 2:
         return array
     if array.ndim != 3 or array.shape[-1] > 4:
-        raise UserError(f'label {path} has shape {array.shape}: a label is one image with one value per pixel')
+        raise UserError(
+            f'label {path} has shape {array.shape}: a label is one image with one value per pixel'
+        )
     channels = array.shape[-1]
     if channels in (2, 4):  # the last one is alpha
         if np.ptp(array[..., -1]):
-            raise UserError(f'label {path} has transparent areas, which have no meaning here: save it without alpha channel')
+            raise UserError(
+                f'label {path} has transparent areas, which have no meaning here: save it without alpha channel'
+            )
         array = array[..., :-1]
     gray = array[..., 0]
     same = all(np.array_equal(gray, array[..., channel]) for channel in range(1, array.shape[-1]))
@@ -145,7 +168,9 @@ def _to_uint8(path: str | os.PathLike, array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8)
     values = np.unique(array)
-    if array.dtype == np.uint16 and np.isin(values, (0, 65535)).all():  # black and white of a 16-bit image
+    if (
+        array.dtype == np.uint16 and np.isin(values, (0, 65535)).all()
+    ):  # black and white of a 16-bit image
         return (array >> 8).astype(np.uint8)
     if not np.isin(values, np.arange(256)).all():
         _refuse(path, values, 'this is no label, or one with another coding')
@@ -156,7 +181,9 @@ def _histogram(gray: np.ndarray) -> np.ndarray:
     return cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel()
 
 
-def _binary_table(path: str | os.PathLike, stored: np.ndarray, palette: np.ndarray | None, lossy: bool) -> np.ndarray:
+def _binary_table(
+    path: str | os.PathLike, stored: np.ndarray, palette: np.ndarray | None, lossy: bool
+) -> np.ndarray:
     """(256,) uint8 that turns stored values into 0 and 1, after a check that they are a 0 / 1 or a black-and-white coding."""
     threshold = (np.arange(256) >= 128).astype(np.uint8)
     values = np.flatnonzero(_histogram(stored))
@@ -174,7 +201,9 @@ def _binary_table(path: str | os.PathLike, stored: np.ndarray, palette: np.ndarr
     return threshold
 
 
-def _ignoring_table(path: str | os.PathLike, stored: np.ndarray, lossy: bool, ignored_value: int) -> np.ndarray:
+def _ignoring_table(
+    path: str | os.PathLike, stored: np.ndarray, lossy: bool, ignored_value: int
+) -> np.ndarray:
     others = np.arange(256, dtype=np.uint8)
     others[ignored_value] = 0
     table = _binary_table(path, cv2.LUT(stored, others), None, lossy)
@@ -182,23 +211,40 @@ def _ignoring_table(path: str | os.PathLike, stored: np.ndarray, lossy: bool, ig
     return table
 
 
-def _check_black_and_white(path: str | os.PathLike, gray: np.ndarray, values: np.ndarray, lossy: bool) -> None:
+def _check_black_and_white(
+    path: str | os.PathLike, gray: np.ndarray, values: np.ndarray, lossy: bool
+) -> None:
     if np.isin(values, (0, 255)).all():
         return
     between = (values >= _NOISE) & (values < 256 - _NOISE)
     if not between.any():
         # Noise near white without noise near black, or the reverse, is fine; class numbers with or without 255 for ignored are not.
-        class_numbers = ((values > 0) & (values < _NOISE)).any() and not ((values >= 256 - _NOISE) & (values < 255)).any()
+        class_numbers = ((values > 0) & (values < _NOISE)).any() and not (
+            (values >= 256 - _NOISE) & (values < 255)
+        ).any()
         if class_numbers and not lossy:
-            _refuse(path, values, 'these look like class numbers' + (', with 255 for ignored' if 255 in values else ''))
+            _refuse(
+                path,
+                values,
+                'these look like class numbers'
+                + (', with 255 for ignored' if 255 in values else ''),
+            )
         return
     edges = cv2.inRange(gray, _NOISE, 255 - _NOISE)
     flat = (cv2.erode(gray, _SQUARE) == cv2.dilate(gray, _SQUARE)) & (edges > 0)
-    if np.count_nonzero(edges) > _MAX_EDGE_SHARE * gray.size or np.count_nonzero(flat) > _MAX_FLAT_SHARE * gray.size:
+    if (
+        np.count_nonzero(edges) > _MAX_EDGE_SHARE * gray.size
+        or np.count_nonzero(flat) > _MAX_FLAT_SHARE * gray.size
+    ):
         _refuse(path, values, 'there are areas between black and white that are no blurred edges')
 
 
-def _index_table(path: str | os.PathLike, stored: np.ndarray, reduce_zero_label: bool, label_map: dict[int, int] | None) -> np.ndarray:
+def _index_table(
+    path: str | os.PathLike,
+    stored: np.ndarray,
+    reduce_zero_label: bool,
+    label_map: dict[int, int] | None,
+) -> np.ndarray:
     """(256,) uint8 that turns stored class numbers into ours, after a check that only known ones are there."""
     table = np.arange(256, dtype=np.uint8)
     if reduce_zero_label:
@@ -206,8 +252,16 @@ def _index_table(path: str | os.PathLike, stored: np.ndarray, reduce_zero_label:
     classes = set(label_map) if label_map is not None else {0, 1}
     values = np.flatnonzero(_histogram(stored))
     if not set(table[values].tolist()) <= {*classes, IGNORE_INDEX}:
-        hint = "; if 255 and its neighbours mean change, set format_seg_map='to_binary'" if values.max() > 127 else ''
-        _refuse(path, values, f'with format_seg_map=None a label holds class numbers {sorted(classes)} and 255 for ignored{hint}')
+        hint = (
+            "; if 255 and its neighbours mean change, set format_seg_map='to_binary'"
+            if values.max() > 127
+            else ''
+        )
+        _refuse(
+            path,
+            values,
+            f'with format_seg_map=None a label holds class numbers {sorted(classes)} and 255 for ignored{hint}',
+        )
     if IGNORE_INDEX in values and set(values.tolist()) <= {0, IGNORE_INDEX}:
         _refuse(
             path,
@@ -225,7 +279,9 @@ def _map_table(table: np.ndarray, label_map: dict[int, int]) -> np.ndarray:
 
 
 def _refuse(path: str | os.PathLike, values: np.ndarray, reason: str) -> NoReturn:
-    shown = ', '.join(f'{value:g}' for value in values[:8].tolist()) + (f', ... {values[-1]:g}' if len(values) > 8 else '')
+    shown = ', '.join(f'{value:g}' for value in values[:8].tolist()) + (
+        f', ... {values[-1]:g}' if len(values) > 8 else ''
+    )
     raise UserError(
         f'label {path} holds the values {{{shown}}}: {reason}. Convert it to a coding we know: 0 / 1, 0 / 255, gray with >= 128 for change'
     )

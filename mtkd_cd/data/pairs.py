@@ -43,7 +43,11 @@ class Problem(NamedTuple):
 
 
 def list_pairs(
-    folders: PairFolders, ann_file: str = '', img_suffix: str = '', seg_map_suffix: str = '', backend_args: dict | None = None
+    folders: PairFolders,
+    ann_file: str = '',
+    img_suffix: str = '',
+    seg_map_suffix: str = '',
+    backend_args: dict | None = None,
 ) -> tuple[list[Pair], list[Problem]]:
     """Match the files of both dates and the labels by their names.
 
@@ -62,11 +66,20 @@ def list_pairs(
     """
     files_a = _files_by_name(folders.date_a, img_suffix, backend_args)
     files_b = _files_by_name(folders.date_b, img_suffix, backend_args)
-    labels = None if folders.label is None else _files_by_name(folders.label, seg_map_suffix, backend_args)
+    labels = (
+        None
+        if folders.label is None
+        else _files_by_name(folders.label, seg_map_suffix, backend_args)
+    )
     if ann_file:
-        names = [_without_suffix(line, img_suffix) for line in _listed_names(ann_file, backend_args)]
+        names = [
+            _without_suffix(line, img_suffix) for line in _listed_names(ann_file, backend_args)
+        ]
     else:
-        names = sorted(files_a.keys() | files_b.keys(), key=lambda name: files_a.get(name, files_b.get(name, '')))
+        names = sorted(
+            files_a.keys() | files_b.keys(),
+            key=lambda name: files_a.get(name, files_b.get(name, '')),
+        )
     pairs, problems = [], []
     for name in names:
         date_a, date_b = files_a.get(name), files_b.get(name)
@@ -74,9 +87,19 @@ def list_pairs(
         if date_a and date_b and (label or labels is None):
             pairs.append(Pair(name, date_a, date_b, label))
         elif not date_a and not date_b:
-            problems.append(Problem(ann_file, f'lists {name!r}, which is neither in {folders.date_a} nor in {folders.date_b}'))
+            problems.append(
+                Problem(
+                    ann_file,
+                    f'lists {name!r}, which is neither in {folders.date_a} nor in {folders.date_b}',
+                )
+            )
         elif not date_a or not date_b:
-            problems.append(Problem(date_a or date_b or '', f'has no partner in {folders.date_b if date_a else folders.date_a}'))
+            problems.append(
+                Problem(
+                    date_a or date_b or '',
+                    f'has no partner in {folders.date_b if date_a else folders.date_a}',
+                )
+            )
         else:
             problems.append(Problem(date_a, f'has no label in {folders.label}'))
     return pairs, problems
@@ -96,11 +119,19 @@ def _files_by_name(folder: str, suffix: str, backend_args: dict | None) -> dict[
         path = os.path.join(folder, file)
         name = _without_suffix(file.replace(os.sep, '/'), suffix)
         if name in files:
-            raise UserError(f'{files[name]} and {path} have the same name: remove one, or set the suffix of the wanted one')
+            raise UserError(
+                f'{files[name]} and {path} have the same name: remove one, or set the suffix of the wanted one'
+            )
         files[name] = path
     if not files:
-        wanted = f'ending in {suffix!r}' if suffix else f'of a known type ({", ".join(IMAGE_SUFFIXES)})'
-        found = f'other files are there, for instance {sorted(others)[0]}: set the suffix' if others else 'it is empty'
+        wanted = (
+            f'ending in {suffix!r}' if suffix else f'of a known type ({", ".join(IMAGE_SUFFIXES)})'
+        )
+        found = (
+            f'other files are there, for instance {sorted(others)[0]}: set the suffix'
+            if others
+            else 'it is empty'
+        )
         raise UserError(f'folder {folder} has no file {wanted}; {found}')
     return files
 
@@ -117,7 +148,10 @@ def _listed_names(ann_file: str, backend_args: dict | None) -> list[str]:
         raise UserError(
             f'list file {ann_file} does not exist (current folder: {os.getcwd()}): correct ann_file, or leave it out to take all'
         )
-    lines = (line.strip(' \t\r\ufeff') for line in get_text(ann_file, backend_args=backend_args).split('\n'))
+    lines = (
+        line.strip(' \t\r\ufeff')
+        for line in get_text(ann_file, backend_args=backend_args).split('\n')
+    )
     names = [posixpath.normpath(line.replace('\\', '/')) for line in lines if line]
     if not names:
         raise UserError(f'list file {ann_file} has no names in it: it needs one per line')
@@ -130,7 +164,11 @@ def header_problems(pairs: Sequence[Pair]) -> list[Problem]:
     Reads a few hundred bytes per file, in threads: 0.1 ms per file that the disk cache holds.
     """
     with ThreadPoolExecutor() as pool:
-        return [problem for problems in pool.map(_pair_header_problems, pairs, chunksize=16) for problem in problems]
+        return [
+            problem
+            for problems in pool.map(_pair_header_problems, pairs, chunksize=16)
+            for problem in problems
+        ]
 
 
 def _pair_header_problems(pair: Pair) -> list[Problem]:
@@ -159,7 +197,10 @@ def channel_problems(path: str, image: Image.Image) -> list[Problem]:
     if len(bands) in (1, 3):
         return []
     return [
-        Problem(path, f'has {len(bands)} channels ({image.mode}); a pair needs RGB or gray images: remove the alpha or infrared channel')
+        Problem(
+            path,
+            f'has {len(bands)} channels ({image.mode}); a pair needs RGB or gray images: remove the alpha or infrared channel',
+        )
     ]
 
 
@@ -169,7 +210,9 @@ def size_problems(sizes: dict[str, tuple[int, int]], pair: Pair) -> list[Problem
         return []
     wanted = sizes[pair.date_a]
     return [
-        Problem(path, f'is {size[0]} x {size[1]} pixels, but {pair.date_a} is {wanted[0]} x {wanted[1]}')
+        Problem(
+            path, f'is {size[0]} x {size[1]} pixels, but {pair.date_a} is {wanted[0]} x {wanted[1]}'
+        )
         for path, size in sizes.items()
         if size != wanted
     ]
@@ -185,6 +228,10 @@ def raise_if_any(problems: Iterable[Problem]) -> None:
     if not problems:
         return
     shown = '\n'.join(f'  {problem}' for problem in problems[:_SHOWN])
-    more = f'\n  ... and {len(problems) - _SHOWN} more (tools/check_dataset.py lists all of a data set)' if len(problems) > _SHOWN else ''
+    more = (
+        f'\n  ... and {len(problems) - _SHOWN} more (tools/check_dataset.py lists all of a data set)'
+        if len(problems) > _SHOWN
+        else ''
+    )
     count = 'file' if len(problems) == 1 else 'files'
     raise UserError(f'{len(problems)} {count} cannot be used:\n{shown}{more}')

@@ -12,6 +12,7 @@ from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
@@ -128,38 +129,50 @@ class ChangeVisualizationHook(_DrawingHook):
         rejection, gray = ignored.
 
     Args:
-        out_dir: Folder to write to.
+        out_dir: Folder to write to. None: ``vis_image`` in the folder of the runner's visualizer,
+            which foreign test tools set to their ``--show-dir``.
         interval: Draw every ``interval``-th image of the data set.
         max_images: Draw so many at most; ``None`` for no limit.
         ignore_index: Label value of pixels that don't count.
         backend_args: mmengine's file backend of the images; local files by default.
+        draw: Whether to draw at all; foreign test tools set it.
+        show: Taken from foreign test tools and not used.
+        wait_time: Taken from foreign test tools and not used.
 
     Raises:
         UserError: ``interval`` below 1 or ``max_images`` negative; while testing, an image that
-            cannot be read again.
+            cannot be read again, or no folder to write to.
     """
 
     def __init__(
         self,
-        out_dir: str | os.PathLike,
+        out_dir: str | os.PathLike | None = None,
         interval: int = 1,
         max_images: int | None = None,
         ignore_index: int = 255,
         backend_args: dict | None = None,
+        draw: bool = True,
+        show: bool = False,
+        wait_time: float = 0.0,
     ) -> None:
         _check_choice(interval, max_images)
         super().__init__(ignore_index, backend_args)
-        self.out_dir = Path(out_dir)
+        self.out_dir = None if out_dir is None else Path(out_dir)
+        self.draw = draw
         self.interval = interval
         self.max_images = max_images
 
     def _wants(self, index: int) -> bool:
-        return index % self.interval == 0 and (
-            self.max_images is None or index // self.interval < self.max_images
+        return (
+            self.draw
+            and index % self.interval == 0
+            and (self.max_images is None or index // self.interval < self.max_images)
         )
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Look at the names of the images."""
+        """Look at the names of the images, and find the folder."""
+        if self.draw and self.out_dir is None:
+            self.out_dir = _picture_folder(runner.visualizer)
         self._start(runner.test_loop.dataloader.dataset)
 
     def after_test_iter(
@@ -170,6 +183,8 @@ class ChangeVisualizationHook(_DrawingHook):
         outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
         """Draw the images of a batch."""
+        if not self.draw or self.out_dir is None:
+            return
         for _, name, pictures in self._draw(outputs):
             for folder, picture in pictures.items():
                 with atomic_write(
@@ -267,6 +282,16 @@ class ChangeBoardHook(_DrawingHook):
                 f'val_{Path(name).with_suffix("").as_posix().replace("/", "_")}', panel, step
             )
         self._panels = []
+
+
+def _picture_folder(visualizer: Visualizer) -> Path:
+    for backend in visualizer._vis_backends.values():
+        if getattr(backend, '_save_dir', None):
+            return Path(backend._save_dir, 'vis_image')
+    raise UserError(
+        'ChangeVisualizationHook has no out_dir, and the visualizer has no backend with a folder: '
+        'set out_dir'
+    )
 
 
 def _check_choice(interval: int, max_images: int | None) -> None:

@@ -49,7 +49,9 @@ def test_attention_modules_compute_what_open_cd_computes(
         distances[1, 0, 17, 23],
     )
     assert [float(figure) for figure in figures] == pytest.approx(
-        [mean, std, largest, first, inner], rel=5e-5, abs=2e-3  # another CPU rounds otherwise
+        [mean, std, largest, first, inner],
+        rel=5e-5,
+        abs=2e-3,  # another CPU rounds otherwise
     )
 
 

@@ -41,7 +41,9 @@ def make_scene(
     """
     _check_size(size)
     if not 0 <= target_car <= MAX_CAR:
-        raise UserError(f'target_car={target_car!r}: the share of changed pixels of a synthetic scene lies between 0 and {MAX_CAR}')
+        raise UserError(
+            f'target_car={target_car!r}: the share of changed pixels of a synthetic scene lies between 0 and {MAX_CAR}'
+        )
     rng = np.random.default_rng(rng_or_seed)
     terrain, before, after = make_pair(rng, size, target_car)
     look_a, look_b = random_looks(rng, size)
@@ -58,7 +60,9 @@ def target_cars(count: int, rng: np.random.Generator) -> np.ndarray:
     changed = count - unchanged
     # The middle half of each stratum: no gap is wider than one and a half strata.
     share = (np.arange(changed) + rng.uniform(0.25, 0.75, changed)) / max(changed, 1)
-    cars = np.concatenate([np.zeros(unchanged), _MIN_CHANGED_CAR * (MAX_CAR / _MIN_CHANGED_CAR) ** share])
+    cars = np.concatenate(
+        [np.zeros(unchanged), _MIN_CHANGED_CAR * (MAX_CAR / _MIN_CHANGED_CAR) ** share]
+    )
     return cars[np.argsort(np.argsort(np.arange(count) * _GOLDEN_RATIO % 1))]
 
 
@@ -90,7 +94,10 @@ def make_dataset(
     """
     _check_size(size)
     counts = dict(zip(_SPLITS, (num_train, num_val, num_test)))
-    for name, number in {**{f'num_{split}': count for split, count in counts.items()}, 'seed': seed}.items():
+    for name, number in {
+        **{f'num_{split}': count for split, count in counts.items()},
+        'seed': seed,
+    }.items():
         if number < 0:
             raise UserError(f'{name}={number}: give a whole number from 0 up')
     if not any(counts.values()):
@@ -99,9 +106,13 @@ def make_dataset(
     _check_target(root, overwrite)
     building = root.with_name(f'.{root.name}.{os.getpid()}.tmp')
     try:
-        with tqdm(total=sum(counts.values()), unit='pair', desc='synthetic scenes', disable=not progress) as bar:
+        with tqdm(
+            total=sum(counts.values()), unit='pair', desc='synthetic scenes', disable=not progress
+        ) as bar:
             for index, (split, count) in enumerate(counts.items()):
-                for number, car in enumerate(target_cars(count, np.random.default_rng([seed, index]))):
+                for number, car in enumerate(
+                    target_cars(count, np.random.default_rng([seed, index]))
+                ):
                     scene = make_scene([seed, index, number], size, float(car))
                     for folder, picture in zip(('A', 'B', 'label'), scene):
                         _write_png(building / split / folder / f'{number:05d}.png', picture)
@@ -113,7 +124,9 @@ def make_dataset(
 
 def _check_size(size: int) -> None:
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < MIN_SIZE:
-        raise UserError(f'size={size!r}: synthetic scenes are square; give their edge as one whole number, at least {MIN_SIZE} pixels')
+        raise UserError(
+            f'size={size!r}: synthetic scenes are square; give their edge as one whole number, at least {MIN_SIZE} pixels'
+        )
 
 
 def _check_target(root: Path, overwrite: bool) -> None:
@@ -123,7 +136,9 @@ def _check_target(root: Path, overwrite: bool) -> None:
         raise UserError(f'{root} is a file: name a folder that does not exist yet')
     entries = {entry.name for entry in root.iterdir()}
     if entries and not overwrite:
-        raise UserError(f'{root} is not empty: name another folder, or ask to overwrite it (--overwrite)')
+        raise UserError(
+            f'{root} is not empty: name another folder, or ask to overwrite it (--overwrite)'
+        )
     # Overwriting deletes: nothing but what this module writes may be in there.
     if foreign := sorted(entries - set(_SPLITS)):
         raise UserError(
@@ -133,7 +148,9 @@ def _check_target(root: Path, overwrite: bool) -> None:
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode('.png', picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes())
+    path.write_bytes(
+        cv2.imencode('.png', picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
+    )
 
 
 def _move_into_place(building: Path, root: Path) -> None:

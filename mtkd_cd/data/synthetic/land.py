@@ -38,7 +38,9 @@ class Building:
 
     def corners(self, grow: float = 0.0) -> np.ndarray:
         """(4, 2) x, y; the first two and the last two lie on one long side each."""
-        half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (np.array([self.length, self.width]) / 2 + grow)
+        half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (
+            np.array([self.length, self.width]) / 2 + grow
+        )
         return half @ rotation(self.angle).T + (self.x, self.y)
 
 
@@ -116,7 +118,15 @@ def footprint(shape: tuple[int, ...], polygon: np.ndarray) -> np.ndarray:
 
 def street_mask(shape: tuple[int, ...], street: Street) -> np.ndarray:
     canvas = np.zeros(shape[:2], np.uint8)
-    cv2.polylines(canvas, [fixed_point(street.points)], False, 255, max(round(street.width), 1), cv2.LINE_8, _FIXED_POINT_BITS)
+    cv2.polylines(
+        canvas,
+        [fixed_point(street.points)],
+        False,
+        255,
+        max(round(street.width), 1),
+        cv2.LINE_8,
+        _FIXED_POINT_BITS,
+    )
     return canvas > 127
 
 
@@ -128,17 +138,30 @@ def smooth_noise(rng: np.random.Generator, size: int, scale: float, octaves: int
         lattice = rng.standard_normal((int(size / cell) + 5,) * 2, dtype=np.float32)
         start = rng.uniform(1, 2, 2)
         matrix = np.array([[1 / cell, 0, start[0]], [0, 1 / cell, start[1]]])
-        layer = cv2.warpAffine(lattice, matrix, (size, size), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT)
+        layer = cv2.warpAffine(
+            lattice,
+            matrix,
+            (size, size),
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT,
+        )
         total += layer * 0.5**octave
         power += 0.25**octave
     # Interpolation averages the lattice: about half of its variance is left.
     return total / np.float32(np.sqrt(0.55 * power))
 
 
-def random_building(rng: np.random.Generator, x: float, y: float, angle: float, hall: bool = False) -> Building:
+def random_building(
+    rng: np.random.Generator, x: float, y: float, angle: float, hall: bool = False
+) -> Building:
     """A house, or a hall or apartment block, with one of its axes along ``angle``."""
     if hall:
-        length, width, height, roof = rng.uniform(24, 46), rng.uniform(13, 24), rng.uniform(5, 14), rng.choice(['flat', 'flat', 'ribbed'])
+        length, width, height, roof = (
+            rng.uniform(24, 46),
+            rng.uniform(13, 24),
+            rng.uniform(5, 14),
+            rng.choice(['flat', 'flat', 'ribbed']),
+        )
     else:
         length, width, height, roof = (
             rng.uniform(11, 17),
@@ -161,7 +184,9 @@ class Layout:
         self.lots: list[Building] = []
         self._bend = rng.uniform((1, 150, 0), (5, 300, 2 * np.pi), (2, 3))
         reach = 0.75 * size + 12
-        self._split(-reach + rng.uniform(-20, 0), -reach + rng.uniform(-20, 0), reach, reach, 0, None)
+        self._split(
+            -reach + rng.uniform(-20, 0), -reach + rng.uniform(-20, 0), reach, reach, 0, None
+        )
 
     def place(self, points: np.ndarray) -> np.ndarray:
         """(K, 2) layout coordinates -> (K, 2) pixels."""
@@ -169,7 +194,9 @@ class Layout:
         bent = points + amplitude * np.sin(2 * np.pi * points[:, ::-1] / wavelength + phase)
         return bent @ rotation(self.angle).T + self.size / 2
 
-    def _split(self, u0: float, v0: float, u1: float, v1: float, depth: int, urban: bool | None) -> None:
+    def _split(
+        self, u0: float, v0: float, u1: float, v1: float, depth: int, urban: bool | None
+    ) -> None:
         span = (u1 - u0, v1 - v0)
         if urban is None and max(span) < 190:
             urban = bool(self.rng.random() < self.plan.urban)
@@ -184,10 +211,14 @@ class Layout:
         self._split(first[0], first[1], first[2], first[3], depth + 1, urban)
         self._split(second[0], second[1], second[2], second[3], depth + 1, urban)
 
-    def _add_boundary(self, axis: int, cut: float, start: float, stop: float, depth: int, urban: bool | None) -> float:
+    def _add_boundary(
+        self, axis: int, cut: float, start: float, stop: float, depth: int, urban: bool | None
+    ) -> float:
         """Draw what runs along a split; returns the half width of land that it takes."""
         along = np.linspace(start - 4, stop + 4, max(int((stop - start) / 12), 2))
-        line = np.stack([np.full_like(along, cut), along] if axis == 0 else [along, np.full_like(along, cut)], 1)
+        line = np.stack(
+            [np.full_like(along, cut), along] if axis == 0 else [along, np.full_like(along, cut)], 1
+        )
         points, chance = self.place(line), self.rng.random()
         if urban or (depth < 2 and chance < 0.35 + 0.65 * self.plan.urban):
             width = self.rng.uniform(8, 10) if depth < 2 else self.rng.uniform(5, 6.5)
@@ -203,7 +234,9 @@ class Layout:
     def _add_leaf(self, u0: float, v0: float, u1: float, v1: float, urban: bool) -> None:
         edge = np.linspace(0, 1, 8)[:, None]
         corners = np.array([[u0, v0], [u1, v0], [u1, v1], [u0, v1]])
-        outline = np.concatenate([a + (b - a) * edge for a, b in zip(corners, np.roll(corners, -1, 0))])
+        outline = np.concatenate(
+            [a + (b - a) * edge for a, b in zip(corners, np.roll(corners, -1, 0))]
+        )
         halls = urban and self.rng.random() < 0.3
         self.leaves.append((self.place(outline), urban, halls))
         if urban:
@@ -212,10 +245,14 @@ class Layout:
             self._add_farm(u0, v0, u1, v1)
 
     def _add_farm(self, u0: float, v0: float, u1: float, v1: float) -> None:
-        yard = np.array([u0 + (u1 - u0) * self.rng.uniform(0.3, 0.7), self.rng.choice((v0 + 20, v1 - 20))])
+        yard = np.array(
+            [u0 + (u1 - u0) * self.rng.uniform(0.3, 0.7), self.rng.choice((v0 + 20, v1 - 20))]
+        )
         for offset, hall in (((0, 0), True), ((-4, 24), True), ((30, 6), False)):
             x, y = self.place((yard + offset)[None])[0]
-            self.lots.append(random_building(self.rng, x, y, self.angle + np.pi / 2 * (not hall), hall))
+            self.lots.append(
+                random_building(self.rng, x, y, self.angle + np.pi / 2 * (not hall), hall)
+            )
 
     def _add_lots(self, u0: float, v0: float, u1: float, v1: float, halls: bool) -> None:
         rng, long_axis = self.rng, int(v1 - v0 > u1 - u0)
@@ -224,24 +261,41 @@ class Layout:
         rows = max(int((high - low)[1 - long_axis] // depth), 1)
         columns = max(int((high - low)[long_axis] // pitch), 1)
         # Two rows of houses look at the two streets; a third in the middle would have none.
-        for row in np.linspace(0.5 / rows, 1 - 0.5 / rows, rows) if rows < 3 else (0.5 / rows, 1 - 0.5 / rows):
+        for row in (
+            np.linspace(0.5 / rows, 1 - 0.5 / rows, rows)
+            if rows < 3
+            else (0.5 / rows, 1 - 0.5 / rows)
+        ):
             for column in range(columns):
-                share = np.array([(column + 0.5) / columns, row] if long_axis == 0 else [row, (column + 0.5) / columns])
+                share = np.array(
+                    [(column + 0.5) / columns, row]
+                    if long_axis == 0
+                    else [row, (column + 0.5) / columns]
+                )
                 x, y = self.place((low + (high - low) * share + rng.uniform(-1.5, 1.5, 2))[None])[0]
                 turn = 0 if halls or rng.random() < 0.7 else np.pi / 2
-                self.lots.append(random_building(rng, x, y, self.angle + long_axis * np.pi / 2 + turn, halls))
+                self.lots.append(
+                    random_building(rng, x, y, self.angle + long_axis * np.pi / 2 + turn, halls)
+                )
 
 
 def winding_line(rng: np.random.Generator, size: int, wiggle: float) -> np.ndarray:
     """(64, 2) points of a curve that crosses the whole scene."""
     along = np.linspace(-0.8, 0.8, 64) * size
     across = rng.uniform(-0.2, 0.2) * size + sum(
-        wiggle * size / k * rng.normal() * np.sin(2 * np.pi * k * along / (1.4 * size) + rng.uniform(0, 2 * np.pi)) for k in (1, 2, 3)
+        wiggle
+        * size
+        / k
+        * rng.normal()
+        * np.sin(2 * np.pi * k * along / (1.4 * size) + rng.uniform(0, 2 * np.pi))
+        for k in (1, 2, 3)
     )
     return np.stack([along, across], 1) @ rotation(rng.uniform(0, np.pi)).T + size / 2
 
 
-def make_land(rng: np.random.Generator, size: int, plan: Plan) -> tuple[Terrain, Land, tuple[Building, ...]]:
+def make_land(
+    rng: np.random.Generator, size: int, plan: Plan
+) -> tuple[Terrain, Land, tuple[Building, ...]]:
     """Draw a scene's terrain and its land at date A.
 
     Returns:
@@ -256,11 +310,20 @@ def make_land(rng: np.random.Generator, size: int, plan: Plan) -> tuple[Terrain,
         if is_urban:
             block = footprint(cover.shape, outline)
             # Some bare ground at date A as well: being bare is not what makes a change.
-            cover[block] = rng.choice([Cover.PAVED, Cover.BARE], p=[0.75, 0.25]) if halls else Cover.LAWN
+            cover[block] = (
+                rng.choice([Cover.PAVED, Cover.BARE], p=[0.75, 0.25]) if halls else Cover.LAWN
+            )
             urban |= block
     _plant_trees(rng, terrain, layout, cover, urban, plan)
-    main = (Street(winding_line(rng, size, 0.05), rng.uniform(7, 10), Cover.ROAD),) if rng.random() < 0.45 else ()
-    streets = (*(s for s in layout.streets if s.cover == Cover.TRACK), *(s for s in layout.streets if s.cover == Cover.ROAD))
+    main = (
+        (Street(winding_line(rng, size, 0.05), rng.uniform(7, 10), Cover.ROAD),)
+        if rng.random() < 0.45
+        else ()
+    )
+    streets = (
+        *(s for s in layout.streets if s.cover == Cover.TRACK),
+        *(s for s in layout.streets if s.cover == Cover.ROAD),
+    )
     for street in streets:
         cover[street_mask(cover.shape, street)] = street.cover
     _add_water(rng, terrain, cover, plan, river)
@@ -297,14 +360,20 @@ def _make_terrain(rng: np.random.Generator, layout: Layout, river: np.ndarray | 
     )
 
 
-def _crowns(rng: np.random.Generator, size: int, spacing: float = 6.5) -> tuple[np.ndarray, np.ndarray]:
+def _crowns(
+    rng: np.random.Generator, size: int, spacing: float = 6.5
+) -> tuple[np.ndarray, np.ndarray]:
     """Voronoi map (H, W) of tree crowns around a jittered lattice, and their seeds (K, 2) x, y."""
     line = np.arange(spacing / 2, size, spacing)
     lattice = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
-    seed = np.unique(np.clip(lattice + rng.uniform(-2.8, 2.8, lattice.shape), 0, size - 1).astype(int), axis=0)
+    seed = np.unique(
+        np.clip(lattice + rng.uniform(-2.8, 2.8, lattice.shape), 0, size - 1).astype(int), axis=0
+    )
     points = np.full((size, size), 255, np.uint8)
     points[seed[:, 1], seed[:, 0]] = 0
-    _, labels = cv2.distanceTransformWithLabels(points, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    _, labels = cv2.distanceTransformWithLabels(
+        points, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
     index = np.zeros(labels.max() + 1, np.int32)
     index[labels[seed[:, 1], seed[:, 0]]] = np.arange(len(seed))
     return index[labels], seed
@@ -318,7 +387,14 @@ def crown_offset(terrain: Terrain) -> tuple[np.ndarray, np.ndarray]:
     return (xs - seed[..., 0]) / radius, (ys - seed[..., 1]) / radius
 
 
-def _plant_trees(rng: np.random.Generator, terrain: Terrain, layout: Layout, cover: np.ndarray, urban: np.ndarray, plan: Plan) -> None:
+def _plant_trees(
+    rng: np.random.Generator,
+    terrain: Terrain,
+    layout: Layout,
+    cover: np.ndarray,
+    urban: np.ndarray,
+    plan: Plan,
+) -> None:
     x, y = terrain.crown_seed.T
     score = smooth_noise(rng, terrain.size, 80, 3)[y, x] - 1.5 * urban[y, x] * (plan.woods < 0.8)
     forest = score > np.quantile(score, 1 - plan.woods) if plan.woods else np.zeros(len(x), bool)
@@ -331,7 +407,13 @@ def _plant_trees(rng: np.random.Generator, terrain: Terrain, layout: Layout, cov
     cover[forest[terrain.crown] | (single[terrain.crown] & (dx**2 + dy**2 < 1))] = Cover.WOOD
 
 
-def _add_water(rng: np.random.Generator, terrain: Terrain, cover: np.ndarray, plan: Plan, river: np.ndarray | None) -> None:
+def _add_water(
+    rng: np.random.Generator,
+    terrain: Terrain,
+    cover: np.ndarray,
+    plan: Plan,
+    river: np.ndarray | None,
+) -> None:
     if river is not None:
         water = terrain.elevation < plan.river / 2
     elif plan.lake:
@@ -343,7 +425,9 @@ def _add_water(rng: np.random.Generator, terrain: Terrain, cover: np.ndarray, pl
     cover[water] = Cover.WATER
 
 
-def _settle(rng: np.random.Generator, cover: np.ndarray, lots: list[Building]) -> tuple[tuple[Building, ...], tuple[Building, ...]]:
+def _settle(
+    rng: np.random.Generator, cover: np.ndarray, lots: list[Building]
+) -> tuple[tuple[Building, ...], tuple[Building, ...]]:
     """Build on most of the lots that are free; writes ``cover``."""
     built, vacant = [], []
     for lot in lots:
@@ -352,7 +436,9 @@ def _settle(rng: np.random.Generator, cover: np.ndarray, lots: list[Building]) -
         plot = footprint(cover.shape, lot.corners(1.5))
         if (
             plot.sum() < 0.3 * lot.length * lot.width
-            or not np.isin(cover[plot], (Cover.LAWN, Cover.PAVED, Cover.BARE, Cover.WOOD, Cover.FIELD)).all()
+            or not np.isin(
+                cover[plot], (Cover.LAWN, Cover.PAVED, Cover.BARE, Cover.WOOD, Cover.FIELD)
+            ).all()
         ):
             continue
         cover[footprint(cover.shape, lot.corners(3)) & (cover == Cover.WOOD)] = Cover.LAWN

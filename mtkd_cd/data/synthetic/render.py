@@ -5,7 +5,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mtkd_cd.data.synthetic.land import Building, Cover, Land, Street, Terrain, crown_offset, fill, fixed_point, smooth_noise
+from mtkd_cd.data.synthetic.land import (
+    Building,
+    Cover,
+    Land,
+    Street,
+    Terrain,
+    crown_offset,
+    fill,
+    fixed_point,
+    smooth_noise,
+)
 
 # Colours are RGB, 0-255. Crops: wheat, maize, pasture, ploughed, stubble, orchard, in spring, summer, autumn, winter.
 _CROPS = np.array(
@@ -33,9 +43,24 @@ _FLAT = {
     Cover.ROAD: ([121, 120, 117], 0.04, 0.02),
     Cover.BUILDING: ([128, 124, 120], 0.02, 0.02),
 }
-_HOUSE_ROOFS = np.array([[164, 92, 72], [142, 84, 66], [176, 116, 92], [104, 102, 104], [132, 128, 124], [120, 88, 76]], np.float32)
-_HALL_ROOFS = np.array([[206, 206, 202], [176, 178, 178], [104, 136, 176], [150, 146, 140], [188, 120, 100], [218, 214, 204]], np.float32)
-_CARS = np.array([[225, 225, 225], [60, 62, 66], [150, 152, 155], [150, 50, 44], [52, 74, 120]], np.float32)
+_HOUSE_ROOFS = np.array(
+    [[164, 92, 72], [142, 84, 66], [176, 116, 92], [104, 102, 104], [132, 128, 124], [120, 88, 76]],
+    np.float32,
+)
+_HALL_ROOFS = np.array(
+    [
+        [206, 206, 202],
+        [176, 178, 178],
+        [104, 136, 176],
+        [150, 146, 140],
+        [188, 120, 100],
+        [218, 214, 204],
+    ],
+    np.float32,
+)
+_CARS = np.array(
+    [[225, 225, 225], [60, 62, 66], [150, 152, 155], [150, 50, 44], [52, 74, 120]], np.float32
+)
 
 
 @dataclass(frozen=True)
@@ -70,9 +95,12 @@ def random_looks(rng: np.random.Generator, size: int) -> tuple[Look, Look]:
     seasons = rng.permutation(4)[:2]
     azimuth, still = rng.uniform(0, 2 * np.pi), np.eye(2, 3)
     shift, turn = rng.uniform(-0.45, 0.45, 2), rng.uniform(-0.5, 0.5) / size
-    moved = np.array([[1, -turn, shift[0] + turn * size / 2], [turn, 1, shift[1] - turn * size / 2]])
+    moved = np.array(
+        [[1, -turn, shift[0] + turn * size / 2], [turn, 1, shift[1] - turn * size / 2]]
+    )
     first, second = (
-        _random_look(rng, int(season), azimuth + rng.normal(0, 0.25), motion) for season, motion in zip(seasons, (still, moved))
+        _random_look(rng, int(season), azimuth + rng.normal(0, 0.25), motion)
+        for season, motion in zip(seasons, (still, moved))
     )
     return first, second
 
@@ -103,7 +131,11 @@ def paint(terrain: Terrain, land: Land, look: Look) -> np.ndarray:
     rng = np.random.default_rng(look.seed)
     image = _fields(rng, terrain, look)
     water = _WATER[look.season] * (1 - look.turbidity) + _MUD * look.turbidity
-    flat = {**_FLAT, Cover.LAWN: (_LAWN[look.season], 0.08, 0.06), Cover.WATER: (water, 0.05, 0.015)}
+    flat = {
+        **_FLAT,
+        Cover.LAWN: (_LAWN[look.season], 0.08, 0.06),
+        Cover.WATER: (water, 0.05, 0.015),
+    }
     for cover, (colour, coarse, fine) in flat.items():
         mask = land.cover == cover
         texture = 1 + coarse * terrain.mottle[mask] + fine * terrain.grain[mask]
@@ -118,28 +150,48 @@ def paint(terrain: Terrain, land: Land, look: Look) -> np.ndarray:
 
 def _fields(rng: np.random.Generator, terrain: Terrain, look: Look) -> np.ndarray:
     count = len(terrain.parcel_crop)
-    tint = _CROPS[terrain.parcel_crop, look.season] * rng.normal(1, 0.06, (count, 1)) * rng.normal(1, 0.02, (count, 3))
+    tint = (
+        _CROPS[terrain.parcel_crop, look.season]
+        * rng.normal(1, 0.06, (count, 1))
+        * rng.normal(1, 0.02, (count, 3))
+    )
     depth = np.where(terrain.parcel_crop == 2, 0.0, rng.uniform(0.03, 0.1, count))
     ys, xs = np.mgrid[: terrain.size, : terrain.size].astype(np.float32)
     frequency = 2 * np.pi / np.where(terrain.parcel_crop == _ORCHARD, 7.0, terrain.parcel_period)
-    step_x, step_y = ((frequency * f(terrain.parcel_angle)).astype(np.float32)[terrain.parcel] for f in (np.cos, np.sin))
+    step_x, step_y = (
+        (frequency * f(terrain.parcel_angle)).astype(np.float32)[terrain.parcel]
+        for f in (np.cos, np.sin)
+    )
     wobble = 0.6 * terrain.mottle
     rows = np.sin(step_x * xs + step_y * ys + wobble) * depth.astype(np.float32)[terrain.parcel]
-    trees = np.maximum(np.sin(step_x * xs + step_y * ys + wobble) * np.sin(step_x * ys - step_y * xs + wobble), 0)
+    trees = np.maximum(
+        np.sin(step_x * xs + step_y * ys + wobble) * np.sin(step_x * ys - step_y * xs + wobble), 0
+    )
     rows = np.where((terrain.parcel_crop == _ORCHARD)[terrain.parcel], 0.1 - 0.5 * trees, rows)
     texture = 1 + rows + 0.07 * terrain.mottle + 0.03 * terrain.grain
     return tint.astype(np.float32)[terrain.parcel] * texture[..., None]
 
 
-def _woods(rng: np.random.Generator, image: np.ndarray, terrain: Terrain, land: Land, look: Look) -> None:
+def _woods(
+    rng: np.random.Generator, image: np.ndarray, terrain: Terrain, land: Land, look: Look
+) -> None:
     species = terrain.crown_species[:, None]
-    colours = (_LEAVES[look.season] * species + _NEEDLES[look.season] * (1 - species)) * rng.normal(1, 0.09, (len(species), 1))
+    colours = (_LEAVES[look.season] * species + _NEEDLES[look.season] * (1 - species)) * rng.normal(
+        1, 0.09, (len(species), 1)
+    )
     mask = land.cover == Cover.WOOD
     dx, dy = (offset[mask] for offset in crown_offset(terrain))
     towards_sun = -look.shadow / np.linalg.norm(look.shadow)
     distance = dx**2 + dy**2
-    light = np.clip(1.0 + 0.38 * (dx * towards_sun[0] + dy * towards_sun[1]) - 0.28 * distance, 0.42, 1.5) + 0.06 * terrain.grain[mask]
-    image[mask] = colours.astype(np.float32)[terrain.crown[mask]] * light[:, None].astype(np.float32)
+    light = (
+        np.clip(
+            1.0 + 0.38 * (dx * towards_sun[0] + dy * towards_sun[1]) - 0.28 * distance, 0.42, 1.5
+        )
+        + 0.06 * terrain.grain[mask]
+    )
+    image[mask] = colours.astype(np.float32)[terrain.crown[mask]] * light[:, None].astype(
+        np.float32
+    )
 
 
 def _mark_lane(image: np.ndarray, street: Street, cover: np.ndarray) -> None:
@@ -150,7 +202,12 @@ def _mark_lane(image: np.ndarray, street: Street, cover: np.ndarray) -> None:
     steps = np.linalg.norm(np.diff(street.points, axis=0), axis=1)
     along = np.concatenate([[0], np.cumsum(steps)])
     for start in np.arange(0, along[-1], 9.0):
-        ends = np.array([[np.interp(s, along, street.points[:, axis]) for axis in (0, 1)] for s in (start, start + 4)])
+        ends = np.array(
+            [
+                [np.interp(s, along, street.points[:, axis]) for axis in (0, 1)]
+                for s in (start, start + 4)
+            ]
+        )
         cv2.polylines(dashes, [fixed_point(ends)], False, 255, 1, cv2.LINE_AA, 4)
     weight = (dashes * (cover == Cover.ROAD))[..., None] * np.float32(0.45 / 255)
     image += weight * (225 - image)
@@ -178,7 +235,9 @@ def _shade(image: np.ndarray, terrain: Terrain, land: Land, look: Look) -> None:
     shadow = np.zeros(land.cover.shape, np.uint8)
     for building in land.buildings:
         base = building.corners()
-        hull = cv2.convexHull(np.concatenate([base, base + look.shadow * building.height]).astype(np.float32))[:, 0]
+        hull = cv2.convexHull(
+            np.concatenate([base, base + look.shadow * building.height]).astype(np.float32)
+        )[:, 0]
         fill(shadow, hull)
     trees = (land.cover == Cover.WOOD).astype(np.uint8) * 255
     x, y = look.shadow * 4.5
@@ -208,11 +267,20 @@ def _draw_roof(canvas: np.ndarray, building: Building, towards_sun: np.ndarray) 
     if building.roof in ('gable', 'hip'):
         inset = min(building.width / 2 / building.length, 0.4) if building.roof == 'hip' else 0.0
         ridge = [(a + d) / 2 + inset * (b - a), (b + c) / 2 - inset * (b - a)]
-        sides = [(a, b, ridge[1], ridge[0]), (d, c, ridge[1], ridge[0]), (a, d, ridge[0]), (b, c, ridge[1])]
+        sides = [
+            (a, b, ridge[1], ridge[0]),
+            (d, c, ridge[1], ridge[0]),
+            (a, d, ridge[0]),
+            (b, c, ridge[1]),
+        ]
         normals = [a - d, d - a, a - b, b - a]
         for side, normal in zip(sides, normals):
             slope = float(normal @ towards_sun) / np.linalg.norm(normal)
-            fill(canvas, np.array(side), tuple((colour * (0.98 + 0.27 * slope)).clip(0, 255).tolist()))
+            fill(
+                canvas,
+                np.array(side),
+                tuple((colour * (0.98 + 0.27 * slope)).clip(0, 255).tolist()),
+            )
         return
     fill(canvas, np.array([a, b, c, d]), tuple((colour * 1.08).clip(0, 255).tolist()))
     fill(canvas, building.corners(-1.0), tuple((colour * 0.95).clip(0, 255).tolist()))
@@ -224,10 +292,21 @@ def _draw_roof_details(canvas: np.ndarray, building: Building, colour: np.ndarra
     if building.roof == 'ribbed':
         for share in np.arange(4, building.length - 2, 4) / building.length:
             ends = np.stack([a + share * (b - a), d + share * (c - d)])
-            cv2.polylines(canvas, [fixed_point(ends)], False, tuple((colour * 0.84).tolist()), 1, cv2.LINE_AA, 4)
+            cv2.polylines(
+                canvas,
+                [fixed_point(ends)],
+                False,
+                tuple((colour * 0.84).tolist()),
+                1,
+                cv2.LINE_AA,
+                4,
+            )
         return
     for index in range(2 if building.length < 20 else 5):
-        u, v = building.style * 7.3 * (index + 1) % 1 * 0.7 + 0.1, building.style * 3.7 * (index + 2) % 1 * 0.6 + 0.15
+        u, v = (
+            building.style * 7.3 * (index + 1) % 1 * 0.7 + 0.1,
+            building.style * 3.7 * (index + 2) % 1 * 0.6 + 0.15,
+        )
         corner = a + u * (b - a) + v * (d - a)
         length, width = (b - a) / building.length * 3, (d - a) / building.width * 2.5
         shade = 0.75 if index % 2 else 1.15
@@ -244,10 +323,16 @@ def _sense(image: np.ndarray, look: Look) -> np.ndarray:
     image = cv2.GaussianBlur(image, (0, 0), look.blur)
     if not np.array_equal(look.motion, np.eye(2, 3)):
         image = cv2.warpAffine(
-            image, look.motion, (size, size), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101
+            image,
+            look.motion,
+            (size, size),
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT_101,
         )
     veil = look.haze * (1 + 0.25 * smooth_noise(rng, size, 160))[..., None]
     image = image * (1 - veil) + veil * np.array([196, 204, 214], np.float32)
-    image = 255 * np.clip(image * look.gain.astype(np.float32) / 255, 0, 1) ** np.float32(look.gamma)
+    image = 255 * np.clip(image * look.gain.astype(np.float32) / 255, 0, 1) ** np.float32(
+        look.gamma
+    )
     image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(look.noise)
     return np.clip(np.round(image), 0, 255).astype(np.uint8)

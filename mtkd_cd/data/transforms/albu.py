@@ -44,7 +44,9 @@ class MultiImgAlbu(MultiImgTransform):
         self.update_pad_shape = update_pad_shape
         self.additional_targets = additional_targets
         built = [_build(albumentations, config) for config in transforms]
-        self._compose: Callable[..., dict] = albumentations.Compose(built, additional_targets=additional_targets)
+        self._compose: Callable[..., dict] = albumentations.Compose(
+            built, additional_targets=additional_targets
+        )
 
     def transform(self, results: dict) -> dict:
         images = results['img']

@@ -14,7 +14,9 @@ class MultiImgTransform(BaseTransform):
     """Base of the transforms; shows its settings when printed."""
 
     def __repr__(self) -> str:
-        settings = ', '.join(f'{key}={value!r}' for key, value in vars(self).items() if not key.startswith('_'))
+        settings = ', '.join(
+            f'{key}={value!r}' for key, value in vars(self).items() if not key.startswith('_')
+        )
         return f'{type(self).__name__}({settings})'
 
 
@@ -55,6 +57,10 @@ def to_pair(name: str, value: object) -> tuple:
     """
     if isinstance(value, (int, float, np.number)):
         return value, value
-    if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(item, (int, float, np.number)) for item in value):
+    if (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(isinstance(item, (int, float, np.number)) for item in value)
+    ):
         return tuple(value)
     raise UserError(f'{name}={value!r}: a number or two of them are needed')

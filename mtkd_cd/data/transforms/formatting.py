@@ -52,10 +52,16 @@ class MultiImgPackSegInputs(MultiImgTransform):
     def transform(self, results: dict) -> dict:
         packed = {}
         if 'img' in results:
-            packed['inputs'] = torch.from_numpy(np.stack([channel for image in results['img'] for channel in cv2.split(image)]))
-        sample = SegDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
+            packed['inputs'] = torch.from_numpy(
+                np.stack([channel for image in results['img'] for channel in cv2.split(image)])
+            )
+        sample = SegDataSample(
+            metainfo={key: results[key] for key in self.meta_keys if key in results}
+        )
         for key, field in _FIELDS.items():
             if key in results:
-                sample.set_data({field: PixelData(data=torch.from_numpy(results[key].astype(np.int64)[None]))})
+                sample.set_data(
+                    {field: PixelData(data=torch.from_numpy(results[key].astype(np.int64)[None]))}
+                )
         packed['data_samples'] = sample
         return packed

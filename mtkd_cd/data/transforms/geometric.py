@@ -7,7 +7,14 @@ import mmcv
 import numpy as np
 from mmcv.image.geometric import rescale_size
 
-from mtkd_cd.data.transforms.base import MultiImgTransform, check_probability, map_all, map_images, map_labels, to_pair
+from mtkd_cd.data.transforms.base import (
+    MultiImgTransform,
+    check_probability,
+    map_all,
+    map_images,
+    map_labels,
+    to_pair,
+)
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import TRANSFORMS
 
@@ -56,9 +63,24 @@ class MultiImgResize(MultiImgTransform):
         scale = self._scale_of(h, w)
         size = rescale_size((w, h), scale) if self.keep_ratio else scale
         if size != (w, h):
-            map_images(results, lambda image: mmcv.imresize(image, size, interpolation=self.interpolation, backend=self.backend))
-            map_labels(results, lambda label: mmcv.imresize(label, size, interpolation='nearest', backend=self.backend))
-        results.update(scale=scale, scale_factor=(size[0] / w, size[1] / h), keep_ratio=self.keep_ratio, img_shape=size[::-1])
+            map_images(
+                results,
+                lambda image: mmcv.imresize(
+                    image, size, interpolation=self.interpolation, backend=self.backend
+                ),
+            )
+            map_labels(
+                results,
+                lambda label: mmcv.imresize(
+                    label, size, interpolation='nearest', backend=self.backend
+                ),
+            )
+        results.update(
+            scale=scale,
+            scale_factor=(size[0] / w, size[1] / h),
+            keep_ratio=self.keep_ratio,
+            img_shape=size[::-1],
+        )
         return results
 
     def _scale_of(self, h: int, w: int) -> tuple[int, int]:
@@ -90,8 +112,12 @@ class MultiImgRandomResize(MultiImgTransform):
         self.ratio_range = ratio_range
         self._between_two = isinstance(scale[0], (list, tuple))
         if not self._between_two and ratio_range is None:
-            raise UserError(f'MultiImgRandomResize with one scale={scale!r} needs ratio_range, for instance (0.5, 2.0)')
-        self._resize = TRANSFORMS.build({'type': resize_type, '_scope_': 'mtkd_cd', 'scale': 0, **resize_kwargs})
+            raise UserError(
+                f'MultiImgRandomResize with one scale={scale!r} needs ratio_range, for instance (0.5, 2.0)'
+            )
+        self._resize = TRANSFORMS.build(
+            {'type': resize_type, '_scope_': 'mtkd_cd', 'scale': 0, **resize_kwargs}
+        )
 
     def transform(self, results: dict) -> dict:
         self._resize.scale = self._draw()
@@ -114,13 +140,17 @@ class MultiImgResizeToMultiple(MultiImgTransform):
         interpolation: Of the images; bilinear by default.
     """
 
-    def __init__(self, size_divisor: int | tuple[int, int] = 32, interpolation: str | None = None) -> None:
+    def __init__(
+        self, size_divisor: int | tuple[int, int] = 32, interpolation: str | None = None
+    ) -> None:
         self.size_divisor = size_divisor
         self.interpolation = interpolation or 'bilinear'
 
     def transform(self, results: dict) -> dict:
         def resize(image: np.ndarray, interpolation: str) -> np.ndarray:
-            return mmcv.imresize_to_multiple(image, self.size_divisor, scale_factor=1, interpolation=interpolation)
+            return mmcv.imresize_to_multiple(
+                image, self.size_divisor, scale_factor=1, interpolation=interpolation
+            )
 
         map_images(results, lambda image: resize(image, self.interpolation))
         map_labels(results, lambda label: resize(label, 'nearest'))
@@ -173,7 +203,9 @@ class MultiImgRandomRotate(MultiImgTransform):
         auto_bound: bool = False,
     ) -> None:
         if center is not None and auto_bound:
-            raise UserError(f'MultiImgRandomRotate: center={center} and auto_bound=True exclude each other')
+            raise UserError(
+                f'MultiImgRandomRotate: center={center} and auto_bound=True exclude each other'
+            )
         self.prob = check_probability('prob', prob)
         self.degree = _degree_range(degree)
         self.pad_val = pad_val
@@ -185,7 +217,14 @@ class MultiImgRandomRotate(MultiImgTransform):
         rotate = np.random.rand() < self.prob
         angle = np.random.uniform(*self.degree)
         if rotate:
-            _rotate(results, angle, self.pad_val, self.seg_pad_val, center=self.center, auto_bound=self.auto_bound)
+            _rotate(
+                results,
+                angle,
+                self.pad_val,
+                self.seg_pad_val,
+                center=self.center,
+                auto_bound=self.auto_bound,
+            )
         return results
 
 
@@ -225,7 +264,10 @@ class MultiImgRandomRotFlip(MultiImgTransform):
         if np.random.random() < self.flip_prob and not rotate:
             turns = np.random.randint(0, 4)
             axis = np.random.randint(0, 2)
-            map_all(results, lambda image: cv2.flip(cv2.rotate(image, _TURNS[turns]) if turns else image, axis))
+            map_all(
+                results,
+                lambda image: cv2.flip(cv2.rotate(image, _TURNS[turns]) if turns else image, axis),
+            )
         return results
 
 
@@ -240,7 +282,9 @@ class MultiImgRandomCrop(MultiImgTransform):
         ignore_index: Label value that is not valid.
     """
 
-    def __init__(self, crop_size: int | tuple[int, int], cat_max_ratio: float = 1.0, ignore_index: int = 255) -> None:
+    def __init__(
+        self, crop_size: int | tuple[int, int], cat_max_ratio: float = 1.0, ignore_index: int = 255
+    ) -> None:
         self.crop_size = to_pair('crop_size', crop_size)
         if not all(isinstance(edge, int) and edge > 0 for edge in self.crop_size):
             raise UserError(f'crop_size={crop_size!r}: positive integers (h, w) are needed')
@@ -255,7 +299,9 @@ class MultiImgRandomCrop(MultiImgTransform):
     def _choose_box(self, results: dict) -> tuple[slice, slice]:
         shape = results['img'][0].shape
         box = self._draw_box(shape)
-        if self.cat_max_ratio >= 1 or all(length <= wanted for length, wanted in zip(shape, self.crop_size)):
+        if self.cat_max_ratio >= 1 or all(
+            length <= wanted for length, wanted in zip(shape, self.crop_size)
+        ):
             return box  # there is no other one
         for _ in range(_MAX_CROP_TRIES):
             if self._is_mixed(results['gt_seg_map'][box]):
@@ -265,13 +311,18 @@ class MultiImgRandomCrop(MultiImgTransform):
 
     def _draw_box(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
         # randint(0, 1) takes nothing from the generator.
-        top, left = (np.random.randint(0, max(length - wanted, 0) + 1) for length, wanted in zip(shape, self.crop_size))
+        top, left = (
+            np.random.randint(0, max(length - wanted, 0) + 1)
+            for length, wanted in zip(shape, self.crop_size)
+        )
         return slice(top, top + self.crop_size[0]), slice(left, left + self.crop_size[1])
 
     def _is_mixed(self, label: np.ndarray) -> bool:
         counts = np.bincount(label.ravel(), minlength=256)
         counts[np.arange(len(counts)) == self.ignore_index] = 0
-        return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio)
+        return bool(
+            np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio
+        )
 
 
 @TRANSFORMS.register_module()
@@ -283,19 +334,28 @@ class MultiImgRandomFlip(MultiImgTransform):
         direction: ``'horizontal'`` (reverses columns), ``'vertical'`` (rows) or ``'diagonal'`` (both), or a list of them.
     """
 
-    def __init__(self, prob: float | Sequence[float], direction: str | Sequence[str] = 'horizontal') -> None:
+    def __init__(
+        self, prob: float | Sequence[float], direction: str | Sequence[str] = 'horizontal'
+    ) -> None:
         self.prob = prob
         self.direction = direction
         directions = [direction] if isinstance(direction, str) else list(direction)
         if not directions or not set(directions) <= set(_DIRECTIONS):
-            raise UserError(f'direction={direction!r}: must be one or a list of {", ".join(_DIRECTIONS)}')
+            raise UserError(
+                f'direction={direction!r}: must be one or a list of {", ".join(_DIRECTIONS)}'
+            )
         if isinstance(prob, (int, float)):
             check_probability('prob', prob)
             probabilities, none = [prob / len(directions)] * len(directions), 1 - prob
         else:
-            probabilities, none = [check_probability('prob', value) for value in prob], 1 - sum(prob)
+            probabilities, none = (
+                [check_probability('prob', value) for value in prob],
+                1 - sum(prob),
+            )
         if len(probabilities) != len(directions) or none < 0:
-            raise UserError(f'prob={prob!r}: one probability for each of {directions} is needed, 1 or less together')
+            raise UserError(
+                f'prob={prob!r}: one probability for each of {directions} is needed, 1 or less together'
+            )
         self._choices: list[str | None] = [*directions, None]
         self._probabilities = [*probabilities, none]
 
@@ -323,7 +383,10 @@ class MultiImgExchangeTime(MultiImgTransform):
         if np.random.rand() < self.prob:
             results['img'] = results['img'][::-1]
             if {'gt_seg_map_from', 'gt_seg_map_to'} <= set(results.get('seg_fields', ())):
-                results['gt_seg_map_from'], results['gt_seg_map_to'] = results['gt_seg_map_to'], results['gt_seg_map_from']
+                results['gt_seg_map_from'], results['gt_seg_map_to'] = (
+                    results['gt_seg_map_to'],
+                    results['gt_seg_map_from'],
+                )
         return results
 
 
@@ -355,7 +418,11 @@ class MultiImgPad(MultiImgTransform):
         self.size = None if size is None else to_pair('size', size)
         self.size_divisor = size_divisor
         self.pad_to_square = pad_to_square
-        self.pad_val = {'img': 0, 'seg': 255, **(pad_val if isinstance(pad_val, dict) else {'img': pad_val or 0})}
+        self.pad_val = {
+            'img': 0,
+            'seg': 255,
+            **(pad_val if isinstance(pad_val, dict) else {'img': pad_val or 0}),
+        }
         self.padding_mode = padding_mode
 
     def transform(self, results: dict) -> dict:
@@ -368,7 +435,11 @@ class MultiImgPad(MultiImgTransform):
 
         map_images(results, lambda image: pad(image, self.pad_val['img']))
         map_labels(results, lambda label: pad(label, self.pad_val['seg']))
-        results.update(pad_shape=results['img_shape'], pad_fixed_size=self.size, pad_size_divisor=self.size_divisor)
+        results.update(
+            pad_shape=results['img_shape'],
+            pad_fixed_size=self.size,
+            pad_size_divisor=self.size_divisor,
+        )
         return results
 
     def _target(self, h: int, w: int) -> tuple[int, int]:
@@ -403,7 +474,9 @@ class MultiImgRandomCutOut(MultiImgTransform):
         seg_fill_in: int | None = None,
     ) -> None:
         if (cutout_shape is None) == (cutout_ratio is None):
-            raise UserError(f'MultiImgRandomCutOut: cutout_shape={cutout_shape}, cutout_ratio={cutout_ratio}: exactly one is needed')
+            raise UserError(
+                f'MultiImgRandomCutOut: cutout_shape={cutout_shape}, cutout_ratio={cutout_ratio}: exactly one is needed'
+            )
         self.prob = check_probability('prob', prob)
         self.n_holes = to_pair('n_holes', n_holes)
         self.cutout_shape = cutout_shape
@@ -453,7 +526,14 @@ def _rotate(
     fill = (pad_val,) * 4 if isinstance(pad_val, (int, float)) else tuple(pad_val)
 
     def rotate(image: np.ndarray, fill: tuple | int, interpolation: str) -> np.ndarray:
-        return mmcv.imrotate(image, angle, center=center, border_value=fill, interpolation=interpolation, auto_bound=auto_bound)
+        return mmcv.imrotate(
+            image,
+            angle,
+            center=center,
+            border_value=fill,
+            interpolation=interpolation,
+            auto_bound=auto_bound,
+        )
 
     # Date by date: a warp of six channels at once takes 1.6 times as long and rounds differently in some releases of OpenCV.
     map_images(results, lambda image: rotate(image, fill, 'bilinear'))
@@ -463,11 +543,18 @@ def _rotate(
 def _combine(first: str | None, second: str | None) -> str | None:
     """Direction of one flip that does what two in a row do; ``None`` is no flip."""
     unflipped = (False, False)
-    both = tuple(a != b for a, b in zip(_DIRECTIONS.get(first or '', unflipped), _DIRECTIONS.get(second or '', unflipped)))
+    both = tuple(
+        a != b
+        for a, b in zip(
+            _DIRECTIONS.get(first or '', unflipped), _DIRECTIONS.get(second or '', unflipped)
+        )
+    )
     return next((name for name, reversals in _DIRECTIONS.items() if reversals == both), None)
 
 
-def _fill(image: np.ndarray, boxes: Sequence[tuple[slice, slice]], value: float | Sequence[float]) -> np.ndarray:
+def _fill(
+    image: np.ndarray, boxes: Sequence[tuple[slice, slice]], value: float | Sequence[float]
+) -> np.ndarray:
     image = image.copy()
     for box in boxes:
         image[box] = value

@@ -94,14 +94,20 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
                 return FileClient.infer_client(self.file_client_args, path).get(path)
             return read_bytes(path, backend_args=self.backend_args)
         except FileNotFoundError:
-            raise UserError(f'image {path} does not exist: check data_root and the list of files') from None
+            raise UserError(
+                f'image {path} does not exist: check data_root and the list of files'
+            ) from None
         except OSError as error:
             raise UserError(f'image {path} cannot be read: {error}') from error
 
     def _decode(self, content: bytes) -> np.ndarray | None:
         flag = self.color_type
         # Unchanged, so that a fourth channel or 16 bits show; but the orientation tag that cameras write is obeyed for 'color' only.
-        if flag == 'color' and self.imdecode_backend == 'cv2' and not content.startswith(_JPEG_START):
+        if (
+            flag == 'color'
+            and self.imdecode_backend == 'cv2'
+            and not content.startswith(_JPEG_START)
+        ):
             flag = 'unchanged'
         # OpenCV reports every GeoTIFF tag it does not know, and broken files, which get an error of ours.
         level = _set_opencv_log_level(_SILENT)
@@ -141,7 +147,9 @@ class MultiImgLoadInferencerLoader(MultiImgTransform):
         self.from_ndarray = MultiImgLoadLoadImageFromNDArray(**kwargs)  # type: ignore[arg-type]
 
     def transform(self, single_input: dict | Sequence) -> dict | None:
-        results = dict(single_input) if isinstance(single_input, dict) else self._results_of(single_input)
+        results = (
+            dict(single_input) if isinstance(single_input, dict) else self._results_of(single_input)
+        )
         return self.from_ndarray(results) if 'img' in results else self.from_file(results)
 
     @staticmethod
@@ -151,8 +159,14 @@ class MultiImgLoadInferencerLoader(MultiImgTransform):
                 return {'img_path': [os.fspath(item) for item in pair]}
             if all(isinstance(item, (np.ndarray, list)) for item in pair):
                 return {'img': pair}
-        kinds = [type(item).__name__ for item in pair] if isinstance(pair, (list, tuple)) else type(pair).__name__
-        raise UserError(f'found {kinds}: a pair is a list of two paths or of two arrays, date A first')
+        kinds = (
+            [type(item).__name__ for item in pair]
+            if isinstance(pair, (list, tuple))
+            else type(pair).__name__
+        )
+        raise UserError(
+            f'found {kinds}: a pair is a list of two paths or of two arrays, date A first'
+        )
 
 
 @TRANSFORMS.register_module()
@@ -172,13 +186,22 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         UserError: The file is missing, broken or of another coding, or its size is not that of the images as loaded.
     """
 
-    def __init__(self, reduce_zero_label: bool | None = None, backend_args: dict | None = None, imdecode_backend: str = 'pillow') -> None:
+    def __init__(
+        self,
+        reduce_zero_label: bool | None = None,
+        backend_args: dict | None = None,
+        imdecode_backend: str = 'pillow',
+    ) -> None:
         self.reduce_zero_label = reduce_zero_label
         self.backend_args = backend_args
         self.imdecode_backend = imdecode_backend
 
     def transform(self, results: dict) -> dict:
-        reduce_zero_label = results.get('reduce_zero_label') if self.reduce_zero_label is None else self.reduce_zero_label
+        reduce_zero_label = (
+            results.get('reduce_zero_label')
+            if self.reduce_zero_label is None
+            else self.reduce_zero_label
+        )
         label = read_label(
             results['seg_map_path'],
             format_seg_map=results.get('format_seg_map'),
@@ -190,7 +213,9 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         shape = results.get('ori_shape', label.shape)
         if label.shape != tuple(shape[:2]):
             image = (results.get('img_path') or ['the image'])[0]
-            raise UserError(f'label {results["seg_map_path"]} is {_size(label)} pixels, but {image} is {shape[1]} x {shape[0]}')
+            raise UserError(
+                f'label {results["seg_map_path"]} is {_size(label)} pixels, but {image} is {shape[1]} x {shape[0]}'
+            )
         results['gt_seg_map'] = label
         results['car'] = float(change_area_ratio(label))
         results.setdefault('seg_fields', []).append('gt_seg_map')
@@ -206,7 +231,9 @@ def _set_images(results: dict, images: list[np.ndarray], to_float32: bool) -> di
 def _check_equal_sizes(images: Sequence[np.ndarray], names: Sequence[str]) -> None:
     for image, name in zip(images, names):
         if image.shape[:2] != images[0].shape[:2]:
-            raise UserError(f'{name} is {_size(image)} pixels, but {names[0]} is {_size(images[0])}: both dates must cover the same pixels')
+            raise UserError(
+                f'{name} is {_size(image)} pixels, but {names[0]} is {_size(images[0])}: both dates must cover the same pixels'
+            )
 
 
 def _check_end(content: bytes) -> None:
@@ -226,7 +253,10 @@ def _check_tiff_bands(path: str, content: bytes) -> None:
     tags.load(stream)
     bands = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
     is_rgb = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) in _TIFF_COLOURS
-    is_wide_plane = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    is_wide_plane = (
+        tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+        and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    )
     if bands > 1 and (not is_rgb or is_wide_plane):
         raise UserError(
             f'image {path} is a TIFF of {bands} bands that are {"in separate planes" if is_rgb else "not marked as red, green and blue"}: '
@@ -252,7 +282,9 @@ def _to_bgr(path: str, image: np.ndarray) -> np.ndarray:
 
 
 def _unreadable(path: str, reason: str = '') -> UserError:
-    return UserError(f'image {path} is not a readable image, perhaps truncated{reason}. Restore the file')
+    return UserError(
+        f'image {path} is not a readable image, perhaps truncated{reason}. Restore the file'
+    )
 
 
 def _size(image: np.ndarray) -> str:

@@ -50,7 +50,9 @@ class MultiImgPhotoMetricDistortion(MultiImgTransform):
         if dtype != np.uint8:
             image = _scale(image)
         if _coin():
-            image = _scale(image, shift=np.random.uniform(-self.brightness_delta, self.brightness_delta))
+            image = _scale(
+                image, shift=np.random.uniform(-self.brightness_delta, self.brightness_delta)
+            )
         if contrast_early is None:
             contrast_early = _coin()
         if contrast_early:
@@ -104,7 +106,9 @@ class MultiImgRerange(MultiImgTransform):
 
     def __init__(self, min_value: float = 0, max_value: float = 255) -> None:
         if not min_value < max_value:
-            raise UserError(f'MultiImgRerange: min_value={min_value} must be below max_value={max_value}')
+            raise UserError(
+                f'MultiImgRerange: min_value={min_value} must be below max_value={max_value}'
+            )
         self.min_value = min_value
         self.max_value = max_value
 
@@ -137,7 +141,9 @@ class MultiImgCLAHE(MultiImgTransform):
 
     def _equalise(self, image: np.ndarray) -> np.ndarray:
         channels = cv2.split(image.astype(np.uint8, copy=False))
-        return cv2.merge([mmcv.clahe(channel, self.clip_limit, self.tile_grid_size) for channel in channels])
+        return cv2.merge(
+            [mmcv.clahe(channel, self.clip_limit, self.tile_grid_size) for channel in channels]
+        )
 
 
 @TRANSFORMS.register_module()
@@ -149,7 +155,9 @@ class MultiImgRGB2Gray(MultiImgTransform):
         weights: One per channel as stored, so of blue first.
     """
 
-    def __init__(self, out_channels: int | None = None, weights: Sequence[float] = (0.299, 0.587, 0.114)) -> None:
+    def __init__(
+        self, out_channels: int | None = None, weights: Sequence[float] = (0.299, 0.587, 0.114)
+    ) -> None:
         self.out_channels = out_channels
         self.weights = tuple(weights)
 
@@ -199,7 +207,9 @@ def _truncate(values: np.ndarray) -> np.ndarray:
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
-def _map_hsv_channel(image: np.ndarray, channel: int, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _map_hsv_channel(
+    image: np.ndarray, channel: int, function: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """BGR with a channel of its HSV form replaced by ``function`` of it: 0 hue in 0..179, 1 saturation, 2 value in 0..255."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     cv2.insertChannel(function(cv2.extractChannel(hsv, channel)), hsv, channel)

@@ -1,0 +1,1 @@
+"""Coming from Open-CD: its MTKD configs and checkpoints rewritten, its visualisers by name."""
