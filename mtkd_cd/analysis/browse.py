@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,7 @@ from mtkd_cd.drawing.error_map import mask_image
 from mtkd_cd.drawing.panel import Row, Sheet, png_bytes
 from mtkd_cd.engine.replay import NumberedSampler, SeededDataset
 from mtkd_cd.evaluation.names import image_name, image_paths
-from mtkd_cd.models.mtkd.distiller import MultiTeacherDistiller
-
-_IGNORE_INDEX = 255
+from mtkd_cd.models.mtkd.teacher_choice import TeacherChoice
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +121,13 @@ def _training_pair(
     ranges: dict[str, str | None] = {'range': None, 'opencd_range': None}
     if label is not None:
         own = {key: model[key] for key in ('car_source', 'compat', 'ignore_index') if key in model}
+        choices = {
+            'range': TeacherChoice(partition, **own),
+            'opencd_range': TeacherChoice(partition, compat='opencd'),
+        }
         ranges = {
-            'range': _range(data_sample, partition, **own),
-            'opencd_range': _range(data_sample, partition, compat='opencd'),
+            key: partition.names[int(choice.ranges([data_sample])[0])]
+            for key, choice in choices.items()
         }
     return TrainingPair(
         name=image_name(paths) if paths else 'image',
@@ -137,20 +138,6 @@ def _training_pair(
         car=None if label is None else float(change_area_ratio(label)),
         **ranges,
     )
-
-
-def _range(
-    data_sample: SegDataSample,
-    partition: CARPartition,
-    car_source: str = 'auto',
-    compat: str | None = None,
-    ignore_index: int = _IGNORE_INDEX,
-) -> str:
-    # The distiller's own choice, without its detectors.
-    settings: Any = SimpleNamespace(
-        partition=partition, car_source=car_source, compat=compat, ignore_index=ignore_index
-    )
-    return partition.names[int(MultiTeacherDistiller.ranges(settings, [data_sample])[0])]
 
 
 def pair_row(pair: TrainingPair) -> Row:

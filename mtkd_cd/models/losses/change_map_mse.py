@@ -18,12 +18,18 @@ class ChangeMapMSELoss(nn.Module):
             reaches a gradient.
     """
 
+    log_name = 'mse_distill'  # of the unweighted value; mmengine must not sum it, so no `loss` here
+
     def __init__(self, loss_weight: float = 1.0, loss_name: str = 'loss_distill') -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.loss_name = loss_name
 
     def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
+        """lambda times :meth:`distance`, whose arguments it takes."""
+        return self.loss_weight * self.distance(student, teacher, weight)
+
+    def distance(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
         """Compare two change maps, in float32 whatever precision they come in.
 
         Args:
@@ -37,7 +43,7 @@ class ChangeMapMSELoss(nn.Module):
         """
         error = (student.float() - teacher.detach().float()).square()
         if weight is None:
-            return self.loss_weight * error.mean()
+            return error.mean()
         weight = weight.to(error.dtype)
         counted = (weight.sum() * error.shape[1]).clamp(min=torch.finfo(error.dtype).tiny)
-        return self.loss_weight * (error * weight).sum() / counted
+        return (error * weight).sum() / counted

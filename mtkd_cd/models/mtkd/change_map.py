@@ -1,7 +1,7 @@
 """Change maps (CM): the raw output of a decode head, tapped on its way, and made comparable between
 different heads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,15 +12,22 @@ from torch import Tensor, nn
 from mtkd_cd.core.errors import UserError
 
 ChangeMaps = tuple[Tensor, ...]
+BINARY_MAP = 'seg_logits'  # what Open-CD's semantic heads call it
 
 
 @contextmanager
-def record_change_maps(decode_head: nn.Module) -> Iterator[list[ChangeMaps]]:
+def record_change_maps(
+    decode_head: nn.Module, entry: str = BINARY_MAP
+) -> Iterator[list[ChangeMaps]]:
     """Record what ``decode_head.forward`` returns inside the block, without calling it a second
     time.
 
     mmseg's heads call ``self.forward`` from ``loss``, past module hooks, so the method itself is
     wrapped, and put back afterwards.
+
+    Args:
+        decode_head: The head.
+        entry: See :func:`as_change_maps`.
 
     Yields:
         A list that grows by the change maps of each call.
@@ -30,7 +37,7 @@ def record_change_maps(decode_head: nn.Module) -> Iterator[list[ChangeMaps]]:
 
     def recording_forward(*args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
-        recorded.append(as_change_maps(output))
+        recorded.append(as_change_maps(output, entry))
         return output
 
     replaced = decode_head.__dict__.get('forward')
@@ -43,9 +50,28 @@ def record_change_maps(decode_head: nn.Module) -> Iterator[list[ChangeMaps]]:
             decode_head.forward = replaced
 
 
-def as_change_maps(output: Tensor | Sequence[Tensor]) -> ChangeMaps:
-    """A head's output as a tuple of (N, C, h, w) maps: most heads return one, ChangeStar's returns
-    one per direction."""
+def as_change_maps(
+    output: Tensor | Sequence[Tensor] | Mapping[str, Any], entry: str = BINARY_MAP
+) -> ChangeMaps:
+    """A head's output as a tuple of (N, C, h, w) maps.
+
+    Most heads return one map, ChangeStar's one per direction, those of semantic change detection a
+    dictionary of maps.
+
+    Args:
+        output: Of ``decode_head.forward``.
+        entry: Of a dictionary, the entry that holds the map of change against no change.
+
+    Raises:
+        UserError: A dictionary without this entry; names those there are.
+    """
+    if isinstance(output, Mapping):
+        if entry not in output:
+            raise UserError(
+                f'the decode head returns a dictionary without {entry!r}: set change_map to the '
+                f'entry that holds the binary change map, one of {", ".join(map(repr, output))}'
+            )
+        output = output[entry]
     return (output,) if isinstance(output, Tensor) else tuple(output)
 
 
@@ -90,4 +116,16 @@ def _comparable_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 def logit_margin(change_map: Tensor) -> Tensor:
     """(N, 1, h, w) log-odds of change, from one (sigmoid) or two (softmax) channels."""
-    return change_map if change_map.shape[1] == 1 else change_map[:, 1:2] - change_map[:, 0:1]
+    return with_channels(change_map, 1)
+
+
+def with_channels(change_map: Tensor, channels: int) -> Tensor:
+    """A (N, C, h, w) or (C, h, w) change map of one or two channels with the other's number of
+    channels and the same probabilities; any other map as it is."""
+    found = change_map.shape[-3]
+    if (found, channels) == (1, 2):
+        return torch.cat([torch.zeros_like(change_map), change_map], -3)
+    if (found, channels) == (2, 1):
+        unchanged, changed = change_map.split(1, -3)
+        return changed - unchanged
+    return change_map

@@ -3,7 +3,7 @@ does best on a validation split."""
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -97,6 +97,22 @@ def ranges_between(cuts: Sequence[float], cars: ArrayOrTensor) -> ArrayOrTensor:
     )
 
 
+def images_by_detector(names: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+    """Sort a batch by who serves which image.
+
+    Args:
+        names: Detector of each image.
+
+    Yields:
+        (detector, positions in the batch) for each detector that has an image, in the order in
+        which they occur first.
+    """
+    positions: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        positions.setdefault(name, []).append(position)
+    yield from positions.items()
+
+
 def car_routing(partition: CARPartition) -> Routing:
     """The paper's: each range has its own specialist (arXiv:2502.13407, equations 2 and 5)."""
     return Routing(partition, partition.names, partition.thresholds, partition.names)
@@ -183,4 +199,5 @@ def _teachers(by_range: Mapping[str, str], names: Sequence[str]) -> tuple[str, .
 
 def _advice(path: Path | None) -> str:
     command = training_command(path) if path is not None else None
-    return f'Make it with: {command or "python tools/run_mtkd.py MODEL --stages op --routing validated"}'
+    default = 'python tools/run_mtkd.py MODEL --stages op --routing validated'
+    return f'Make it with: {command or default}'

@@ -61,7 +61,8 @@ TOY_MODELS = """
         def loss_by_feat(self, maps, data_samples):
             losses = {}
             for i, change_map in enumerate(maps):
-                losses.update({f'map{i}.{key}': value for key, value in super().loss_by_feat(change_map, data_samples).items()})
+                for key, value in super().loss_by_feat(change_map, data_samples).items():
+                    losses[f'map{i}.{key}'] = value
             return losses
 
         def predict_by_feat(self, maps, metas):
@@ -71,6 +72,39 @@ TOY_MODELS = """
     @MODELS.register_module()
     class ToyDetector(EncoderDecoder):
         pass
+
+
+    @MODELS.register_module()
+    class SemanticHead(ToyHead):
+        # The binary change map under a name, beside a map of classes, as heads of semantic change.
+        def __init__(self, binary='seg_logits', **kwargs):
+            super().__init__(**kwargs)
+            self.binary = binary
+            self.classes = nn.Conv2d(self.channels, 4, 1)
+
+        def forward(self, inputs):
+            features = self.dropout(self._forward_feature(inputs))
+            return {'seg_logits_from': self.classes(features), self.binary: self.conv_seg(features)}
+
+        def loss_by_feat(self, maps, data_samples):
+            for sample in data_samples:
+                sample.gt_sem_seg.data[:] = 1  # a detector that edits its labels
+            return super().loss_by_feat(maps[self.binary], data_samples)
+
+        def predict_by_feat(self, maps, metas):
+            return super().predict_by_feat(maps[self.binary], metas)
+
+
+    @MODELS.register_module()
+    class SemanticDetector(EncoderDecoder):
+        # Shifts the classes of its samples, in place, for the evaluator.
+        def postprocess_result(self, seg_logits, data_samples=None):
+            results = super().postprocess_result(seg_logits, data_samples)
+            for sample in results:
+                if 'gt_sem_seg_from' in sample:
+                    sample.gt_sem_seg_from.data += 1
+                sample.binary_map = sample.pred_sem_seg
+            return results
 """
 
 
@@ -97,12 +131,20 @@ def our_scope(toycd):
 
 
 def detector_config(
-    head='ToyHead', out_channels=2, stride=2, channels=8, scope='toycd.', inner='', **overrides
+    head='ToyHead',
+    out_channels=2,
+    stride=2,
+    channels=8,
+    scope='toycd.',
+    inner='',
+    detector='ToyDetector',
+    head_kwargs=None,
+    **overrides,
 ):
     """A toy detector; ``scope`` prefixes its type and ``inner`` the types of its parts."""
     loss = dict(type='mmseg.CrossEntropyLoss', use_sigmoid=out_channels == 1)
     return dict(
-        type=f'{scope}ToyDetector',
+        type=f'{scope}{detector}',
         backbone=dict(type=f'{inner}ToyBackbone', stride=stride, channels=channels),
         decode_head=dict(
             type=f'{inner}{head}',
@@ -117,6 +159,7 @@ def detector_config(
             threshold=0.5 if out_channels == 1 else None,
             dropout_ratio=0.1,
             loss_decode=loss,
+            **(head_kwargs or {}),
         ),
         train_cfg={},
         test_cfg=dict(mode='whole'),
@@ -170,7 +213,7 @@ def seeded_state(module, seed):
 def toy(tmp_path):
     """Builders: ``config``, ``samples``, ``label``, and ``checkpoints(names, configs)`` that writes
     a file of random weights per name."""
-    from mtkd_cd.models.mtkd.specialists import build_detector
+    from mtkd_cd.models.mtkd.building import build_detector
 
     def checkpoints(*names, config=None, configs=()):
         files = {}

@@ -1,9 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.registry import DefaultScope
+from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import load_state_dict
+from mmengine.structures import PixelData
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.models.mtkd.specialists import build_detector
+from mtkd_cd.models.mtkd.building import build_detector
 from mtkd_cd.registry import MODELS
 
 NAMES = ('origin', 'small', 'medium', 'large')
@@ -24,8 +28,6 @@ def cascade(toy):
 
 
 def _threshold_prediction(inputs, samples):
-    from mmengine.structures import PixelData
-
     for image, sample in zip(inputs, samples):
         sample.set_data(dict(pred_sem_seg=PixelData(data=(image[:1] > 0).long())))
     return samples
@@ -180,6 +182,118 @@ def test_works_under_a_foreign_default_scope(toy):
             )
         )
     assert type(model.origin).__module__ == 'toycd.models'
+
+
+def test_modules_are_copied_so_that_specialists_differ_from_the_origin(toy):
+    module = build_detector(toy.config())
+    files = toy.checkpoints(*NAMES)
+    model = MODELS.build(dict(type='OriginPartitionCascade', origin=module, checkpoints=files))
+    for name, detector in (('origin', model.origin), *model.specialists.items()):
+        expected = torch.load(files[name])['state_dict']['backbone.conv.weight']
+        assert torch.equal(detector.backbone.conv.weight, expected), name
+        assert not torch.equal(module.backbone.conv.weight, expected)
+
+
+def test_to_a_test_tool_the_cascade_looks_like_its_origin(cascade):
+    for name in ('out_channels', 'num_classes', 'align_corners', 'decode_head', 'test_cfg'):
+        assert getattr(cascade, name) == getattr(cascade.origin, name)
+
+
+@pytest.mark.parametrize('out_channels', [1, 2])
+def test_predicts_inside_mmsegs_test_time_augmentation(toy, out_channels):
+    """An image and its mirror image, merged by mmseg; one specialist has the other kind of head."""
+    config, other = toy.config(out_channels=out_channels), toy.config(out_channels=3 - out_channels)
+    preprocessor = dict(type='mtkd_cd.DualInputSegDataPreProcessor')
+    model = MODELS.build(
+        dict(
+            type='OriginPartitionCascade',
+            origin=config,
+            thresholds=(0.1,),
+            specialists=dict(large=other),
+            data_preprocessor=preprocessor,
+        )
+    ).eval()
+    model.origin.decode_head.threshold = 0.5
+    wrapped = MODELS.build(dict(type='mmseg.SegTTAModel', module=model)).eval()
+    image = torch.randint(0, 256, (6, 20, 20), dtype=torch.uint8)
+    (plain,), (mirrored,) = toy.samples([0.1]), toy.samples([0.1])
+    plain.set_metainfo(dict(flip=False, flip_direction=None))
+    mirrored.set_metainfo(dict(flip=True, flip_direction='horizontal'))
+    batch = dict(inputs=[[image], [image.flip(2)]], data_samples=[[plain], [mirrored]])
+    with torch.no_grad():
+        (merged,) = wrapped.test_step(batch)
+        single = [
+            model.test_step(dict(inputs=[view], data_samples=[sample]))[0]
+            for view, sample in ((image, plain), (image.flip(2), mirrored))
+        ]
+    mean = sum(_change_probability(sample.seg_logits.data) for sample in single) / 2
+    wrong = (merged.pred_sem_seg.data.squeeze() > 0) != (mean > 0.5)
+    assert not wrong.any()
+    assert {'range', 'coarse_car', 'detector'} <= set(merged.metainfo)
+
+
+def _change_probability(scores):  # mmseg takes the sigmoid of one channel a second time
+    return scores.sigmoid()[0] if len(scores) == 1 else scores.softmax(0)[1]
+
+
+def test_results_of_another_kind_of_head_come_in_the_origins(toy):
+    """mmseg keeps logits of two channels, but the probability of one."""
+    for out_channels in (1, 2):
+        config, other = (
+            toy.config(out_channels=out_channels),
+            toy.config(out_channels=3 - out_channels),
+        )
+        model = MODELS.build(
+            dict(
+                type='OriginPartitionCascade',
+                origin=config,
+                specialists=dict.fromkeys(('small', 'medium', 'large'), other),
+            )
+        ).eval()
+        for i, sample in enumerate(model(INPUTS)):
+            (alone,) = F.interpolate(
+                model.specialists[sample.metainfo['range']](INPUTS[i : i + 1]),
+                size=(20, 20),
+                mode='bilinear',
+            )
+            two = alone if out_channels == 1 else sample.seg_logits.data
+            one = sample.seg_logits.data if out_channels == 1 else alone.sigmoid()
+            torch.testing.assert_close(one[0], two.softmax(0)[1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('prediction', ['pred_sem_seg', 'binary_map'])
+def test_semantic_detectors_edit_copies_of_the_labels(toy, prediction):
+    config = toy.config(detector='SemanticDetector', head='SemanticHead')
+    model = MODELS.build(
+        dict(type='OriginPartitionCascade', origin=config, prediction=prediction)
+    ).eval()
+    samples = toy.samples((0.1,) * 4)
+    for sample in samples:
+        sample.gt_sem_seg_from = PixelData(data=torch.full((1, 20, 20), 3))
+    for result in model(INPUTS, samples, mode='predict'):
+        assert (result.gt_sem_seg_from.data == 4).all()  # once, though two detectors predicted
+        car = result.coarse_pred_sem_seg.data.float().mean().item()
+        assert result.metainfo['coarse_car'] == pytest.approx(car)
+    assert all((sample.gt_sem_seg_from.data == 3).all() for sample in samples)
+
+
+def test_unknown_prediction_entry_lists_those_there_are(toy):
+    model = MODELS.build(
+        dict(type='OriginPartitionCascade', origin=toy.config(), prediction='change')
+    ).eval()
+    with pytest.raises(UserError, match=r"predicts no 'change'.*pred_sem_seg"):
+        model(INPUTS)
+
+
+def test_checkpoint_of_a_single_detector_is_not_taken_quietly(toy):
+    """What a test tool does with its checkpoint argument."""
+    model = MODELS.build(dict(type='OriginPartitionCascade', origin=toy.config()))
+    origin = toy.checkpoints('origin')['origin']
+    with pytest.raises(UserError, match=r'single detector.*model\.checkpoints'):
+        load_checkpoint(model, origin, map_location='cpu')
+    own = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
+    load_state_dict(model, own)
+    assert not model.specialists['small'].backbone.conv.weight.any()
 
 
 @pytest.mark.parametrize('mode', ['loss', 'tensor'])

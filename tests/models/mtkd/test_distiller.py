@@ -4,12 +4,13 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import DefaultScope
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models import MultiTeacherDistiller
-from mtkd_cd.models.mtkd.specialists import build_detector
+from mtkd_cd.models.mtkd.building import build_detector
 from mtkd_cd.registry import MODELS
 
 THREE = ('student', 'small', 'medium', 'large')
@@ -63,7 +64,7 @@ def test_decode_head_of_student_runs_once_per_step(toy):
 def test_losses_are_the_students_own_and_loss_distill(toy):
     distiller = build(toy)
     losses = distiller.loss(INPUTS, toy.samples(CARS))
-    assert set(losses) == {'decode.loss_ce', 'decode.acc_seg', 'loss_distill'}
+    assert set(losses) == {'decode.loss_ce', 'decode.acc_seg', 'loss_distill', 'mse_distill'}
     total, _ = distiller.parse_losses(losses)
     assert total.item() == pytest.approx((losses['decode.loss_ce'] + losses['loss_distill']).item())
     assert losses['loss_distill'] > 0
@@ -115,8 +116,7 @@ def test_rotated_image_with_ignored_fill_keeps_its_teacher(toy):
     label[:, 7:] = 255
     assert (label == 1).sum() / (label != 255).sum() > 0.05
     assert distiller.ranges([sample]).tolist() == [0]
-    distiller.car_source = 'augmented'
-    assert distiller.ranges([sample]).tolist() == [1]
+    assert build(toy, car_source='augmented').ranges([sample]).tolist() == [1]
 
 
 def test_teacher_of_image_without_stored_car_follows_valid_pixels_of_augmented_label(toy):
@@ -196,7 +196,7 @@ def test_ignored_pixels_do_not_count_in_the_distillation_loss(toy):
     torch.testing.assert_close(
         loss, F.mse_loss(student[:, :, :5], taught[:, :, :5])
     )  # stride 2: rows 0..4 of 10
-    distiller.mask_ignored = False
+    distiller.distillation.mask_ignored = False
     torch.testing.assert_close(
         distiller.loss(INPUTS, samples)['loss_distill'], F.mse_loss(student, taught)
     )
@@ -217,14 +217,15 @@ def test_gradient_of_total_loss_equals_hand_computed_one(toy):
     total.backward()
 
     student = without_dropout(build_detector(toy.config()))
-    student.load_state_dict(torch.load(distiller._checkpoints['student'])['state_dict'])
+    files = toy.checkpoints(*THREE)
+    student.load_state_dict(torch.load(files['student'])['state_dict'])
     student.train()
     raw = student(INPUTS, mode='tensor')
     labels = torch.cat([sample.gt_sem_seg.data for sample in samples])
     cross_entropy = F.cross_entropy(F.interpolate(raw, size=(20, 20), mode='bilinear'), labels)
     taught = torch.cat(
         [
-            detector_from(distiller._checkpoints[n], toy.config())(INPUTS[i : i + 1], mode='tensor')
+            detector_from(files[n], toy.config())(INPUTS[i : i + 1], mode='tensor')
             for i, n in enumerate(('small', 'medium', 'large', 'small'))
         ]
     )
@@ -386,6 +387,80 @@ def test_deep_copy_is_independent_and_keeps_the_shared_tree(toy):
     assert distiller.state_dict()['backbone.conv.weight'].abs().sum() > 0
 
 
+def test_pickled_distiller_comes_back_whole(toy):
+    distiller = without_dropout(build(toy)).eval()
+    again = pickle.loads(pickle.dumps(distiller))
+    assert isinstance(again, MultiTeacherDistiller)
+    samples = toy.samples(CARS)
+    expected = distiller.loss(INPUTS, samples)['loss_distill']
+    assert torch.equal(again.loss(INPUTS, samples)['loss_distill'], expected)
+    again.teachers['small'].backbone.conv.weight.zero_()
+    assert torch.equal(distiller.loss(INPUTS, samples)['loss_distill'], expected)
+
+
+def test_moving_average_holds_the_students_weights_alone(toy):
+    distiller = build(toy)
+    average = ExponentialMovingAverage(distiller, momentum=0.5)
+    keys = {key.removeprefix('module.') for key in average.state_dict()} - {'steps'}
+    assert keys == set(build_detector(toy.config()).state_dict())
+    start = distiller.backbone.conv.weight.detach().clone()
+    average.update_parameters(distiller)  # the first update copies
+    with torch.no_grad():
+        distiller.backbone.conv.weight.add_(1)
+    average.update_parameters(distiller)
+    torch.testing.assert_close(average.module.backbone.conv.weight, start + 0.5)
+
+
+def test_the_students_class_stays_as_it_was(toy):
+    distiller = build(toy)
+    plain = build_detector(toy.config())
+    assert isinstance(distiller, type(plain))
+    assert type(distiller) is not type(plain)
+    assert 'loss_distill' not in plain.loss(INPUTS, toy.samples(CARS))
+    assert not isinstance(plain, MultiTeacherDistiller)
+
+
+def test_modules_are_copied_so_that_no_two_roles_share_one(toy):
+    """Given as a module, the student used to be all of its own teachers, and froze with them."""
+    module = build_detector(toy.config())
+    distiller = MODELS.build(dict(type='MultiTeacherDistiller', student=module))
+    detectors = [module, distiller, *distiller.teachers.values()]
+    assert len({id(detector.backbone.conv.weight) for detector in detectors}) == 5
+    assert all(torch.equal(d.backbone.conv.weight, module.backbone.conv.weight) for d in detectors)
+    assert all(p.requires_grad for p in (*module.parameters(), *distiller.parameters()))
+    assert not isinstance(module, MultiTeacherDistiller)
+
+
+def test_logged_mse_is_unweighted_and_not_trained_on(toy):
+    distiller = build(toy, weight=1e-6)
+    losses = distiller.loss(INPUTS, toy.samples(CARS))
+    assert losses['loss_distill'].item() == pytest.approx(1e-6 * losses['mse_distill'].item())
+    total, _ = distiller.parse_losses(losses)
+    assert total.item() == pytest.approx(losses['decode.loss_ce'].item(), rel=1e-4)
+    assert not losses['mse_distill'].requires_grad
+
+
+@pytest.mark.parametrize('entry', ['seg_logits', 'binary'])
+def test_semantic_student_distils_its_binary_map(toy, entry):
+    config = toy.config(head='SemanticHead', head_kwargs=dict(binary=entry))
+    distiller = without_dropout(build(toy, config=config, change_map=entry)).eval()
+    samples = toy.samples([0.01, 0.9], stored=False, ignored_rows=10)
+    loss = distiller.loss(INPUTS[:2], samples)['loss_distill']
+    assert (samples[0].gt_sem_seg.data == 1).all()  # edited by the student, after the choice
+    student = distiller(INPUTS[:2], mode='tensor')[entry]
+    taught = [
+        distiller.teachers[name](INPUTS[i : i + 1], mode='tensor')[entry]
+        for i, name in enumerate(('small', 'large'))
+    ]
+    torch.testing.assert_close(loss, F.mse_loss(student[:, :, :5], torch.cat(taught)[:, :, :5]))
+
+
+def test_semantic_head_without_the_named_map_lists_its_maps(toy):
+    config = toy.config(head='SemanticHead', head_kwargs=dict(binary='binary'))
+    with pytest.raises(UserError, match=r"without 'seg_logits'.*'seg_logits_from', 'binary'"):
+        build(toy, config=config).loss(INPUTS, toy.samples(CARS))
+
+
 def test_prediction_is_the_students_and_needs_no_checkpoint(toy):
     distiller = MODELS.build(
         dict(
@@ -398,7 +473,7 @@ def test_prediction_is_the_students_and_needs_no_checkpoint(toy):
     expected = distiller.student.predict(INPUTS, toy.samples(CARS))
     for sample, reference in zip(samples, expected):
         assert torch.equal(sample.pred_sem_seg.data, reference.pred_sem_seg.data)
-    assert distiller._teachers is None
+    assert distiller.distillation.teachers.detectors is None
 
 
 def test_automatic_mixed_precision_trains(toy):
@@ -450,7 +525,8 @@ def test_missing_teacher_names_the_command_that_makes_it(toy):
     )
     with pytest.raises(
         UserError,
-        match=r'work_dirs/partition/fc_ef/medium/best.pth.*train.py configs/partition/fc_ef.py --partition medium',
+        match=r'work_dirs/partition/fc_ef/medium/best.pth.*'
+        r'train.py configs/partition/fc_ef.py --partition medium',
     ):
         distiller.init_weights()
 

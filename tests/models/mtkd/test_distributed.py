@@ -6,7 +6,7 @@ import textwrap
 
 # Two processes, each with images of other ranges: every teacher is used by one process only.
 SCRIPT = """
-    import json, os, sys
+    import copy, json, os, sys
     import torch, torch.distributed as dist
     import toycd
     from mmengine.model import MMDistributedDataParallel
@@ -24,7 +24,7 @@ SCRIPT = """
     DefaultScope.get_instance('test', scope_name='mtkd_cd')
     distiller = MODELS.build(config)
     distiller.init_weights()
-    before = {name: {k: v.clone() for k, v in t.state_dict().items()} for name, t in distiller.teachers.items()}
+    before = {name: copy.deepcopy(t.state_dict()) for name, t in distiller.teachers.items()}
     model = MMDistributedDataParallel(distiller)
     optim = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     for step in range(4):
@@ -33,19 +33,29 @@ SCRIPT = """
             sample = SegDataSample(gt_sem_seg=PixelData(data=(torch.rand(1, 20, 20) < car).long()))
             sample.set_metainfo(dict(car=car))
             samples.append(sample)
-        losses = model.train_step(dict(inputs=torch.randn(2, 6, 20, 20), data_samples=samples), optim)
+        batch = dict(inputs=torch.randn(2, 6, 20, 20), data_samples=samples)
+        losses = model.train_step(batch, optim)
     weights = torch.cat([p.detach().flatten() for p in distiller.parameters()])
     gathered = [torch.zeros_like(weights) for _ in range(2)]
     dist.all_gather(gathered, weights)
-    frozen = all(torch.equal(v, before[n][k]) for n, t in distiller.teachers.items() for k, v in t.state_dict().items())
+    frozen = all(
+        torch.equal(value, before[name][key])
+        for name, teacher in distiller.teachers.items()
+        for key, value in teacher.state_dict().items()
+    )
+    result = dict(
+        frozen=frozen,
+        distill=losses['loss_distill'].item(),
+        equal=bool(torch.equal(*gathered)),
+    )
     results = [None, None]
-    dist.all_gather_object(results, dict(frozen=frozen, distill=losses['loss_distill'].item(), equal=bool(torch.equal(*gathered))))
+    dist.all_gather_object(results, result)
     if rank == 0:
         with open(output, 'w') as file:
             json.dump(results, file)
     dist.barrier()
     dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's teardown, where gloo's threads now and then abort the process
+    os._exit(0)  # past the interpreter's teardown, where gloo's threads now and then abort
 """
 
 

@@ -94,7 +94,8 @@ def test_file_about_other_ranges_is_refused(routing, tmp_path):
     routing.save(tmp_path / 'routing.json')
     with pytest.raises(
         UserError,
-        match=r'other ranges: small: CAR <= 0.05, .* there, small: CAR <= 0.1, large: CAR > 0.1 in the config',
+        match=r'other ranges: small: CAR <= 0.05, .* there, '
+        r'small: CAR <= 0.1, large: CAR > 0.1 in the config',
     ):
         load_routing(tmp_path / 'routing.json', CARPartition((0.1,)))
 

@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mtkd_cd.core.checkpoint import load_weights, read_checkpoint
-from mtkd_cd.models.mtkd.specialists import build_detector
+from mtkd_cd.models.mtkd.building import build_detector
 
 ITERS, CUT = 6, 3
 

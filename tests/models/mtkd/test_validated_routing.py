@@ -9,8 +9,8 @@ from mmengine.structures import PixelData
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.mtkd.building import build_detector
 from mtkd_cd.models.mtkd.routing import Routing
-from mtkd_cd.models.mtkd.specialists import build_detector
 from mtkd_cd.registry import MODELS
 
 RANGES = ('small', 'medium', 'large')

@@ -1,0 +1,44 @@
+"""Handing a batch that one detector's preprocessor normalised to a detector with another one."""
+
+import torch
+from torch import Tensor, nn
+
+
+class InputConverter:
+    """From the normalisation of one detector's data preprocessor to that of another's.
+
+    Args:
+        source: Data preprocessor that made the batch.
+        target: That of the detector which will see it.
+    """
+
+    def __init__(self, source: nn.Module, target: nn.Module) -> None:
+        self._source_mean, self._source_std, source_swaps = _normalisation(source)
+        self._target_mean, self._target_std, target_swaps = _normalisation(target)
+        self._swap = source_swaps != target_swaps
+        self._is_identity = (
+            not self._swap
+            and torch.equal(self._source_mean, self._target_mean)
+            and torch.equal(self._source_std, self._target_std)
+        )
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(N, 6, H, W) -> (N, 6, H, W); the same tensor where the two preprocessors agree."""
+        if self._is_identity:
+            return inputs
+        pixels = inputs * self._source_std.to(inputs) + self._source_mean.to(inputs)
+        if self._swap:  # RGB <-> BGR, each date on its own
+            pixels = pixels.unflatten(1, (-1, 3)).flip(2).flatten(1, 2)
+        return (pixels - self._target_mean.to(inputs)) / self._target_std.to(inputs)
+
+
+def _normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor, bool]:
+    swaps = bool(
+        getattr(
+            preprocessor, 'channel_conversion', getattr(preprocessor, '_channel_conversion', False)
+        )
+    )
+    mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
+    if mean is None or std is None:
+        return torch.zeros(1), torch.ones(1), swaps
+    return mean.detach().cpu().float(), std.detach().cpu().float(), swaps

@@ -1,0 +1,76 @@
+"""Which CAR range, and so which teacher, a labelled training image belongs to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from mtkd_cd.core.car import CARPartition, change_area_ratio
+from mtkd_cd.core.errors import UserError
+
+CarSource = Literal['auto', 'stored', 'augmented']
+
+
+@dataclass(frozen=True)
+class TeacherChoice:
+    """How an image finds its CAR range.
+
+    Attributes:
+        partition: The ranges.
+        car_source: Which CAR decides. ``'stored'``: the ``car`` in the sample's metainfo, of the
+            label before augmentation, by which the specialists were partitioned. ``'augmented'``:
+            that of the valid pixels of the augmented label. ``'auto'``: stored where the pipeline
+            brings one, else augmented.
+        compat: ``'opencd'`` chooses as Open-CD 1.1.0 does: CAR of the augmented label with ignored
+            pixels counted as change, ``<`` at the thresholds.
+        ignore_index: Label value of ignored pixels.
+
+    Raises:
+        UserError: An unknown ``car_source`` or ``compat``.
+    """
+
+    partition: CARPartition = field(default_factory=CARPartition)
+    car_source: CarSource = 'auto'
+    compat: Literal['opencd'] | None = None
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        check_choice('car_source', self.car_source, ('auto', 'stored', 'augmented'))
+        check_choice('compat', self.compat, (None, 'opencd'))
+
+    def ranges(self, data_samples: Sequence[SegDataSample]) -> Tensor:
+        """(N,) index of the CAR range of each image; on the CPU."""
+        if self.compat == 'opencd':
+            changed = torch.stack(
+                [(sample.gt_sem_seg.data > 0).float().mean() for sample in data_samples]
+            )
+            return self.partition.range_of(changed.cpu(), right=False)
+        return self.partition.range_of(torch.tensor(self._cars(data_samples), dtype=torch.float64))
+
+    def _cars(self, data_samples: Sequence[SegDataSample]) -> list[float]:
+        stored: list[float | None] = [
+            None if self.car_source == 'augmented' else sample.metainfo.get('car')
+            for sample in data_samples
+        ]
+        if None in stored and self.car_source == 'stored':
+            path = data_samples[stored.index(None)].metainfo.get('img_path', 'a sample')
+            raise UserError(
+                f"car_source='stored', but {path} carries no `car` in its metainfo. Load labels "
+                "with mtkd_cd's MultiImgLoadAnnotations, wrap the data set in "
+                "CARPartitionDataset, or set car_source='auto'"
+            )
+        return [
+            float(change_area_ratio(sample.gt_sem_seg.data[0], self.ignore_index))
+            if car is None
+            else car
+            for sample, car in zip(data_samples, stored)
+        ]
+
+
+def check_choice(argument: str, value: object, choices: tuple) -> None:
+    """Raise a UserError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise UserError(f'{argument}={value!r}: choose one of {", ".join(map(repr, choices))}')
