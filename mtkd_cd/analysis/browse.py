@@ -20,7 +20,7 @@ from mtkd_cd.core.files import atomic_write
 from mtkd_cd.drawing.error_map import mask_image
 from mtkd_cd.drawing.panel import Row, Sheet, png_bytes
 from mtkd_cd.engine.replay import NumberedSampler, SeededDataset
-from mtkd_cd.evaluation.names import image_name, image_paths
+from mtkd_cd.evaluation.image_names import image_name, image_paths
 from mtkd_cd.models.mtkd.teacher_choice import TeacherChoice
 
 

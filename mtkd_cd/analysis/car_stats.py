@@ -18,9 +18,9 @@ from mtkd_cd.analysis.check import splits_on_disk
 from mtkd_cd.core.car import THRESHOLD_RULES, CARPartition, car_histogram, propose_thresholds
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.data.car_index import label_cars
 from mtkd_cd.data.pairs import list_pairs, raise_if_any
-from mtkd_cd.evaluation.tables import format_markdown_table
 
 Candidates = Mapping[str, Sequence[float]]
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -1,9 +1,8 @@
 """The predictions of several runs beside each other, for a paper's figures (arXiv:2502.13407,
 figures 4 and 9)."""
 
-import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from mtkd_cd.analysis.check import splits_on_disk
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.text import closest, label_and_path, some
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.pairs import IMAGE_SUFFIXES, Pair, list_pairs, raise_if_any
 from mtkd_cd.drawing.error_map import (
@@ -27,7 +27,7 @@ from mtkd_cd.drawing.error_map import (
 from mtkd_cd.drawing.panel import Row, Sheet, png_bytes, zoom_of
 from mtkd_cd.drawing.photo import read_photo
 from mtkd_cd.evaluation.counts import confusion_counts
-from mtkd_cd.evaluation.scores import image_scores, label_cars, predicted_cars
+from mtkd_cd.evaluation.scores import image_scores, predicted_cars, true_cars
 
 SHEET_FORMATS = ('png', 'pdf', 'svg')
 CHOICES = ('best', 'worst', 'gain', 'loss')
@@ -35,7 +35,7 @@ _PREDICTIONS = 'prediction'  # the folder that ChangeVisualizationHook writes ma
 
 
 @dataclass
-class Run:
+class PredictedMasks:
     """One run's predicted masks.
 
     Attributes:
@@ -50,7 +50,7 @@ class Run:
     files: dict[str, Path] = field(repr=False)
 
 
-def open_runs(texts: Sequence[str]) -> list[Run]:
+def open_runs(texts: Sequence[str]) -> list[PredictedMasks]:
     """Find the masks of runs.
 
     Args:
@@ -68,10 +68,8 @@ def open_runs(texts: Sequence[str]) -> list[Run]:
     return runs
 
 
-def _open_run(text: str) -> Run:
-    label, separator, path = text.partition('=')
-    if not separator or os.path.exists(text):
-        label, path = '', text
+def _open_run(text: str) -> PredictedMasks:
+    label, path = label_and_path(text)
     if not os.path.isdir(path):
         raise UserError(f'run {text}: there is no folder {path} (current folder: {os.getcwd()})')
     folder = Path(path, _PREDICTIONS) if Path(path, _PREDICTIONS).is_dir() else Path(path)
@@ -90,14 +88,14 @@ def _open_run(text: str) -> Run:
             '--show-dir DIR writes them'
         )
     own_name = Path(path).resolve()
-    return Run(
+    return PredictedMasks(
         label or (own_name.parent.name if own_name.name == _PREDICTIONS else own_name.name),
         folder,
         files,
     )
 
 
-class Comparison:
+class MaskComparison:
     """Image pairs of a split and what each run predicted for them.
 
     Args:
@@ -113,7 +111,7 @@ class Comparison:
 
     def __init__(
         self,
-        runs: Sequence[Run],
+        runs: Sequence[PredictedMasks],
         data_root: str,
         split: str = 'test',
         dataset_type: str | None = None,
@@ -202,11 +200,9 @@ class Comparison:
         if len(matches) > 1:
             raise UserError(f'image {text!r} may be {_some(matches)}: give the folder too')
         if not matches:
-            close = difflib.get_close_matches(name, self._pairs, n=1, cutoff=0.5)
-            raise UserError(
-                f'unknown image {text!r}: '
-                f'{f"did you mean {close[0]!r}?" if close else f"there are {_some(self._pairs)}"}'
-            )
+            close = closest(name, self._pairs)
+            advice = close if close.endswith('?') else f'there are {_some(self._pairs)}'
+            raise UserError(f'unknown image {text!r}: {advice}')
         lacking = next((run for run in self.runs if matches[0] not in run.files), None)
         if lacking is not None:
             raise UserError(
@@ -260,7 +256,7 @@ class Comparison:
             return Row(tiles, name, {run: f'CAR {mask.mean():.2%}' for run, mask in masks.items()})
         counts = np.stack([confusion_counts(mask, label) for mask in masks.values()])
         return Row(
-            tiles, f'{name}    CAR {label_cars(counts)[0]:.2%}', dict(zip(masks, _notes(counts)))
+            tiles, f'{name}    CAR {true_cars(counts)[0]:.2%}', dict(zip(masks, _notes(counts)))
         )
 
     def _label(self, pair: Pair) -> np.ndarray | None:
@@ -304,20 +300,17 @@ def _notes(counts: np.ndarray) -> list[str]:
     ]
 
 
-def _some(names: Mapping[str, object] | Sequence[str]) -> str:
-    shown = list(names)[:3]
-    return ', '.join(map(repr, shown)) + (
-        f', ... ({len(names)} in all)' if len(names) > len(shown) else ''
-    )
+def _some(names: Iterable[str]) -> str:
+    return some(map(repr, names))
 
 
 def legend_of(style: Literal['errors', 'contours']) -> dict[str, tuple[int, int, int]]:
-    """Colours of the tiles of :meth:`Comparison.row`."""
+    """Colours of the tiles of :meth:`MaskComparison.row`."""
     return OUTLINE_COLOURS if style == 'contours' else OUTCOME_COLOURS
 
 
 def write_sheets(
-    comparison: Comparison,
+    comparison: MaskComparison,
     names: Sequence[str],
     out_dir: str | os.PathLike,
     style: Literal['errors', 'contours'] = 'errors',
@@ -328,7 +321,7 @@ def write_sheets(
 
     Args:
         comparison: Where they come from.
-        names: As :meth:`Comparison.select` returns them.
+        names: As :meth:`MaskComparison.select` returns them.
         out_dir: Gets a file per image, ``<name>.png``; or ``sheet.png``; or ``sheet_1.png``,
             ``sheet_2.png``, ... where one does not do.
         style: Of the runs' tiles.
@@ -339,7 +332,7 @@ def write_sheets(
         The files written.
 
     Raises:
-        UserError: As :meth:`Comparison.row` does.
+        UserError: As :meth:`MaskComparison.row` does.
     """
     step = rows_per_sheet or 1
     groups = [names[start : start + step] for start in range(0, len(names), step)]

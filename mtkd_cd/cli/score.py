@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.evaluation import per_image_scores
-from mtkd_cd.evaluation.tables import check_table_suffix
+from mtkd_cd.evaluation.image_table import check_table_suffix
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from mtkd_cd.cli.common import (
 from mtkd_cd.engine.config import is_cascade, load_config, set_machine, set_partition, work_dir_of
 from mtkd_cd.engine.run import BEST, run_test
 from mtkd_cd.evaluation import PerImageChangeMetric, load_table
-from mtkd_cd.evaluation.tables import NUM_QUANTILES, check_table_suffix
+from mtkd_cd.evaluation.image_table import NUM_QUANTILES, check_table_suffix
 
 TABLE = 'per_image.json'
 

@@ -8,7 +8,7 @@ images.
 import argparse
 from collections.abc import Sequence
 
-from mtkd_cd.analysis.sheets import SHEET_FORMATS, Comparison, open_runs, write_sheets
+from mtkd_cd.analysis.sheets import SHEET_FORMATS, MaskComparison, open_runs, write_sheets
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.data import SPLITS
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    comparison = Comparison(open_runs(args.runs), args.data_root, args.split, args.dataset_type)
+    comparison = MaskComparison(open_runs(args.runs), args.data_root, args.split, args.dataset_type)
     print(
         f'{len(comparison.names)} of the {comparison.num_pairs} {args.split} images have a '
         'prediction in every run'

@@ -13,13 +13,12 @@ import numpy as np
 
 from mtkd_cd.core.errors import UserError
 
-if (
-    TYPE_CHECKING
-):  # importing torch takes seconds, which the tools for tables and labels need not wait
+if TYPE_CHECKING:  # importing torch takes seconds, and the tools for tables do without it
     from torch import Tensor
 
 ArrayOrTensor = TypeVar('ArrayOrTensor', np.ndarray, 'Tensor')
 
+IGNORE_INDEX = 255  # of a loaded label: pixels that count nowhere
 DEFAULT_THRESHOLDS = (0.05, 0.2)
 ThresholdRule = Literal['images', 'pixels', 'log']
 THRESHOLD_RULES: dict[ThresholdRule, str] = {
@@ -39,7 +38,7 @@ def is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def change_area_ratio(label: ArrayOrTensor, ignore_index: int = 255) -> ArrayOrTensor:
+def change_area_ratio(label: ArrayOrTensor, ignore_index: int = IGNORE_INDEX) -> ArrayOrTensor:
     """Fraction of valid pixels that changed, per image (the paper's CAR, arXiv:2502.13407, section
     4.1).
 

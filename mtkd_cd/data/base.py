@@ -9,11 +9,11 @@ import numpy as np
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
-from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.car import IGNORE_INDEX, CARPartition
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.labels import LABEL_FORMATS, read_label
 from mtkd_cd.data.pairs import Pair, PairFolders, header_problems, list_pairs, raise_if_any
-from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import DATASETS
 
 SPLITS = ('train', 'val', 'test')
@@ -71,7 +71,7 @@ class _BaseCDDataset(BaseSegDataset):
         test_mode: bool = False,
         lazy_init: bool = False,
         max_refetch: int = 1000,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         reduce_zero_label: bool = False,
         backend_args: dict | None = None,
         split: str | None = None,

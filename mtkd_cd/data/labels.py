@@ -9,10 +9,10 @@ import numpy as np
 from mmengine.fileio import get as read_bytes
 from PIL import Image
 
+from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
 
 LABEL_FORMATS = (None, 'to_binary')
-IGNORE_INDEX = 255
 # Gray values that far from black and white are compression noise; those between come from blurred edges, or from another coding.
 _NOISE = 32
 # Edges are lines: of an image's pixels they are not most, and they leave no flat areas, as the classes of another coding do.

@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from mtkd_cd.core.car import IGNORE_INDEX
+
 Colour = tuple[int, int, int]
 
 # RGB. The order is that of 2 * label + prediction; the blue is lighter than (0, 0, 255), which is
@@ -22,7 +24,9 @@ OUTLINE_COLOURS: dict[str, Colour] = {
 _PALETTE = np.array(list(OUTCOME_COLOURS.values()), np.uint8)
 
 
-def error_map(prediction: np.ndarray, label: np.ndarray, ignore_index: int = 255) -> np.ndarray:
+def error_map(
+    prediction: np.ndarray, label: np.ndarray, ignore_index: int = IGNORE_INDEX
+) -> np.ndarray:
     """Outcome of each pixel as a colour of :data:`OUTCOME_COLOURS`: red = missed, blue = false
     alarm, white = hit.
 
@@ -37,7 +41,7 @@ def error_map(prediction: np.ndarray, label: np.ndarray, ignore_index: int = 255
     return _PALETTE[np.where(label == ignore_index, len(_PALETTE) - 1, outcome)]
 
 
-def mask_image(mask: np.ndarray, ignore_index: int = 255) -> np.ndarray:
+def mask_image(mask: np.ndarray, ignore_index: int = IGNORE_INDEX) -> np.ndarray:
     """(H, W) uint8: 255 changed, 0 unchanged, 127 ignored; of a mask of 0, 1 and
     ``ignore_index``."""
     return np.where(mask == ignore_index, 127, 255 * (mask == 1)).astype(np.uint8)

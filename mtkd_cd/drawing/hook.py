@@ -14,14 +14,15 @@ from mmengine.runner import BaseLoop, Runner
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 
+from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.drawing.error_map import error_map, mask_image
 from mtkd_cd.drawing.panel import compose_panel, png_bytes
 from mtkd_cd.drawing.photo import read_photo
 from mtkd_cd.evaluation.counts import at_size_of, confusion_counts
-from mtkd_cd.evaluation.names import Paths, image_name, image_names, image_paths
-from mtkd_cd.evaluation.scores import image_scores, label_cars, predicted_cars
+from mtkd_cd.evaluation.image_names import Paths, image_name, image_names, image_paths
+from mtkd_cd.evaluation.scores import image_scores, predicted_cars, true_cars
 from mtkd_cd.registry import HOOKS
 
 
@@ -106,7 +107,7 @@ class _DrawingHook(Hook, ABC):
         if label is not None:
             scores = {name: values[0] for name, values in image_scores(counts).items()}
             parts = [
-                f'CAR {label_cars(counts)[0]:.2%}',
+                f'CAR {true_cars(counts)[0]:.2%}',
                 *parts,
                 f'IoU of change {scores["IoU_changed"]:.1f}',
                 f'mIoU {scores["mIoU"]:.1f}',
@@ -149,7 +150,7 @@ class ChangeVisualizationHook(_DrawingHook):
         out_dir: str | os.PathLike | None = None,
         interval: int = 1,
         max_images: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         backend_args: dict | None = None,
         draw: bool = True,
         show: bool = False,
@@ -221,7 +222,7 @@ class ChangeBoardHook(_DrawingHook):
         indices: Sequence[int] | None = None,
         interval: int | None = None,
         max_images: int = 8,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         backend_args: dict | None = None,
     ) -> None:
         if indices is not None and interval is not None:

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         'counts': ('confusion_counts',),
+        'image_table': ('ImageTable', 'Provenance', 'load_table'),
         'masks': ('per_image_scores',),
         'metric': ('PerImageChangeMetric',),
         'scores': (
@@ -24,6 +25,5 @@ __getattr__, __dir__, __all__ = lazy_names(
             'paired_difference',
             'paired_p_value',
         ),
-        'tables': ('ImageTable', 'format_markdown_table', 'format_score_table', 'load_table'),
     },
 )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtkd_cd.core.car import ArrayOrTensor
+from mtkd_cd.core.car import IGNORE_INDEX, ArrayOrTensor, is_tensor
 from mtkd_cd.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ COUNT_NAMES = ('TP', 'FP', 'FN', 'TN')
 
 
 def confusion_counts(
-    prediction: ArrayOrTensor, label: ArrayOrTensor, ignore_index: int = 255
+    prediction: ArrayOrTensor, label: ArrayOrTensor, ignore_index: int = IGNORE_INDEX
 ) -> ArrayOrTensor:
     """Pixels of each outcome per image; positive is *changed*.
 
@@ -40,10 +40,42 @@ def confusion_counts(
     _refuse_other_values(
         'label', label, changed | ignored | (label == 0), f'0, 1 and {ignore_index} (ignored)'
     )
+    return _stacked(_outcomes(predicted, changed, ignored))
+
+
+def outcome_counts(
+    prediction: 'Tensor', label: 'Tensor', ignore_index: int = IGNORE_INDEX
+) -> 'Tensor':
+    """:func:`confusion_counts` of tensors that may hold anything, without waiting for the device.
+
+    Args:
+        prediction: (..., H, W) of any dtype.
+        label: Same shape.
+        ignore_index: Label value of pixels that are not counted.
+
+    Returns:
+        (..., 6) int64 on their device: TP, FP, FN, TN, then pixels of the prediction that are
+            neither 0 nor 1, and pixels of the label that are neither 0, 1 nor ``ignore_index``. The
+            first four are right where the last two are 0.
+    """
+    predicted, changed, ignored = prediction == 1, label == 1, label == ignore_index
+    strange = (
+        (~(predicted | (prediction == 0))).sum((-2, -1)),
+        (~(changed | ignored | (label == 0))).sum((-2, -1)),
+    )
+    return _stacked([*_outcomes(predicted, changed, ignored), *strange])
+
+
+def _outcomes(
+    predicted: ArrayOrTensor, changed: ArrayOrTensor, ignored: ArrayOrTensor
+) -> list[ArrayOrTensor]:
     masks = (predicted & changed, predicted & ~ignored, changed, ~ignored)
     tp, positives, changes, valid = (mask.sum((-2, -1)) for mask in masks)
-    columns = [tp, positives - tp, changes - tp, valid - positives - changes + tp]
-    if isinstance(prediction, np.ndarray):
+    return [tp, positives - tp, changes - tp, valid - positives - changes + tp]
+
+
+def _stacked(columns: list[ArrayOrTensor]) -> ArrayOrTensor:
+    if not is_tensor(columns[0]):
         return np.stack(columns, -1)
     import torch
 

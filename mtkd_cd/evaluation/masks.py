@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, is_tensor
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, IGNORE_INDEX, CARPartition, is_tensor
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.data.labels import IGNORE_INDEX, read_label
+from mtkd_cd.core.text import some
+from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.pairs import Pair, PairFolders, Problem, list_pairs
 from mtkd_cd.evaluation.counts import confusion_counts
-from mtkd_cd.evaluation.names import image_names
-from mtkd_cd.evaluation.tables import ImageTable
+from mtkd_cd.evaluation.image_names import image_names
+from mtkd_cd.evaluation.image_table import ImageTable
 
 _SHOWN = 5
 
@@ -174,10 +175,9 @@ def _matched(predictions: Path, labels: Path) -> list[Pair]:
 
 
 def _unmatched(problems: Sequence[Problem], num_pairs: int) -> str:
-    shown = '\n'.join(f'  {problem}' for problem in problems[:_SHOWN])
-    more = f'\n  ... and {len(problems) - _SHOWN} more' if len(problems) > _SHOWN else ''
+    shown = some(problems, _SHOWN, '\n  ')
     return (
-        f'masks without a partner: {len(problems)}; pairs: {num_pairs}.\n{shown}{more}\n'
+        f'masks without a partner: {len(problems)}; pairs: {num_pairs}.\n  {shown}\n'
         'A prediction and its label need the same path below their folders, up to the suffix'
     )
 

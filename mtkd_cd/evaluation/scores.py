@@ -79,7 +79,7 @@ def pooled_scores(counts: np.ndarray, zero_division: float = 1.0) -> dict[str, f
     return mean_scores(total, zero_division) | {'aAcc': 100 * float(accuracy)}
 
 
-def label_cars(counts: np.ndarray) -> np.ndarray:
+def true_cars(counts: np.ndarray) -> np.ndarray:
     """(N,) CAR of each label: (TP + FN) / valid pixels; 0 without a valid pixel."""
     return (counts[:, 0] + counts[:, 2]) / np.maximum(counts.sum(1), 1)
 
@@ -114,7 +114,7 @@ def scores_by_range(
 ) -> list[CARBin]:
     """One bin per range of ``partition``, from the smallest CAR up; ranges without images are
     listed too."""
-    index = partition.range_of(label_cars(counts))
+    index = partition.range_of(true_cars(counts))
     members = [np.flatnonzero(index == i) for i in range(len(partition))]
     bounds = [partition.bounds(name) for name in partition.names]
     return [
@@ -134,7 +134,7 @@ def scores_by_quantile(
             bins take one image more.
         zero_division: As in :func:`image_scores`.
     """
-    cars = label_cars(counts)
+    cars = true_cars(counts)
     parts = np.array_split(np.argsort(cars, kind='stable'), min(num_bins, len(counts)) or 1)
     return [
         _car_bin(f'q{i}', float(cars[rows[0]]), float(cars[rows[-1]]), counts[rows], zero_division)

@@ -11,9 +11,10 @@ from mmengine.dist import barrier, is_main_process
 from mtkd_cd.analysis.car_stats import propose_for, read_splits
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, THRESHOLD_RULES
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.engine.record import write_json
 from mtkd_cd.engine.run import BEST
-from mtkd_cd.evaluation import ImageTable, format_markdown_table
+from mtkd_cd.evaluation import ImageTable
 from mtkd_cd.evaluation.scores import image_scores
 from mtkd_cd.evaluation.statistics import paired_difference
 from mtkd_cd.recipe.stages import RecipeOptions, Step, run_recipe, step_config, validation_table

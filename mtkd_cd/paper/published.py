@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mtkd_cd.reporting.names import base_strategy
+from mtkd_cd.reporting.identity import base_strategy
 
 JL1_CD, SYSU_CD = 'JL1-CD', 'SYSU-CD'
 # What can be seen of JL1-CD's test set in a per-image table: so many images of so many pixels.

@@ -6,9 +6,9 @@ from typing import Any
 
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.strategies import strategy_rank, strategy_title
+from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.engine.record import write_json
 from mtkd_cd.evaluation.scores import MEAN_NAMES
-from mtkd_cd.evaluation.tables import format_markdown_table
 
 
 @dataclass

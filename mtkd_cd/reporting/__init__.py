@@ -6,8 +6,8 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         'build': ('Pictures', 'build_report'),
+        'collect': ('Run', 'aligned', 'collect_runs'),
         'comparison': ('Comparison', 'Settings', 'compare'),
-        'report': ('Report',),
-        'runs': ('Run', 'aligned', 'collect_runs'),
+        'document': ('ComparisonReport',),
     },
 )

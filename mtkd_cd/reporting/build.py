@@ -13,9 +13,9 @@ from mtkd_cd.paper.published import model_title, published_dataset, published_sc
 from mtkd_cd.reporting import figures
 from mtkd_cd.reporting.comparison import Comparison, Difference, Reference
 from mtkd_cd.reporting.curves import CURVES, read_curves
+from mtkd_cd.reporting.document import Card, ComparisonReport, Section
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
-from mtkd_cd.reporting.names import base_strategy
-from mtkd_cd.reporting.report import Card, Report, Section
+from mtkd_cd.reporting.identity import base_strategy
 from mtkd_cd.reporting.score_tables import (
     SIGNIFICANT,
     Published,
@@ -34,7 +34,7 @@ from mtkd_cd.reporting.score_tables import (
     signed,
     teachers_table,
 )
-from mtkd_cd.reporting.tables import Table
+from mtkd_cd.reporting.table_formats import Table
 from mtkd_cd.reporting.thumbnails import Scene, prediction_thumbnail, scene_thumbnails
 
 
@@ -61,7 +61,7 @@ def build_report(
     num_images: int = 5,
     ignored: Sequence[tuple[Path, str]] = (),
     num_dropped: int = 0,
-) -> Report:
+) -> ComparisonReport:
     """Put a report together.
 
     Args:
@@ -108,7 +108,7 @@ def build_report(
     others = [f'{path}: {reason}' for path, reason in ignored if path.name != CURVES]
     if others:
         sources['Files that are no per-image tables'] = others
-    return Report(
+    return ComparisonReport(
         title='Comparison of runs' + (f' on {dataset}' if dataset else ''),
         facts=' · '.join(filter(None, facts)),
         summary=_summary(comparison),

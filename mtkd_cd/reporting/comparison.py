@@ -10,10 +10,10 @@ import numpy as np
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import Interval, bootstrap_intervals, mean_and_deviation, paired_p_value
-from mtkd_cd.evaluation.scores import label_cars
+from mtkd_cd.evaluation.scores import true_cars
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
-from mtkd_cd.reporting.names import Identity
-from mtkd_cd.reporting.runs import Run
+from mtkd_cd.reporting.collect import Run
+from mtkd_cd.reporting.identity import Identity
 
 # Scores whose differences are tested, the two that the paper's claims are about; all get intervals.
 TESTED = ('mIoU', 'mFscore')
@@ -212,7 +212,7 @@ def compare(
     settings: Settings = Settings(),
     num_bins: int = NUM_BINS,
 ) -> Comparison:
-    """Compare runs over the same images, as :func:`~mtkd_cd.reporting.runs.aligned` gives them.
+    """Compare runs over the same images, as :func:`~mtkd_cd.reporting.collect.aligned` gives them.
 
     Every score is taken per image and averaged over the seeds of an entry before anything else;
     images are then resampled, or their differences' signs flipped. So intervals and tests are about
@@ -231,7 +231,7 @@ def compare(
     """
     entries = _entries(runs)
     table = runs[0].table
-    cars = label_cars(table.counts)
+    cars = true_cars(table.counts)
     partition = partition or table.partition
     chosen = {
         entries[0].strategy: _with_fallback(entries),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.reporting.runs import Run
+from mtkd_cd.reporting.collect import Run
 
 CURVES = 'curves.csv'  # as mtkd_cd.recipe.stages calls it
 COLUMNS = ('strategy', 'range', 'iter', 'mIoU')

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtkd_cd.core.car import CARPartition
+from mtkd_cd.reporting.collect import Run
 from mtkd_cd.reporting.comparison import Comparison, Entry, mean_over_runs
-from mtkd_cd.reporting.names import base_strategy
-from mtkd_cd.reporting.runs import Run
+from mtkd_cd.reporting.identity import base_strategy
 
 
 @dataclass(frozen=True)

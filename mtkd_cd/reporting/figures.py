@@ -25,7 +25,7 @@ from mtkd_cd.reporting.score_tables import (
     reference_title,
     signed,
 )
-from mtkd_cd.reporting.tables import typographic
+from mtkd_cd.reporting.table_formats import typographic
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white.
 _BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _VERMILION, _PURPLE = (

@@ -11,8 +11,8 @@ from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
 from mtkd_cd.paper.published import JL1_CD, SYSU_CD, model_title, published_models, published_scores
 from mtkd_cd.reporting.comparison import Bin, Comparison, Difference, Entry, Reference
 from mtkd_cd.reporting.failure import CascadeAnalysis
-from mtkd_cd.reporting.names import base_strategy
-from mtkd_cd.reporting.tables import Cell, Column, Row, Table, Tone, text_cell
+from mtkd_cd.reporting.identity import base_strategy
+from mtkd_cd.reporting.table_formats import Cell, Column, Row, Table, Tone, text_cell
 
 SIGNIFICANT = 0.05
 _MODEL, _STRATEGY = Column('Model', ('model',), 'left'), Column('Strategy', ('strategy',), 'left')

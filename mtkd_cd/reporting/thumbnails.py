@@ -16,7 +16,7 @@ from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.pairs import PairFolders, list_pairs, raise_if_any
 from mtkd_cd.drawing import error_map, mask_image, png_bytes
-from mtkd_cd.evaluation.names import image_names, image_paths
+from mtkd_cd.evaluation.image_names import image_names, image_paths
 from mtkd_cd.registry import DATASETS
 from mtkd_cd.reporting.comparison import Entry
 

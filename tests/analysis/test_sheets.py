@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtkd_cd.analysis.sheets import Comparison, open_runs
+from mtkd_cd.analysis.sheets import MaskComparison, open_runs
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data import CDDataset
 from mtkd_cd.drawing import error_map
@@ -78,7 +78,7 @@ def tool():
 
 
 def _comparison(data, runs):
-    return Comparison(open_runs(runs), str(data))
+    return MaskComparison(open_runs(runs), str(data))
 
 
 def test_runs_are_named_by_label_or_folder(runs):
@@ -130,7 +130,7 @@ def test_contours_leave_the_image_beside_the_outlines_as_it_is(data, runs):
 
 def test_images_without_label_show_the_masks(data, runs):
     (data / 'test/label').rename(data / 'unused')
-    comparison = Comparison(open_runs(runs), str(data), dataset_type='UnlabelledDataset')
+    comparison = MaskComparison(open_runs(runs), str(data), dataset_type='UnlabelledDataset')
     row = comparison.row('d')
     assert list(row.tiles) == ['A', 'B', 'first', 'our student']
     assert (row.tiles['our student'] == 255 * _prediction(3, 12)).all()
@@ -178,7 +178,7 @@ def test_images_that_a_run_lacks_are_left_out(data, runs, tool, tmp_path, capsys
     ('wanted', 'message'),
     [
         ('town/x', "unknown image 'town/x': did you mean 'town/b'"),
-        ('zzzzzz', r"unknown image 'zzzzzz': there are 'a', 'd', 'town/b', ... \(4 in all\)"),
+        ('zzzzzz', r"unknown image 'zzzzzz': there are 'a', 'd', 'town/b' and 1 more"),
         ('worst:0', 'worst:0: worst:K takes a number of images from 1 up'),
         ('best:many', 'from 1 up'),
     ],
@@ -237,11 +237,11 @@ def test_unreadable_files_are_named(data, runs, tmp_path, path):
 
 def test_a_missing_split_lists_those_there_are(data, runs):
     with pytest.raises(UserError, match="no split 'val' on disk: there are test"):
-        Comparison(open_runs(runs), str(data), 'val')
+        MaskComparison(open_runs(runs), str(data), 'val')
 
 
 def test_a_validation_split_held_out_of_train_is_shown_by_train(data, runs):
     (data / 'test').rename(data / 'train')
     with pytest.raises(UserError, match=r"there are train; .* is shown by split 'train'"):
-        Comparison(open_runs(runs), str(data), 'val')
-    assert Comparison(open_runs(runs), str(data), 'train').num_pairs > 0
+        MaskComparison(open_runs(runs), str(data), 'val')
+    assert MaskComparison(open_runs(runs), str(data), 'train').num_pairs > 0

@@ -10,8 +10,9 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.evaluation import PerImageChangeMetric, load_table
+from mtkd_cd.evaluation import PerImageChangeMetric, Provenance, load_table, metric
 from mtkd_cd.evaluation.counts import confusion_counts
+from mtkd_cd.evaluation.metric import with_distinct_names
 from mtkd_cd.evaluation.scores import mean_scores, pooled_scores
 from mtkd_cd.registry import METRICS
 
@@ -181,3 +182,65 @@ def test_a_label_of_another_coding_names_its_image():
 def test_bad_arguments_are_refused(kwargs, message):
     with pytest.raises(UserError, match=message):
         PerImageChangeMetric(**kwargs)
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """CPU tensors are treated like those of a device that the host would have to wait for."""
+    monkeypatch.setattr(metric, '_NEVER_WAIT', ())
+
+
+def test_counts_that_stay_on_their_device_give_the_same_scores(accelerator):
+    prediction, label = _masks()
+    samples = [_sample(p, t, f'{i}.png') for i, (p, t) in enumerate(zip(prediction, label))]
+    evaluated = PerImageChangeMetric()
+    for start in range(0, 7, 3):
+        evaluated.process(None, [sample.to_dict() for sample in samples[start : start + 3]])
+    kept = [row[1] for row in evaluated.results]
+    assert isinstance(kept[0], list)
+    assert all(isinstance(counts, torch.Tensor) for counts in kept[1:])
+    scores = evaluated.evaluate(7)
+    expected = mean_scores(confusion_counts(prediction, label))
+    assert {name: scores[name] for name in expected} == expected
+
+
+def test_the_first_mask_of_another_coding_is_refused_at_once(accelerator):
+    evaluated = PerImageChangeMetric()
+    with pytest.raises(UserError, match=r'/data/B/0\.png: a prediction mask holds 0 and 1'):
+        evaluated.process(None, [_sample(np.full((4, 4), 255), np.ones((4, 4))).to_dict()])
+
+
+@pytest.mark.parametrize(('which', 'what'), [(0, 'prediction'), (1, 'label')])
+def test_a_later_mask_of_another_coding_is_refused_in_the_end(accelerator, which, what):
+    masks = [np.ones((4, 4)), np.ones((4, 4))]
+    masks[which] = np.full((4, 4), 7)
+    samples = [_sample(np.ones((4, 4)), np.ones((4, 4))), _sample(*masks, name='1.png')]
+    with pytest.raises(UserError, match=rf'/data/B/1\.png: a {what} mask .* in 16 pixels'):
+        _evaluate(samples)
+
+
+def test_the_table_says_which_run_it_is_of(tmp_path):
+    told = dict(model='fc_ef', strategy='mtkd', seed=0, dataset='toy/test')
+    sample = _sample(np.ones((4, 4)), np.ones((4, 4)))
+    _evaluate([sample], out_file=tmp_path / 'table.json', provenance=told)
+    assert load_table(tmp_path / 'table.json').provenance == Provenance(**told)
+
+
+def test_the_prefix_keeps_our_scores_apart_from_those_of_mmsegs_metric():
+    configs = [
+        dict(type='mmseg.IoUMetric', iou_metrics=['mIoU']),
+        dict(type='PerImageChangeMetric'),
+    ]
+    evaluator = Evaluator([METRICS.build(cfg) for cfg in with_distinct_names(configs)])
+    evaluator.dataset_meta = dict(classes=('unchanged', 'changed'))
+    sample = _sample(np.ones((4, 4)), np.ones((4, 4)))
+    evaluator.process([sample])
+    scores = evaluator.evaluate(1)
+    assert {'mIoU', 'per_image/mIoU'} <= scores.keys()
+
+
+def test_a_prefix_of_the_users_and_a_metric_alone_stay_as_they_are():
+    alone = [dict(type=PerImageChangeMetric)]
+    assert with_distinct_names(alone) == alone
+    named = [dict(type='IoUMetric'), dict(type='mtkd_cd.PerImageChangeMetric', prefix='mine')]
+    assert with_distinct_names(named) == named

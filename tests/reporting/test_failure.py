@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mtkd_cd.evaluation import image_scores
+from mtkd_cd.reporting.collect import Run
 from mtkd_cd.reporting.comparison import Settings, compare
 from mtkd_cd.reporting.failure import analyse_cascades
-from mtkd_cd.reporting.names import Identity
-from mtkd_cd.reporting.runs import Run
+from mtkd_cd.reporting.identity import Identity
 
 # True ranges: small x 3, medium x 3, large x 2.
 COARSE = [

@@ -7,6 +7,8 @@ import mmcv
 import numpy as np
 from mmcv.image.geometric import rescale_size
 
+from mtkd_cd.core.car import IGNORE_INDEX
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.transforms.base import (
     MultiImgTransform,
     check_probability,
@@ -15,7 +17,6 @@ from mtkd_cd.data.transforms.base import (
     map_labels,
     to_pair,
 )
-from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import TRANSFORMS
 
 # (rows reversed, columns reversed)
@@ -283,7 +284,10 @@ class MultiImgRandomCrop(MultiImgTransform):
     """
 
     def __init__(
-        self, crop_size: int | tuple[int, int], cat_max_ratio: float = 1.0, ignore_index: int = 255
+        self,
+        crop_size: int | tuple[int, int],
+        cat_max_ratio: float = 1.0,
+        ignore_index: int = IGNORE_INDEX,
     ) -> None:
         self.crop_size = to_pair('crop_size', crop_size)
         if not all(isinstance(edge, int) and edge > 0 for edge in self.crop_size):

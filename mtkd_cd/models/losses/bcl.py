@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.registry import MODELS
 
 _LABELS_IGNORE = 255
@@ -30,7 +31,7 @@ class BCLLoss(nn.Module):
         self,
         margin: float = 2.0,
         loss_weight: float = 1.0,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         loss_name: str = 'bcl_loss',
         exact_means: bool = False,
         **kwargs: Any,

@@ -6,6 +6,7 @@ from mmseg.models.losses import DiceLoss as MMSegDiceLoss
 from mmseg.models.losses.dice_loss import dice_loss
 from torch import Tensor
 
+from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.registry import MODELS
 
 
@@ -32,7 +33,7 @@ class DiceLoss(MMSegDiceLoss):
         pred: Tensor,
         target: Tensor,
         weight: Tensor | None = None,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         **kwargs: Any,
     ) -> Tensor:
         """Loss of logits (N, C, H, W) against labels (N, H, W); ``weight`` has one entry per

@@ -9,8 +9,8 @@ import numpy as np
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.evaluation.scores import image_scores, label_cars, predicted_cars
-from mtkd_cd.evaluation.tables import ImageTable
+from mtkd_cd.evaluation.image_table import ImageTable
+from mtkd_cd.evaluation.scores import image_scores, predicted_cars, true_cars
 from mtkd_cd.models.mtkd.routing import ORIGIN, Routing, ranges_between
 
 MIN_IMAGES = 5
@@ -59,7 +59,7 @@ def calibrate_routing(
     scores = _scores_by_detector(tables, partition)
     names = (ORIGIN, *partition.names)
     counts = tables[ORIGIN].counts
-    true_ranges, cars = partition.range_of(label_cars(counts)), predicted_cars(counts)
+    true_ranges, cars = partition.range_of(true_cars(counts)), predicted_cars(counts)
     members = [np.flatnonzero(true_ranges == index) for index in range(len(partition))]
     teachers = [
         _best_teacher(scores[:, rows], index + 1, min_images) for index, rows in enumerate(members)

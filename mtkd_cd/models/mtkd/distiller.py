@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, IGNORE_INDEX, CARPartition
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.mtkd.building import (
@@ -113,7 +113,7 @@ class MultiTeacherDistiller(BaseModel):
         mask_ignored: bool = True,
         compat: Literal['opencd'] | None = None,
         change_map: str = BINARY_MAP,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
         # Not super().__init__(): the student is complete.

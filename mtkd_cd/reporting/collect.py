@@ -15,13 +15,14 @@ import numpy as np
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategies import strategy_rank
+from mtkd_cd.core.text import label_and_path, some
 from mtkd_cd.evaluation import ImageTable, image_scores, load_table
 from mtkd_cd.evaluation.counts import COUNT_NAMES
-from mtkd_cd.evaluation.tables import TABLE_SUFFIXES
+from mtkd_cd.evaluation.image_table import TABLE_SUFFIXES
 from mtkd_cd.paper.published import published_models
-from mtkd_cd.reporting.names import REPORT, Identity, base_strategy, identity_of_path, relabelled
+from mtkd_cd.reporting.identity import REPORT, Identity, identity_of_path, relabelled, thresholds_of
 
-_SHOWN = 3
+_NEXT_LINE = '\n  '
 
 
 @dataclass(eq=False)
@@ -63,7 +64,7 @@ def collect_runs(
 
     Args:
         arguments: Each ``[LABEL=]PATH`` of a per-image table or of a folder, which stands for all
-            tables below it; see :func:`~mtkd_cd.reporting.names.relabelled`. Of a folder with
+            tables below it; see :func:`~mtkd_cd.reporting.identity.relabelled`. Of a folder with
             ``report/<model>/`` somewhere in it, only the tables there.
         thresholds: CAR ranges of every run; by default what a JSON table stores, a strategy like
             ``op@0.1`` says, or 0.05 and 0.2.
@@ -79,21 +80,16 @@ def collect_runs(
         label, path = _label_and_path(argument)
         files, others = _tables_below(path) if path.is_dir() else ([path], [])
         ignored += others
-        found = [(_identity(file, label, path.is_dir()), file) for file in files]
+        found = [_read_run(file, label, path.is_dir(), thresholds, zero_division) for file in files]
         if path.is_dir():
-            found.sort(key=lambda item: _rank(item[0]))
-        runs += [
-            Run(identity, file, _load(identity, file, thresholds, zero_division))
-            for identity, file in found
-        ]
+            found.sort(key=lambda run: _rank(run.identity))
+        runs += found
     _refuse_repeats(runs)
     return FoundRuns(runs, ignored)
 
 
 def _label_and_path(argument: str) -> tuple[str, Path]:
-    label, separator, path = argument.partition('=')
-    if not separator or os.path.exists(argument):
-        label, path = '', argument
+    label, path = label_and_path(argument)
     if not os.path.exists(path):
         raise UserError(
             f'{path} does not exist (current folder: {os.getcwd()}): a run is a per-image table '
@@ -118,11 +114,8 @@ def _tables_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         else:
             others.append((path, reason))
     if not tables:
-        found = (
-            f' ({"; ".join(f"{path.name}: {reason}" for path, reason in others[:_SHOWN])})'
-            if others
-            else ''
-        )
+        reasons = some([f'{path.name}: {reason}' for path, reason in others], separator='; ')
+        found = f' ({reasons})' if others else ''
         raise UserError(
             f'{folder} has no per-image table in it{found}: they come from tools/run_mtkd.py, or '
             'tools/test.py --out FILE'
@@ -173,9 +166,34 @@ def _json_keys(text: str) -> str:
     return f' ({", ".join(list(content)[:4])})' if isinstance(content, dict) and content else ''
 
 
-def _identity(file: Path, label: str, whole_folder: bool) -> Identity:
-    identity = identity_of_path(file)
-    return relabelled(identity, label, whole_folder) if label else identity
+def _read_run(
+    file: Path,
+    label: str,
+    whole_folder: bool,
+    thresholds: Sequence[float] | None,
+    zero_division: float,
+) -> Run:
+    """A table under the names that it holds, or, of a foreign table, those that its path has."""
+    guess = identity_of_path(file)
+    if file.suffix == '.json':
+        table = load_table(file, zero_division=zero_division)
+        told = table.provenance
+        guess = Identity(
+            told.model or guess.model,
+            told.strategy or guess.strategy,
+            guess.seed if told.seed is None else told.seed,
+        )
+        described = told.strategy is not None
+    identity = relabelled(guess, label, whole_folder) if label else guess
+    own = thresholds_of(identity.strategy)
+    if file.suffix == '.csv':
+        partition = CARPartition(own or thresholds or DEFAULT_THRESHOLDS)
+        return Run(identity, file, load_table(file, partition, zero_division))
+    if not described and own:
+        table = replace(table, partition=CARPartition(own))
+    elif thresholds and not own:
+        table = replace(table, partition=CARPartition(thresholds))
+    return Run(identity, file, table)
 
 
 def _rank(identity: Identity) -> tuple:
@@ -187,24 +205,6 @@ def _rank(identity: Identity) -> tuple:
         strategy_rank(identity.strategy),
         -1 if identity.seed is None else identity.seed,
     )
-
-
-def _load(
-    identity: Identity, file: Path, thresholds: Sequence[float] | None, zero_division: float
-) -> ImageTable:
-    own = _thresholds_of_strategy(identity.strategy)
-    if own is None and thresholds is None and file.suffix == '.json':
-        return load_table(file, zero_division=zero_division)
-    return load_table(file, CARPartition(own or thresholds or DEFAULT_THRESHOLDS), zero_division)
-
-
-def _thresholds_of_strategy(strategy: str) -> tuple[float, ...] | None:
-    """(0.1,) of ``op@0.1``, ``None`` of ``op`` and ``op@validated``."""
-    _, _, variant = base_strategy(strategy).partition('@')
-    try:
-        return tuple(float(number) for number in variant.split(','))
-    except ValueError:
-        return None
 
 
 def _refuse_repeats(runs: Iterable[Run]) -> None:
@@ -253,27 +253,21 @@ def _refuse_other_images(runs: Sequence[Run], num_shared: int) -> None:
     if not differing:
         return
     lines = []
-    for run in differing[:_SHOWN]:
+    for run in differing:
         found = set(run.table.files)
-        sides = (
-            ('lacks', [file for file in first.table.files if file not in found]),
-            ('has besides', sorted(found - wanted)),
-        )
-        parts = [f'{verb} {_some(files)}' for verb, files in sides if files]
-        lines.append(f'\n  {run} with {len(found)} images {" and ".join(parts)}')
-    more = f'\n  and {len(differing) - _SHOWN} more runs differ' if len(differing) > _SHOWN else ''
+        lacking = [file for file in first.table.files if file not in found]
+        parts = [f'lacks {some(lacking)}'] if lacking else []
+        parts += [f'has besides {some(sorted(found - wanted))}'] if found - wanted else []
+        lines.append(f'{run} with {len(found)} images {" and ".join(parts)}')
     advice = (
         f'--common compares on the {num_shared} images that all have'
         if num_shared
         else 'they have no image in common'
     )
     raise UserError(
-        f'the runs are over different images. Compared with {first} with {len(wanted)} images:{"".join(lines)}{more}\n{advice}'
+        f'the runs are over different images. Compared with {first} with {len(wanted)} images:\n  '
+        f'{some(lines, separator=_NEXT_LINE)}\n{advice}'
     )
-
-
-def _some(files: Sequence[str]) -> str:
-    return f'{", ".join(files[:_SHOWN])}{", ..." if len(files) > _SHOWN else ""} ({len(files)})'
 
 
 def _rows(table: ImageTable, files: Sequence[str]) -> ImageTable:

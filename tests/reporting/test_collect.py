@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.reporting.runs import aligned, collect_runs
+from mtkd_cd.reporting.collect import aligned, collect_runs
 
 CHANGED = (0, 10, 50, 60, 100, 200, 300, 800)  # of the tables that the fixtures write
 

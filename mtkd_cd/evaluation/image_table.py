@@ -1,5 +1,4 @@
-"""The per-image table of a run, on disk and back; score tables as aligned Markdown for logs and
-reports."""
+"""The per-image table of a run: confusion counts by image, what the run was, on disk and back."""
 
 import csv
 import io
@@ -7,15 +6,16 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.text import csv_text, format_markdown_table, from_csv_text
 from mtkd_cd.evaluation.counts import COUNT_NAMES
 from mtkd_cd.evaluation.scores import (
     CLASSES,
@@ -23,14 +23,15 @@ from mtkd_cd.evaluation.scores import (
     SCORE_NAMES,
     CARBin,
     image_scores,
-    label_cars,
     mean_scores,
     pooled_scores,
     predicted_cars,
     scores_by_quantile,
     scores_by_range,
+    true_cars,
 )
 from mtkd_cd.evaluation.statistics import CONFIDENCE, Interval, bootstrap_intervals
+from mtkd_cd.version import __version__
 
 TABLE_SUFFIXES = ('.json', '.csv')
 NUM_QUANTILES = 5
@@ -39,17 +40,64 @@ _HEADINGS = {'IoU': 'IoU', 'Recall': 'Rec', 'Precision': 'Prec', 'Fscore': 'Fsco
 _MEAN_HEADINGS = [f'm{heading}' for heading in _HEADINGS.values()]
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """Which run a table is of. What is not known is ``None``.
+
+    Attributes:
+        model: Name of the model's config, ``changer_mitb0``.
+        strategy: ``origin``, ``op@0.1+validated``, ``partition/small``, ...
+        seed: Of the training.
+        dataset: Name of the data set and its split, ``JL1-CD/test``.
+        version: Of this package, when the table was made.
+    """
+
+    model: str | None = None
+    strategy: str | None = None
+    seed: int | None = None
+    dataset: str | None = None
+    version: str | None = __version__
+
+    def __post_init__(self) -> None:
+        wanted = {'seed': int}
+        for item in fields(self):
+            value, kind = getattr(self, item.name), wanted.get(item.name, str)
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise UserError(
+                    f'provenance of a per-image table: {item.name} is '
+                    f'{"an integer" if kind is int else "a text"} or None, found {value!r}'
+                )
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> 'Provenance':
+        """From a dict of its fields. Fields that this version does not know are left out.
+
+        Raises:
+            UserError: A value of another kind.
+        """
+        if not isinstance(stored, Mapping):
+            raise UserError(f'provenance is a dict of {_FIELDS}, found {stored!r}')
+        known = {item.name for item in fields(cls)}
+        return cls(**{key: value for key, value in stored.items() if key in known})
+
+
+_FIELDS = ', '.join(item.name for item in fields(Provenance))
+# Of a table that does not say what it is: a CSV, or a JSON of an earlier version.
+UNKNOWN = Provenance(version=None)
+
+
 @dataclass(eq=False)
 class ImageTable:
     """Confusion counts of every image of one run, and whatever derives from them.
 
     Attributes:
-        files: Name of each image, see :func:`~mtkd_cd.evaluation.names.image_names`.
+        files: Name of each image, see :func:`~mtkd_cd.evaluation.image_names.image_names`.
         counts: (N, 4) int64 TP, FP, FN, TN.
         coarse_cars: CAR that a cascade's origin predicted, by image; ``None`` where no cascade did.
         coarse_ranges: Name of the range that the cascade chose, by image; ``None`` likewise.
         partition: Ranges of the breakdown by CAR.
         zero_division: Score, as a fraction, of what is undefined (0 / 0).
+        provenance: Which run the counts are of.
     """
 
     files: list[str]
@@ -58,6 +106,7 @@ class ImageTable:
     coarse_ranges: list[str | None]
     partition: CARPartition = field(default_factory=CARPartition)
     zero_division: float = 1.0
+    provenance: Provenance = Provenance()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -83,55 +132,63 @@ class ImageTable:
         return scores_by_quantile(self.counts, num_bins, self.zero_division)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict per image: ``file``, ``car``, ``pred_car``, ``range`` of the true CAR, ``TP`` ...
-        ``TN``, the scores, ``coarse_car``
-        and ``coarse_range``, which are ``None`` where no cascade wrote them."""
-        cars = label_cars(self.counts)
+        """A dict per image.
+
+        Its keys are ``file``, ``car``, ``pred_car``, ``range`` of the true CAR, ``TP`` ... ``TN``,
+        the scores, ``coarse_car`` and ``coarse_range``; the last two are ``None`` where no cascade
+        wrote them.
+        """
+        cars = true_cars(self.counts)
         columns: dict[str, Sequence] = {
             'file': self.files,
             'car': cars.tolist(),
             'pred_car': predicted_cars(self.counts).tolist(),
             'range': [self.partition.names[index] for index in self.partition.range_of(cars)],
-            **{name: self.counts[:, column].tolist() for column, name in enumerate(COUNT_NAMES)},
-            **{
-                name: values.tolist()
-                for name, values in image_scores(self.counts, self.zero_division).items()
-            },
-            'coarse_car': self.coarse_cars,
-            'coarse_range': self.coarse_ranges,
         }
+        for column, name in enumerate(COUNT_NAMES):
+            columns[name] = self.counts[:, column].tolist()
+        for name, values in image_scores(self.counts, self.zero_division).items():
+            columns[name] = values.tolist()
+        columns['coarse_car'] = self.coarse_cars
+        columns['coarse_range'] = self.coarse_ranges
         return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the table, in one piece or not at all.
 
         Args:
-            path: ``.json`` (with the partition, ``zero_division``, the means, the bounds of their
-                95 % intervals and the pooled scores) or ``.csv`` (the rows alone).
+            path: ``.json`` (with :attr:`provenance`, the partition, ``zero_division``, the means,
+                the bounds of their 95 % intervals and the pooled scores) or ``.csv`` (the rows
+                alone).
 
         Raises:
             UserError: Another suffix.
         """
         check_table_suffix(path)
-        rows = self.rows()
         with atomic_write(path) as file:
             if Path(path).suffix == '.csv':
-                writer = csv.DictWriter(file, rows[0] if rows else [], lineterminator='\n')
-                writer.writeheader()
-                writer.writerows(rows)
-                return
-            partition = {'thresholds': self.partition.thresholds, 'names': self.partition.names}
-            intervals = (
-                {name: [interval.low, interval.high] for name, interval in self.intervals().items()}
-                if rows
-                else {}
-            )
-            scores = {'means': self.means(), 'intervals': intervals, 'pooled': self.pooled()}
-            json.dump(
-                {**partition, 'zero_division': self.zero_division, **scores, 'images': rows},
-                file,
-                indent=1,
-            )
+                self._write_csv(file)
+            else:
+                json.dump(self._as_dict(), file, indent=1)
+
+    def _write_csv(self, file: IO[str]) -> None:
+        rows = [{**row, 'file': csv_text(row['file'])} for row in self.rows()]
+        writer = csv.DictWriter(file, rows[0] if rows else [], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+
+    def _as_dict(self) -> dict[str, Any]:
+        intervals = self.intervals() if len(self) else {}
+        return {
+            'provenance': asdict(self.provenance),
+            'thresholds': self.partition.thresholds,
+            'names': self.partition.names,
+            'zero_division': self.zero_division,
+            'means': self.means(),
+            'intervals': {name: [bounds.low, bounds.high] for name, bounds in intervals.items()},
+            'pooled': self.pooled(),
+            'images': self.rows(),
+        }
 
     def report(self, num_quantiles: int = NUM_QUANTILES) -> str:
         """All figures as text: the paper's with their intervals, pooled ones beside them, both by
@@ -166,8 +223,8 @@ class ImageTable:
         ]
         notes = (
             'Per-image mean: each image scored by itself, then averaged over the images (the '
-            "paper's figures); interval: bootstrap over "
-            'the\nimages. Pooled: the pixels of all images scored together, as most of the LEVIR-CD literature reports; overall accuracy '
+            "paper's figures); interval: bootstrap over the\nimages. Pooled: the pixels of all "
+            'images scored together, as most of the LEVIR-CD literature reports; overall accuracy '
             f'{_score(pooled["aAcc"])}.'
         )
         tables = (
@@ -249,11 +306,21 @@ def load_table(
         coarse_ranges=[row.get('coarse_range') or None for row in rows],
         partition=partition or own_partition,
         zero_division=stored.get('zero_division', zero_division),
+        provenance=_provenance(path, stored),
     )
     _check_consistency(path, rows, table)
     if partition is None:
         _check_ranges(path, rows, table)
     return table
+
+
+def _provenance(path: str | os.PathLike, stored: Mapping[str, Any]) -> Provenance:
+    if 'provenance' not in stored:
+        return UNKNOWN
+    try:
+        return Provenance.of({'version': None, **stored['provenance']})
+    except (UserError, TypeError) as error:
+        raise UserError(f'{path}: {error}') from None
 
 
 def _read_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -271,7 +338,11 @@ def _read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _read_csv(path: str | os.PathLike) -> list[dict[str, Any]]:
-    return list(csv.DictReader(io.StringIO(_read_text(path), newline='')))
+    rows = list(csv.DictReader(io.StringIO(_read_text(path), newline='')))
+    for row in rows:
+        if row.get('file'):
+            row['file'] = from_csv_text(row['file'])
+    return rows
 
 
 def _read_text(path: str | os.PathLike) -> str:
@@ -322,7 +393,7 @@ def _check_consistency(
 def _check_ranges(
     path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], table: ImageTable
 ) -> None:
-    cars = label_cars(table.counts)
+    cars = true_cars(table.counts)
     for row, car, index in zip(rows, cars.tolist(), table.partition.range_of(cars)):
         name = table.partition.names[index]
         if row.get('range') not in (None, '', name):
@@ -333,46 +404,5 @@ def _check_ranges(
             )
 
 
-def format_markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns, readable as plain text too; the first column to the
-    left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-    rule = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
-    cells = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-        for row in (header, *rows)
-    ]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in (cells[0], rule, *cells[1:]))
-
-
-def format_score_table(
-    runs: Mapping[str, Mapping[str, float]], columns: Sequence[str] = MEAN_NAMES, corner: str = ''
-) -> str:
-    """Scores of several runs as a Markdown table; from the second row on with the difference to the
-    first: ``75.35 (+0.50)``.
-
-    Args:
-        runs: Scores in percent by column name, by run. A missing score is shown as ``-``.
-        columns: Which scores, in order.
-        corner: Heading of the first column.
-    """
-    first = next(iter(runs.values()), {})
-    rows = [
-        [
-            name,
-            *(_score(scores.get(column), first.get(column) if row else None) for column in columns),
-        ]
-        for row, (name, scores) in enumerate(runs.items())
-    ]
-    return format_markdown_table([corner, *columns], rows)
-
-
-def _score(value: float | None, reference: float | None = None) -> str:
-    if value is None:
-        return '-'
-    # Adding zero turns a rounded -0.0 into 0.0.
-    return (
-        f'{value:.2f}'
-        if reference is None
-        else f'{value:.2f} ({round(value - reference, 2) + 0.0:+.2f})'
-    )
+def _score(value: float | None) -> str:
+    return '-' if value is None else f'{value:.2f}'

@@ -6,13 +6,9 @@ import pytest
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.evaluation.image_table import ImageTable, Provenance, load_table
 from mtkd_cd.evaluation.scores import image_scores, mean_scores, pooled_scores
-from mtkd_cd.evaluation.tables import (
-    ImageTable,
-    format_markdown_table,
-    format_score_table,
-    load_table,
-)
+from mtkd_cd.version import __version__
 
 COUNTS = np.array([[0, 0, 0, 100], [8, 2, 2, 88], [50, 10, 0, 40], [0, 3, 0, 97]])
 FILES = ['town, north/0.png', 'town/1.png', '2.png', 'улица "3".png']
@@ -22,7 +18,7 @@ def _table(**kwargs):
     defaults = dict(
         coarse_cars=[0.0, 0.3, None, 0.03], coarse_ranges=['small', 'large', None, 'small']
     )
-    return ImageTable(FILES, COUNTS, **{**defaults, **kwargs})
+    return ImageTable(list(FILES), COUNTS, **{**defaults, **kwargs})
 
 
 def test_rows_hold_names_cars_counts_and_scores():
@@ -127,27 +123,54 @@ def test_another_suffix_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_markdown_table_is_aligned():
-    assert format_markdown_table(
-        ['class', 'IoU'], [['changed', '5.00'], ['unchanged', '100.00']]
-    ) == (
-        '| class     |    IoU |\n| --------- | -----: |\n| changed   |   5.00 |\n| unchanged | 100.00 |'
-    )
-
-
-def test_a_score_table_shows_differences_to_the_first_run():
-    runs = {
-        'origin': {'mIoU': 74.851, 'mRecall': 81.84},
-        'O-P': {'mIoU': 75.349, 'mRecall': 81.838},
-        'MTKD': {'mIoU': 74.0},
+def test_a_json_table_says_which_run_it_is_of(tmp_path):
+    table = _table()
+    table.provenance = Provenance('fc_ef', 'op@0.1', 3, 'JL1-CD/test')
+    table.save(tmp_path / 'table.json')
+    stored = json.loads((tmp_path / 'table.json').read_text())['provenance']
+    assert stored == {
+        'model': 'fc_ef',
+        'strategy': 'op@0.1',
+        'seed': 3,
+        'dataset': 'JL1-CD/test',
+        'version': __version__,
     }
-    assert format_score_table(runs, ['mIoU', 'mRecall'], 'strategy').splitlines() == [
-        '| strategy |          mIoU |       mRecall |',
-        '| -------- | ------------: | ------------: |',
-        '| origin   |         74.85 |         81.84 |',
-        '| O-P      | 75.35 (+0.50) | 81.84 (+0.00) |',
-        '| MTKD     | 74.00 (-0.85) |             - |',
-    ]
+    assert load_table(tmp_path / 'table.json').provenance == table.provenance
+
+
+def test_a_table_that_does_not_say_what_it_is_is_read_as_unknown(tmp_path):
+    _table().save(tmp_path / 'table.csv')
+    assert load_table(tmp_path / 'table.csv').provenance == Provenance(version=None)
+    _table().save(tmp_path / 'table.json')
+    stored = json.loads((tmp_path / 'table.json').read_text())
+    del stored['provenance']
+    (tmp_path / 'table.json').write_text(json.dumps(stored))
+    assert load_table(tmp_path / 'table.json').provenance == Provenance(version=None)
+
+
+@pytest.mark.parametrize('provenance', ['fc_ef', ['fc_ef'], {'seed': '3'}, {'model': 7}, None])
+def test_a_provenance_of_another_kind_names_the_file(tmp_path, provenance):
+    _table().save(tmp_path / 'table.json')
+    stored = json.loads((tmp_path / 'table.json').read_text())
+    stored['provenance'] = provenance
+    (tmp_path / 'table.json').write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r'table\.json'):
+        load_table(tmp_path / 'table.json')
+
+
+def test_fields_of_a_later_version_are_left_out():
+    assert Provenance.of({'model': 'fc_ef', 'gpu': 'H100'}) == Provenance('fc_ef')
+
+
+@pytest.mark.parametrize('name', ['=1+1.png', '+a.png', '-a.png', '@a.png', "'=a.png", "'a.png"])
+def test_a_csv_never_holds_a_formula_and_gives_back_the_name(tmp_path, name):
+    table = _table()
+    table.files[0] = name
+    table.save(tmp_path / 'table.csv')
+    with open(tmp_path / 'table.csv', newline='') as file:
+        cell = next(csv.DictReader(file))['file']
+    assert cell[0] not in '=+-@'
+    assert load_table(tmp_path / 'table.csv').files[0] == name
 
 
 def _cells(report):

@@ -77,3 +77,14 @@ def relabelled(identity: Identity, label: str, whole_folder: bool) -> Identity:
 def base_strategy(strategy: str) -> str:
     """The strategy without a folder's label."""
     return strategy.rpartition(':')[2]
+
+
+def thresholds_of(strategy: str) -> tuple[float, ...] | None:
+    """CAR thresholds that a strategy's name gives: (0.1,) of ``op@0.1+validated``, ``None`` of
+    ``op`` and ``op@validated``."""
+    _, _, variant = base_strategy(strategy).partition('@')
+    numbers = re.split('[_,]', variant.partition('+')[0])
+    try:
+        return tuple(float(number) for number in numbers)
+    except ValueError:
+        return None

@@ -11,7 +11,7 @@ from mtkd_cd.paper.published import (
     published_models,
     published_scores,
 )
-from mtkd_cd.reporting.tables import Cell, Column, Table, latex_text, typographic
+from mtkd_cd.reporting.table_formats import Cell, Column, Table, latex_text, typographic
 
 
 @pytest.fixture

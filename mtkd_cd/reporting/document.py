@@ -9,8 +9,9 @@ from pathlib import Path
 import jinja2
 
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.text import markdown_text
 from mtkd_cd.reporting.figures import Picture
-from mtkd_cd.reporting.tables import Table, typographic
+from mtkd_cd.reporting.table_formats import Table, typographic
 from mtkd_cd.reporting.thumbnails import Thumbnail
 
 
@@ -46,7 +47,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     """All of it.
 
     Attributes:
@@ -79,17 +80,17 @@ class Report:
         _write(folder / 'report.html', self.as_html().encode())
 
     def as_markdown(self) -> str:
-        """With figures linked from ``figures/``."""
-        parts = [f'# {self.title}', self.facts, _bullets(self.summary), _bullets(self.notes)]
+        """With figures linked from ``figures/``. Names show letter by letter, whatever they hold."""
+        parts = [f'# {markdown_text(self.title)}', markdown_text(self.facts)]
+        parts += [_bullets(self.summary), _bullets(self.notes)]
         for section in self.sections:
-            parts += [f'## {section.title}', *section.paragraphs]
+            parts += [f'## {markdown_text(section.title)}', *map(markdown_text, section.paragraphs)]
             for picture in section.pictures:
-                parts += [
-                    f'![{picture.title}](figures/{picture.name}.png)',
-                    f'*{picture.title}.* {picture.caption}',
-                ]
+                title, caption = markdown_text(picture.title), markdown_text(picture.caption)
+                parts += [f'![{title}](figures/{picture.name}.png)', f'*{title}.* {caption}']
             for table in section.tables:
-                parts += [f'### {table.title}', table.as_markdown(), table.caption]
+                title, caption = markdown_text(table.title), markdown_text(table.caption)
+                parts += [f'### {title}', table.as_markdown(), caption]
         for title, lines in self.sources.items():
             parts += [f'## {title}', _bullets(lines)]
         return '\n\n'.join(filter(None, parts)) + '\n'
@@ -101,7 +102,7 @@ class Report:
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return '\n'.join(f'- {line}' for line in lines)
+    return '\n'.join(f'- {markdown_text(line)}' for line in lines)
 
 
 def _write(path: Path, content: bytes) -> None:

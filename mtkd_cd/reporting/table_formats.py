@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mtkd_cd.evaluation import format_markdown_table
+from mtkd_cd.core.text import csv_text, format_markdown_table, markdown_text
 
 Tone = Literal['', 'gain', 'loss', 'published']
 _MINUS = re.compile(r'(?<![\w.])-(?=\d)')
@@ -104,9 +104,7 @@ class Table:
         rows = [
             [_markdown_cell(cell) for cell in row] for group in self.shown_groups for row in group
         ]
-        return format_markdown_table(
-            [_escaped_pipes(column.title) for column in self.columns], rows
-        )
+        return format_markdown_table([markdown_text(column.title) for column in self.columns], rows)
 
     def as_csv(self) -> str:
         """All values in full precision, under the fields' names."""
@@ -173,13 +171,10 @@ def _without_repeats(above: Row | None, row: Row, num_keys: int) -> list[Cell]:
     return cells
 
 
-def _escaped_pipes(text: str) -> str:
-    return text.replace('|', r'\|')
-
-
 def _markdown_cell(cell: Cell) -> str:
-    text = f'**{cell.text}**' if cell.bold and cell.text else cell.text
-    return _escaped_pipes(f'{text} {cell.note}' if cell.note else text)
+    text = markdown_text(cell.text)
+    text = f'**{text}**' if cell.bold and text else text
+    return f'{text} {cell.note}' if cell.note else text
 
 
 def _latex_cell(cell: Cell) -> str:
@@ -189,5 +184,7 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _csv_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return csv_text(value)
     # Ten digits are more than anything is known to, and the same on every machine.
     return f'{value:.10g}' if isinstance(value, float) else value

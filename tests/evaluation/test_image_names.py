@@ -1,4 +1,4 @@
-from mtkd_cd.evaluation.names import image_name, image_names, image_paths
+from mtkd_cd.evaluation.image_names import image_name, image_names, image_paths
 
 
 def _pairs(root, *names):
