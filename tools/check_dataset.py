@@ -1,4 +1,4 @@
-"""``mtkd-cd`` as a file of the repository: mtkd_cd/cli/check_data.py."""
+"""``mtkd-cd check-data`` as a file of the repository."""
 
 from mtkd_cd.cli.check_data import main
 from mtkd_cd.cli.common import run_tool

@@ -1,4 +1,4 @@
-"""``mtkd-cd`` as a file of the repository: mtkd_cd/cli/make_synthetic.py."""
+"""``mtkd-cd make-synthetic`` as a file of the repository."""
 
 from mtkd_cd.cli.common import run_tool
 from mtkd_cd.cli.make_synthetic import main

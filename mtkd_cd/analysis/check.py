@@ -7,30 +7,21 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from mtkd_cd.core.car import CARPartition, car_histogram
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
-from mtkd_cd.data.base import SPLITS
-from mtkd_cd.data.benchmarks import (
-    CDDataset,
-    CLCD_Dataset,
-    DSIFN_Dataset,
-    S2Looking_Dataset,
-    SVCD_Dataset,
-)
 from mtkd_cd.data.car_index import car_of_file
 from mtkd_cd.data.labels import label_coding
+from mtkd_cd.data.layout import LAYOUTS, SPLITS, Layout, layout_of_class
 from mtkd_cd.data.pairs import (
     Pair,
     PairFolders,
@@ -39,15 +30,17 @@ from mtkd_cd.data.pairs import (
     list_pairs,
     size_problems,
 )
-from mtkd_cd.registry import DATASETS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # One class for each set of folder names that there is.
-_LAYOUTS: tuple[type[CDDataset], ...] = (
-    CDDataset,
-    SVCD_Dataset,
-    DSIFN_Dataset,
-    CLCD_Dataset,
-    S2Looking_Dataset,
+_TOLD_BY_FOLDERS = (
+    'CDDataset',
+    'SVCD_Dataset',
+    'DSIFN_Dataset',
+    'CLCD_Dataset',
+    'S2Looking_Dataset',
 )
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = {'train': '#0072B2', 'val': '#E69F00', 'test': '#009E73'}
@@ -121,8 +114,8 @@ def check_dataset(
 
 def splits_on_disk(
     data_root: str, dataset_type: str | None
-) -> list[tuple[str, CDDataset, PairFolders, str]]:
-    """Name, data set (which has read nothing yet), folders and list file of each split that exists.
+) -> list[tuple[str, Layout, PairFolders, str]]:
+    """Name, layout, folders and list file of each split that exists.
 
     Args:
         data_root: Folder with ``train``, ``val``, ``test`` or with ``list/<split>.txt``.
@@ -136,19 +129,16 @@ def splits_on_disk(
         raise UserError(
             f'data set folder {data_root} does not exist (current folder: {os.getcwd()})'
         )
-    layouts, options = _LAYOUTS, {'img_suffix': '', 'seg_map_suffix': ''}
-    if dataset_type is not None:
-        layouts, options = (_dataset_class(dataset_type),), {}
+    if dataset_type is None:
+        layouts = [
+            replace(LAYOUTS[name], img_suffix='', seg_map_suffix='') for name in _TOLD_BY_FOLDERS
+        ]
+    else:
+        layouts = [layout_of_class(dataset_type)]
     found = []
     for layout in layouts:
-        dataset = layout(lazy_init=True, **options)
-        found.append(
-            [
-                (split, dataset, *place)
-                for split in SPLITS
-                if (place := layout.layout(data_root, split))
-            ]
-        )
+        places = ((split, layout.place(data_root, split)) for split in SPLITS)
+        found.append([(split, layout, *place) for split, place in places if place])
     # Several layouts share the names of their image folders: the label folder tells them apart.
     best = max(
         found,
@@ -160,7 +150,7 @@ def splits_on_disk(
     if best:
         return best
     folders = ', '.join(
-        f'<split>/{{{",".join(filter(None, layout.folder_names))}}}' for layout in layouts
+        f'<split>/{{{",".join(filter(None, layout.folders))}}}' for layout in layouts
     )
     present = ', '.join(sorted(os.listdir(data_root))[:10]) or 'nothing'
     raise UserError(
@@ -169,29 +159,19 @@ def splits_on_disk(
     )
 
 
-def _dataset_class(name: str) -> type[CDDataset]:
-    found = DATASETS.get(name)
-    if not isinstance(found, type) or not issubclass(found, CDDataset):
-        raise UserError(
-            f'unknown data set type {name!r}: it must be a class such as CDDataset, JL1_CD_Dataset '
-            'or WHU_CD_Dataset'
-        )
-    return found
-
-
 def _check_split(
-    name: str, dataset: CDDataset, folders: PairFolders, ann_file: str, progress: bool
+    name: str, layout: Layout, folders: PairFolders, ann_file: str, progress: bool
 ) -> SplitReport:
     report = SplitReport(name)
     try:
         pairs, report.problems = list_pairs(
-            folders, ann_file, dataset.img_suffix, dataset.seg_map_suffix
+            folders, ann_file, layout.img_suffix, layout.seg_map_suffix
         )
     except UserError as error:
         report.problems.append(Problem(ann_file or os.path.dirname(folders.date_a), str(error)))
         return report
     with ThreadPoolExecutor() as pool:
-        inspected = pool.map(lambda pair: _inspect(pair, dataset.format_seg_map), pairs)
+        inspected = pool.map(lambda pair: _inspect(pair, layout.format_seg_map), pairs)
         for facts, problems in tqdm(
             inspected,
             f'opening {report.name}',
@@ -378,6 +358,8 @@ def draw_car_histograms(
             f'{path}: a figure is a file {", ".join(FIGURE_SUFFIXES)}, found the suffix {suffix!r}'
         )
     splits = [split for split in splits if len(split.cars)]
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 0.8 + 2.2 * max(len(splits), 1)), layout='constrained')
     axes = figure.subplots(max(len(splits), 1), sharex=True, squeeze=False)[:, 0]
     for axis, split in zip(axes, splits):
@@ -408,7 +390,7 @@ def draw_car_histograms(
         file.write(buffer.getvalue())
 
 
-def _draw_histogram(axis: Axes, split: SplitCARs, partition: CARPartition) -> None:
+def _draw_histogram(axis: 'Axes', split: SplitCARs, partition: CARPartition) -> None:
     cars = split.cars
     edges = np.linspace(np.log10(_SMALLEST_DRAWN_CAR), 0, 33)
     width = edges[1] - edges[0]

@@ -8,9 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtkd_cd.analysis.browse import pairs_summary, partition_of, training_pairs, write_pairs
 from mtkd_cd.cli.common import ConfigOptions, add_data_arguments, apply_data_arguments, at_least
-from mtkd_cd.engine.config import load_config, set_partition, work_dir_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,12 +37,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
+    from mtkd_cd.analysis.browse import pairs_summary, partition_of, training_pairs, write_pairs
+    from mtkd_cd.engine.config import load_config, set_partition, work_dir_of
+
     cfg = load_config(args.config, args.cfg_options)
     apply_data_arguments(cfg, args)
     if args.partition:
         set_partition(cfg, args.partition)
     pairs = list(training_pairs(cfg, args.num, args.seed))
     written = write_pairs(pairs, args.out or Path(work_dir_of(cfg), 'browse'), args.rows)
-    print(
-        f'{pairs_summary(pairs, partition_of(cfg))}\ndrawn in {", ".join(map(str, written[:3]))}{", ..." if len(written) > 3 else ""}'
-    )
+    files = ', '.join(map(str, written[:3])) + (', ...' if len(written) > 3 else '')
+    print(f'{pairs_summary(pairs, partition_of(cfg))}\ndrawn in {files}')

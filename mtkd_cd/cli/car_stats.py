@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=float,
         nargs='+',
         action='append',
-        help=f'candidate CAR thresholds; may be given several times (default: {" ".join(map(str, DEFAULT_THRESHOLDS))})',
+        help='candidate CAR thresholds; may be given several times '
+        f'(default: {" ".join(map(str, DEFAULT_THRESHOLDS))})',
     )
     parser.add_argument(
         '--suggest',

@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         '--type',
-        help='data set class whose folder names, suffixes and label coding hold, for instance JL1_CD_Dataset',
+        help='data set class whose folder names, suffixes and label coding hold, for instance '
+        'JL1_CD_Dataset',
     )
     parser.add_argument(
         '--thresholds',

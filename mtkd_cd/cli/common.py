@@ -8,14 +8,12 @@ import os
 import select
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any, NoReturn
 
-import torch.distributed
 from mmengine.config import Config, DictAction
 
-from mtkd_cd.core.checkpoint import load_only_tensors
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine.config import set_crop_size, set_data, set_image_size
 from mtkd_cd.registry import config_errors_explained
 
 EXIT_USER_ERROR = 2
@@ -32,16 +30,15 @@ def run_tool(
     A mistake of the user (:class:`UserError`, also one raised in a data loader's worker; a config
     that names what does not exist; a full disk) is printed as ``error: ...`` without a traceback,
     exit code 2. Ctrl-C exits with 130, a closed pipe with 141. Anything else is a bug and keeps its
-    traceback. Checkpoints are read as tensors and plain values only, unless ``--trust-checkpoint``
-    is among the arguments.
+    traceback. Checkpoints are read as tensors and plain values only, until the tool parses
+    ``--trust-checkpoint`` (:func:`add_run_arguments`).
 
     Args:
         main: Takes the arguments, ``None`` for those of the process; returns the exit code,
             ``None`` for 0.
         argv: Passed to ``main``.
     """
-    if '--trust-checkpoint' not in (sys.argv[1:] if argv is None else argv):
-        load_only_tensors()
+    _refuse_pickled_code()
     logging.raiseExceptions = (
         False  # a log file that cannot be written, on a full disk, must not bury the message
     )
@@ -66,9 +63,34 @@ def run_tool(
         print(f'error: {message}', file=sys.stderr)
         code = EXIT_USER_ERROR
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        # A tool that never imported torch has no processes to leave.
+        distributed = sys.modules.get('torch.distributed')
+        if distributed is not None and distributed.is_initialized():
+            distributed.destroy_process_group()
     sys.exit(code)
+
+
+def _refuse_pickled_code() -> None:
+    """What :func:`mtkd_cd.core.checkpoint.load_only_tensors` sets, without importing torch for the
+    tools that need none."""
+    major, minor = (int(part) for part in version('torch').split('.')[:2])
+    if (major, minor) >= (2, 6):
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+
+
+class _TrustCheckpoint(argparse.Action):
+    """Lets every checkpoint that the process reads hold pickled objects."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, nargs=0, default=False, **kwargs)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any
+    ) -> None:
+        from mtkd_cd.core.checkpoint import load_only_tensors
+
+        setattr(namespace, self.dest, True)
+        load_only_tensors(False)
 
 
 def _output_is_closed() -> bool:
@@ -91,8 +113,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--trust-checkpoint',
-        action='store_true',
-        help='load checkpoints that hold pickled objects: they can run code',
+        action=_TrustCheckpoint,
+        help='load checkpoints that hold pickled objects, whatever reads them: they can run code',
     )
 
 
@@ -116,6 +138,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Make a config read what :func:`add_data_arguments` was told, in every split."""
+    from mtkd_cd.engine.config import set_crop_size, set_data, set_image_size
+
     if args.data_root or args.dataset_type:
         set_data(cfg, args.data_root, args.dataset_type)
     if args.image_size:

@@ -7,11 +7,8 @@ from pathlib import Path
 
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.core.car import CARPartition
-from mtkd_cd.data.base import SPLITS
+from mtkd_cd.data.layout import SPLITS
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
-from mtkd_cd.reporting import Pictures, Settings, aligned, build_report, collect_runs, compare
-from mtkd_cd.reporting.curves import CURVES
-from mtkd_cd.reporting.thumbnails import check_scenes, find_predictions, read_data_set, read_folders
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,9 +18,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         'runs',
         nargs='+',
         metavar='[LABEL=]RUN',
-        help='per-image table (.csv, .json), or folder of such tables: .../[seed<k>/][report/]MODEL/STRATEGY.csv; the first run is the '
-        'reference. LABEL: [MODEL/]STRATEGY[/seed<k>] of a table, or what goes before the '
-        'strategies of a folder',
+        help='per-image table (.csv, .json), or folder of such tables: '
+        '.../[seed<k>/][report/]MODEL/STRATEGY.csv; the first run is the reference. LABEL: '
+        '[MODEL/]STRATEGY[/seed<k>] of a table, or what goes before the strategies of a folder',
     )
     parser.add_argument('--out', type=Path, required=True, help='folder of the report')
     parser.add_argument(
@@ -115,6 +112,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if args.show_dirs and not (args.data_root or args.images):
         parser.error('--show-dirs needs --data-root or --images')
+
+    from mtkd_cd.reporting import Pictures, Settings, aligned, build_report, collect_runs, compare
+    from mtkd_cd.reporting.curves import CURVES
+    from mtkd_cd.reporting.thumbnails import (
+        check_scenes,
+        find_predictions,
+        read_data_set,
+        read_folders,
+    )
 
     scenes, cars = {}, {}
     if args.data_root:

@@ -9,11 +9,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtkd_cd.analysis.complexity import PAPER, count_complexity
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS
-from mtkd_cd.engine.config import load_config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help='height and width, or one side',
     )
     args = parser.parse_args(argv)
+
+    from mtkd_cd.analysis.complexity import PAPER, count_complexity
+    from mtkd_cd.engine.config import load_config
+
     paths = (
         [CONFIGS / 'origin' / f'{name}.py' for name in PAPER]
         if args.all

@@ -4,9 +4,7 @@ authors' checkpoints; and take the detectors out of a file of Open-CD's MTKD tra
 import argparse
 from collections.abc import Sequence
 
-from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.models.conversion import LAYOUTS, convert_weights
-from mtkd_cd.opencd.checkpoints import convert_distilled, is_distilled
 
 OPENCD = 'opencd-mtkd'
 
@@ -25,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         help='what SRC is; default: found by the names of its tensors',
     )
     args = parser.parse_args(argv)
+
+    from mtkd_cd.core.checkpoint import read_weights
+    from mtkd_cd.opencd.checkpoints import convert_distilled, is_distilled
 
     if args.layout == OPENCD or (args.layout is None and is_distilled(read_weights(args.source))):
         files = convert_distilled(args.source, args.destination)

@@ -17,7 +17,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--num-val',
         type=int,
         default=0,
-        help='pairs to select checkpoints on; with 0 a tenth of the training pairs is held out later',
+        help='pairs to select checkpoints on; with 0 a tenth of the training pairs is held out '
+        'later',
     )
     parser.add_argument('--num-test', type=int, default=8, help='pairs to test on')
     parser.add_argument(

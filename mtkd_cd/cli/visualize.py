@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mtkd_cd.analysis.sheets import SHEET_FORMATS, MaskComparison, open_runs, write_sheets
 from mtkd_cd.cli.common import at_least
-from mtkd_cd.data import SPLITS
+from mtkd_cd.data.layout import SPLITS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

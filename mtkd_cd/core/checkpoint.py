@@ -255,3 +255,7 @@ def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike) -> None
     before."""
     with atomic_write(path, 'wb') as file:
         torch.save(dict(content), file)
+
+
+# A resumed run, which mmengine reads, needs them whoever started it.
+torch.serialization.add_safe_globals(_benign_globals())

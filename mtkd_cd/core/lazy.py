@@ -15,6 +15,9 @@ def lazy_names(
         package: ``__name__`` of the package.
         names: The public names of each of its modules; a module without names is itself public.
     """
+    if clashes := [module for module, found in names.items() if module in found]:
+        # Importing the module would put it in the place of what it defines.
+        raise ValueError(f'{package} cannot hand out {clashes} lazily: a module has that name')
     homes = {name: module for module, found in names.items() for name in found}
     modules = {module for module, found in names.items() if not found}
     public = sorted({*homes, *modules})

@@ -26,7 +26,7 @@ def quiet_imports() -> Iterator[None]:
             'ignore', message='Fail to import ``MultiScaleDeformableAttention``'
         )
         warnings.filterwarnings('ignore', category=DeprecationWarning)
-        _import_mmengine_optim()
+        import_mmengine_optim()
         yield
 
 
@@ -36,7 +36,8 @@ def import_quietly(module: str) -> ModuleType:
         return import_module(module)
 
 
-def _import_mmengine_optim() -> None:
+def import_mmengine_optim() -> None:
+    """Import ``mmengine.optim``, which nearly all of mmengine needs, without transformers."""
     if 'mmengine.optim' in sys.modules or _HIDDEN in sys.modules:
         return
     sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # Python's own way to say: not there

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         'transforms': (),
-        'base': ('SPLITS',),
+        'layout': ('LAYOUTS', 'SPLITS', 'Layout'),
         'benchmarks': (
             'CDDataset',
             'CLCD_Dataset',

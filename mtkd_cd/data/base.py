@@ -13,10 +13,10 @@ from mtkd_cd.core.car import IGNORE_INDEX, CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.labels import LABEL_FORMATS, read_label
+from mtkd_cd.data.layout import SPLITS, Layout
 from mtkd_cd.data.pairs import Pair, PairFolders, header_problems, list_pairs, raise_if_any
 from mtkd_cd.registry import DATASETS
 
-SPLITS = ('train', 'val', 'test')
 _HELD_OUT_EVERY = 10
 # Fine enough that the held-out tenth has the CAR distribution of the whole, coarse enough that rounding moves no image.
 _STRATA = CARPartition((0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7))
@@ -103,18 +103,10 @@ class _BaseCDDataset(BaseSegDataset):
 
     @classmethod
     def layout(cls, data_root: str, split: str) -> tuple[PairFolders, str] | None:
-        """Folders and list file of a split on disk (``''`` for no list), by the class's layout; ``None`` where there is no such split."""
-        list_file = os.path.join(data_root, 'list', f'{split}.txt')
-        for root, ann_file in ((os.path.join(data_root, split), ''), (data_root, list_file)):
-            if os.path.isdir(os.path.join(root, cls.folder_names.date_a)) and (
-                not ann_file or os.path.isfile(ann_file)
-            ):
-                date_a, date_b, label = (
-                    os.path.join(root, name) for name in cls.folder_names if name
-                )
-                has_labels = split not in cls.unlabelled_splits or os.path.isdir(label)
-                return PairFolders(date_a, date_b, label if has_labels else None), ann_file
-        return None
+        """Folders and list file of a split on disk (``''`` for no list), by the class's layout;
+        ``None`` where there is no such split."""
+        layout = Layout(cls.folder_names, unlabelled_splits=cls.unlabelled_splits)
+        return layout.place(data_root, split)
 
     def load_data_list(self) -> list[dict]:
         """Find the pairs and check the headers of the images and the coding of the labels.

@@ -5,14 +5,9 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from mtkd_cd.core.checkpoint import read_weights, save_checkpoint
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.models.backbones.vit import clip_weights
-from mtkd_cd.models.backbones.vit_sam import sam_weights
 
-Weights = dict[str, Tensor]
+Weights = dict[str, Any]
 
 
 def _from_tinycd(weights: Weights) -> dict[str, Any]:
@@ -26,6 +21,8 @@ def _from_tinycd(weights: Weights) -> dict[str, Any]:
 
 
 def _from_clip(weights: Weights) -> dict[str, Any]:
+    from mtkd_cd.models.backbones.vit import clip_weights
+
     encoder = {
         key: value.float()
         for key, value in clip_weights(weights).items()
@@ -37,6 +34,8 @@ def _from_clip(weights: Weights) -> dict[str, Any]:
 
 
 def _from_sam(weights: Weights) -> dict[str, Any]:
+    from mtkd_cd.models.backbones.vit_sam import sam_weights
+
     return dict(
         state_dict={f'backbone.{key}': value for key, value in sam_weights(weights).items()}
     )
@@ -106,6 +105,8 @@ def convert_weights(
     """
     if layout is not None and layout not in LAYOUTS:
         raise UserError(f'unknown layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
+    from mtkd_cd.core.checkpoint import read_weights, save_checkpoint
+
     weights = read_weights(source)
     candidates = {layout: LAYOUTS[layout]} if layout else LAYOUTS
     for name, candidate in candidates.items():

@@ -4,21 +4,22 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.data import CDDataset
-from mtkd_cd.data.base import SPLITS
 from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.labels import read_label
+from mtkd_cd.data.layout import SPLITS, dataset_class
 from mtkd_cd.data.pairs import PairFolders, list_pairs, raise_if_any
 from mtkd_cd.drawing import error_map, mask_image, png_bytes
 from mtkd_cd.evaluation.image_names import image_names, image_paths
-from mtkd_cd.registry import DATASETS
 from mtkd_cd.reporting.comparison import Entry
+
+if TYPE_CHECKING:
+    from mtkd_cd.data.benchmarks import CDDataset
 
 SIDE = 128  # pixels
 
@@ -64,12 +65,7 @@ def read_data_set(
     Raises:
         UserError: No such folder, split or class; files that cannot be read.
     """
-    found = DATASETS.get(dataset_type)
-    if not isinstance(found, type) or not issubclass(found, CDDataset):
-        raise UserError(
-            f'unknown data set type {dataset_type!r}: it must be a class such as CDDataset, '
-            'JL1_CD_Dataset or WHU_CD_Dataset'
-        )
+    found = dataset_class(dataset_type)
     infos = {split: _infos(found, root, split)}
     for other in SPLITS:
         # Where there is no val, a part of train is held out for it.
@@ -85,7 +81,7 @@ def read_data_set(
     return _scenes(infos[split]), cars
 
 
-def _infos(dataset: type[CDDataset], root: str, split: str) -> list[dict]:
+def _infos(dataset: 'type[CDDataset]', root: str, split: str) -> list[dict]:
     return list(dataset(data_root=root, split=split, serialize_data=False).data_list)
 
 

@@ -18,6 +18,7 @@ from mtkd_cd.cli.common import (
     apply_data_arguments,
     run_tool,
 )
+from mtkd_cd.core.checkpoint import load_only_tensors
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import load_config
 from mtkd_cd.registry import DATASETS
@@ -141,12 +142,15 @@ def test_bug_keeps_its_traceback(bug):
 def test_pickled_code_loads_only_when_trusted(argv, strict, capsys, monkeypatch):
     monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
     seen = []
-    outcome(
-        lambda argv: seen.append(os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD') == '1'),
-        capsys,
-        argv,
-    )
-    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
+
+    def main(argv):
+        parser = argparse.ArgumentParser()
+        add_run_arguments(parser)
+        assert parser.parse_args(argv).trust_checkpoint is not strict
+        seen.append(os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD') == '1')
+
+    assert outcome(main, capsys, argv) == (0, '')
+    load_only_tensors()
     assert seen == [strict]
 
 

@@ -1,4 +1,4 @@
-"""``mtkd-cd`` as a file of the repository: mtkd_cd/cli/browse.py."""
+"""``mtkd-cd browse`` as a file of the repository."""
 
 from mtkd_cd.cli.browse import main
 from mtkd_cd.cli.common import run_tool

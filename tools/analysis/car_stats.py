@@ -1,4 +1,4 @@
-"""``mtkd-cd`` as a file of the repository: mtkd_cd/cli/car_stats.py."""
+"""``mtkd-cd car-stats`` as a file of the repository."""
 
 from mtkd_cd.cli.car_stats import main
 from mtkd_cd.cli.common import run_tool

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mtkd_cd.data.layout import SPLITS
 from mtkd_cd.data.synthetic.changes import make_pair
 from mtkd_cd.data.synthetic.render import random_looks, render
 from mtkd_cd.core.errors import UserError
@@ -17,7 +18,6 @@ MIN_SIZE = 64
 MAX_CAR = 0.9
 _MIN_CHANGED_CAR = 0.002
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
-_SPLITS = ('train', 'val', 'test')
 
 
 def make_scene(
@@ -93,7 +93,7 @@ def make_dataset(
         UserError: ``root`` holds files; a number of pairs or seed below 0, no pair at all; a size as ``make_scene`` refuses it.
     """
     _check_size(size)
-    counts = dict(zip(_SPLITS, (num_train, num_val, num_test)))
+    counts = dict(zip(SPLITS, (num_train, num_val, num_test)))
     for name, number in {
         **{f'num_{split}': count for split, count in counts.items()},
         'seed': seed,
@@ -140,7 +140,7 @@ def _check_target(root: Path, overwrite: bool) -> None:
             f'{root} is not empty: name another folder, or ask to overwrite it (--overwrite)'
         )
     # Overwriting deletes: nothing but what this module writes may be in there.
-    if foreign := sorted(entries - set(_SPLITS)):
+    if foreign := sorted(entries - set(SPLITS)):
         raise UserError(
             f'{root} holds {foreign[0]!r}, which is no part of a synthetic data set: it is not overwritten; name another folder'
         )

@@ -1,0 +1,98 @@
+"""``mtkd-cd COMMAND ...``: finds the command's module and runs it."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from mtkd_cd.version import __version__
+
+_INTRODUCTION = """usage: mtkd-cd COMMAND [ARGUMENT ...]
+
+Remote-sensing change detection with origin-partition cascades and multi-teacher knowledge
+distillation (arXiv:2502.13407).
+"""
+
+
+class Command(NamedTuple):
+    """A command: its module in :mod:`mtkd_cd.cli`, imported when it is called, and one line."""
+
+    module: str
+    help: str
+
+
+GROUPS: dict[str, dict[str, Command]] = {
+    'Train and test': {
+        'train': Command('train', 'train a config: an origin, a specialist, a student'),
+        'test': Command('test', "test a config's weights, or a cascade of origin and specialists"),
+        'recipe': Command('recipe', 'all steps for one model: origin, specialists, student, table'),
+        'config': Command('config', 'print the whole config of a model and strategy'),
+    },
+    'Data': {
+        'check-data': Command('check_data', 'open every file of a data set, list what is wrong'),
+        'car-stats': Command('car_stats', 'CAR distribution of a data set, and thresholds for it'),
+        'browse': Command('browse', 'draw training pairs as the model sees them'),
+        'make-synthetic': Command('make_synthetic', 'write a synthetic data set; no download'),
+    },
+    'Results': {
+        'compare': Command('compare', 'one report on the per-image tables of several runs'),
+        'score': Command('score', 'score change masks on disk against their labels'),
+        'visualize': Command('visualize', 'put predictions of runs beside images and label'),
+    },
+    'Models': {
+        'complexity': Command('complexity', "parameters and FLOPs, beside the paper's"),
+        'migrate': Command('migrate', "rewrite one of Open-CD's configs for this package"),
+        'convert-weights': Command('convert_weights', 'rewrite published weights in our names'),
+    },
+    'Experiments': {
+        'matrix': Command('matrix', 'models x seeds x strategies, here or on Slurm'),
+        'search-lambda': Command('search_lambda', 'search the weight of the distillation loss'),
+        'search-thresholds': Command('search_thresholds', 'compare CAR thresholds'),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit the process with its code; 2 for an unknown command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ('-h', '--help'):
+        print(_overview())
+        sys.exit(0 if arguments else 2)
+    name, rest = arguments[0], arguments[1:]
+    if name == '--version':
+        print(f'mtkd-cd {__version__}')
+        sys.exit(0)
+    if name not in COMMANDS:
+        print(f'error: {_unknown(name)}', file=sys.stderr)
+        sys.exit(2)
+    # argparse takes the name of the program that its usage line shows from here.
+    sys.argv = [f'mtkd-cd {name}', *rest]
+    run_command(COMMANDS[name].module, rest)
+
+
+def run_command(module: str, argv: Sequence[str] | None = None) -> None:
+    """Run the command in a module of :mod:`mtkd_cd.cli`, by default with the arguments of the
+    process, and exit."""
+    from mtkd_cd.cli.common import run_tool
+
+    run_tool(lambda argv: import_module(f'mtkd_cd.cli.{module}').main(argv), argv)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [_INTRODUCTION]
+    for title, group in GROUPS.items():
+        lines.append(f'{title}:')
+        lines += [f'  {name:{width}}{command.help}' for name, command in group.items()]
+        lines.append('')
+    lines.append('mtkd-cd COMMAND --help tells the arguments of a command; mtkd-cd --version.')
+    return '\n'.join(lines)
+
+
+def _unknown(name: str) -> str:
+    similar = difflib.get_close_matches(name.replace('_', '-'), COMMANDS, n=1)
+    if similar:
+        return f'there is no command {name!r}: did you mean {similar[0]!r}?'
+    return f'there is no command {name!r}. mtkd-cd --help lists the commands'

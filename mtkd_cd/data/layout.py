@@ -1,0 +1,110 @@
+"""Where the public data sets keep the files of a split, and how they store labels: what is known
+about a data set without building it."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.pairs import PairFolders
+
+if TYPE_CHECKING:
+    from mtkd_cd.data.benchmarks import CDDataset
+
+SPLITS = ('train', 'val', 'test')
+
+
+_FOLDERS = PairFolders('A', 'B', 'label')
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set on disk: ``<root>/<split>/{A,B,label}``, or ``<root>/{A,B,label}`` with
+    ``<root>/list/<split>.txt``.
+
+    Attributes:
+        folders: Names of the folders of date A, of date B and of the labels.
+        img_suffix: Ending of the image names; ``''`` for any of png, jpg, jpeg, tif, tiff, bmp.
+        seg_map_suffix: The same for labels.
+        format_seg_map: How labels are stored, as :func:`mtkd_cd.data.labels.read_label` takes it.
+        unlabelled_splits: Splits that are published without labels.
+    """
+
+    folders: PairFolders = _FOLDERS
+    img_suffix: str = ''
+    seg_map_suffix: str = ''
+    format_seg_map: str | None = 'to_binary'
+    unlabelled_splits: tuple[str, ...] = ()
+
+    def place(self, data_root: str, split: str) -> tuple[PairFolders, str] | None:
+        """Folders and list file of a split on disk (``''`` for no list); ``None`` where there is no
+        such split."""
+        list_file = os.path.join(data_root, 'list', f'{split}.txt')
+        for root, ann_file in ((os.path.join(data_root, split), ''), (data_root, list_file)):
+            if not os.path.isdir(os.path.join(root, self.folders.date_a)):
+                continue
+            if ann_file and not os.path.isfile(ann_file):
+                continue
+            date_a, date_b, label = (os.path.join(root, name) for name in self.folders if name)
+            has_labels = split not in self.unlabelled_splits or os.path.isdir(label)
+            return PairFolders(date_a, date_b, label if has_labels else None), ann_file
+        return None
+
+
+_PNG = dict(img_suffix='.png', seg_map_suffix='.png')
+# By the names of the registered classes.
+LAYOUTS: dict[str, Layout] = {
+    'CDDataset': Layout(),
+    'JL1_CD_Dataset': Layout(**_PNG),
+    'SYSU_CD_Dataset': Layout(**_PNG),
+    'LEVIR_CD_Dataset': Layout(**_PNG),
+    'CLCD_Dataset': Layout(PairFolders('time1', 'time2', 'label'), **_PNG),
+    'S2Looking_Dataset': Layout(PairFolders('Image1', 'Image2', 'label'), **_PNG),
+    'WHU_CD_Dataset': Layout(),
+    'SVCD_Dataset': Layout(PairFolders('A', 'B', 'OUT'), '.jpg', '.jpg'),
+    'DSIFN_Dataset': Layout(PairFolders('t1', 't2', 'mask'), '.jpg', '.png', None),
+    'RSIPAC_CD_Dataset': Layout(
+        img_suffix='.tif',
+        seg_map_suffix='.png',
+        format_seg_map=None,
+        unlabelled_splits=('test',),
+    ),
+}
+LAYOUTS['CDD_Dataset'] = LAYOUTS['SVCD_Dataset']
+
+
+def layout_of_class(name: str) -> Layout:
+    """The layout of a registered data set class.
+
+    Raises:
+        UserError: No such class.
+    """
+    if name in LAYOUTS:
+        return LAYOUTS[name]
+    found = dataset_class(name)
+    dataset = found(lazy_init=True)
+    return Layout(
+        found.folder_names,
+        dataset.img_suffix,
+        dataset.seg_map_suffix,
+        dataset.format_seg_map,
+        found.unlabelled_splits,
+    )
+
+
+def dataset_class(name: str) -> 'type[CDDataset]':
+    """The registered data set class of this name; importing it takes seconds.
+
+    Raises:
+        UserError: No such class.
+    """
+    from mtkd_cd.data.benchmarks import CDDataset
+    from mtkd_cd.registry import DATASETS
+
+    found = DATASETS.get(name)
+    if not isinstance(found, type) or not issubclass(found, CDDataset):
+        raise UserError(
+            f'unknown data set type {name!r}: it must be a class such as CDDataset, JL1_CD_Dataset '
+            'or WHU_CD_Dataset'
+        )
+    return found
