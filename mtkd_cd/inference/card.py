@@ -1,0 +1,50 @@
+"""What a model has to say of itself before a raster can be put into it."""
+
+from dataclasses import dataclass, field
+
+from mtkd_cd.data.radiometry import Identity, Rule
+
+RGB = ('red', 'green', 'blue')
+
+
+@dataclass(frozen=True)
+class Card:
+    """How a model takes its input, and how its output is read.
+
+    Attributes:
+        name: What the model is called in reports.
+        mean: Of both dates' channels, in the model's order, in units of 0 to 255.
+        std: Likewise.
+        bands: Of one date, in the model's order.
+        radiometry: What brings stored values to 0 to 255.
+        gsd_m: Ground sample distance of the training images in metres; ``None`` if unknown.
+        training_size: Side of the training images in pixels: the window of rasters, and the area
+            that the cascade's thresholds hold at.
+        divisor: Image sides are padded to multiples of it.
+        threshold: A pixel has changed if its probability is above it.
+        temperature: That the logits are divided by; the predictor does it.
+        sha256: Of the bundle, if there is one.
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bands: tuple[str, ...] = RGB
+    radiometry: Rule = field(default_factory=Identity)
+    gsd_m: float | None = None
+    training_size: int = 512
+    divisor: int = 32
+    threshold: float = 0.5
+    temperature: float = 1.0
+    sha256: str | None = None
+
+    @property
+    def band_order(self) -> tuple[str, ...]:
+        """The order in which bands are asked for and read: red, green, blue for models of these
+        three, whatever their own order is."""
+        return RGB if set(self.bands) == set(RGB) else self.bands
+
+    @property
+    def permutation(self) -> list[int]:
+        """Position in :attr:`band_order` of each of the model's bands."""
+        return [self.band_order.index(name) for name in self.bands]

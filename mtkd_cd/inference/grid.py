@@ -1,0 +1,327 @@
+"""Pixel grids on the ground: whether two are one, how large their pixels are, and how a raster
+comes from one to another without the result depending on what is read at a time."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.extras import require
+from mtkd_cd.inference.windows import BLOCK, Window
+
+# Of a pixel: corners that are nearer to each other are one.
+_SAME = 1e-3
+_REGISTRATION_WINDOWS = 8  # along either side
+_REGISTRATION_SIZE = 256
+_LEAST_SIZE = 32
+_LEAST_VALID = 0.9
+_LEAST_RESPONSE = 0.05
+_WGS84 = 'EPSG:4326'
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a raster's pixels lie.
+
+    Attributes:
+        crs: rasterio's CRS; ``None`` where the file has none.
+        transform: Pixel to CRS coordinates; the identity where the file has none.
+        width: Pixels.
+        height: Pixels.
+    """
+
+    crs: Any
+    transform: Any
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, dataset: Any) -> 'Grid':
+        """That of an open rasterio dataset."""
+        return cls(dataset.crs, dataset.transform, dataset.width, dataset.height)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) in CRS coordinates."""
+        xs, ys = zip(self.transform * (0, 0), self.transform * (self.width, self.height))
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def same_as(self, other: 'Grid') -> bool:
+        """Whether every pixel of one is a pixel of the other."""
+        if (self.width, self.height) != (other.width, other.height) or self.crs != other.crs:
+            return False
+        inverse = ~self.transform
+        return all(
+            math.dist(corner, inverse * (other.transform * corner)) < _SAME
+            for corner in ((0, 0), (self.width, 0), (0, self.height), (self.width, self.height))
+        )
+
+    def crop(self, window: Window) -> 'Grid':
+        """The grid of a window of this one."""
+        affine = require('affine', 'geo', 'a raster').Affine
+        moved = self.transform * affine.translation(window.col, window.row)
+        return Grid(self.crs, moved, window.width, window.height)
+
+    def scaled(self, factor: float) -> 'Grid':
+        """The same ground in pixels that are ``1 / factor`` as large."""
+        affine = require('affine', 'geo', 'a raster').Affine
+        width, height = (max(1, round(side * factor)) for side in (self.width, self.height))
+        scale = affine.scale(self.width / width, self.height / height)
+        return Grid(self.crs, self.transform * scale, width, height)
+
+    def gsd(self) -> tuple[float, float] | None:
+        """Width and height of a pixel in metres, geodesic, at the centre; ``None`` without a
+        CRS."""
+        if self.crs is None:
+            return None
+        col, row = self.width / 2, self.height / 2
+        lon, lat = self._lon_lat([col - 0.5, col + 0.5, col, col], [row, row, row - 0.5, row + 0.5])
+        geod = _geod()
+        across = geod.inv(lon[0], lat[0], lon[1], lat[1])[2]
+        down = geod.inv(lon[2], lat[2], lon[3], lat[3])[2]
+        return float(across), float(down)
+
+    def pixel_areas(self, nodes: int = 65) -> np.ndarray | None:
+        """(height,) square metres of a pixel of each row, geodesic; ``None`` without a CRS."""
+        if self.crs is None:
+            return None
+        rows = np.unique(np.linspace(0, self.height - 1, min(nodes, self.height)).astype(int))
+        geod, col = _geod(), self.width / 2 - 0.5
+        areas = []
+        for row in rows:
+            lon, lat = self._lon_lat([col, col + 1, col + 1, col], [row, row, row + 1, row + 1])
+            areas.append(abs(geod.polygon_area_perimeter(lon, lat)[0]))
+        return np.interp(np.arange(self.height), rows, areas)
+
+    def _lon_lat(
+        self, cols: Sequence[float], rows: Sequence[float]
+    ) -> tuple[list[float], list[float]]:
+        xs, ys = zip(*(self.transform * point for point in zip(cols, rows)))
+        warp = require('rasterio.warp', 'geo', 'a raster')
+        return warp.transform(self.crs, _WGS84, xs, ys)
+
+
+def _geod() -> Any:
+    return require('pyproj', 'geo', 'a raster').Geod(ellps='WGS84')
+
+
+def check_overlap(a: Grid, b: Grid, names: Sequence[str]) -> None:
+    """Refuse rasters of different places.
+
+    Raises:
+        UserError: Shows both bounds in both CRSs.
+    """
+    transform_bounds = require('rasterio.warp', 'geo', 'a raster').transform_bounds
+    rasterio = require('rasterio', 'geo', 'a raster')
+    try:
+        moved = transform_bounds(b.crs, a.crs, *b.bounds)
+    except rasterio.errors.RasterioError:
+        moved = (math.inf,) * 4
+    left, bottom, right, top = a.bounds
+    if moved[0] < right and moved[2] > left and moved[1] < top and moved[3] > bottom:
+        return
+
+    def shown(bounds: Sequence[float], crs: Any) -> str:
+        return f'{", ".join(f"{value:.6g}" for value in bounds)} in {crs}'
+
+    def elsewhere(grid: Grid, crs: Any) -> str:
+        try:
+            return shown(transform_bounds(grid.crs, crs, *grid.bounds), crs)
+        except rasterio.errors.RasterioError:
+            return f'nowhere in {crs}'
+
+    lines = [f'{names[0]} covers {shown(a.bounds, a.crs)}', f'{names[1]} {shown(b.bounds, b.crs)}']
+    if a.crs != b.crs:
+        lines[0] += f' ({elsewhere(a, b.crs)})'
+        lines[1] += f' ({elsewhere(b, a.crs)})'
+    raise UserError(
+        f'the rasters do not overlap: {"; ".join(lines)} (left, bottom, right, top). Give two '
+        'rasters of one place, or mend the CRS of the wrong one with gdal_edit.py -a_srs'
+    )
+
+
+@dataclass(frozen=True)
+class Warp:
+    """How a raster comes to a grid.
+
+    Attributes:
+        grid: Where it comes to.
+        resampling: rasterio's name of the rule.
+        scale: Pixels of the grid per pixel of the raster, across and down; fixed for the scene, so
+            that a pixel does not depend on the window it is read in.
+        nodata: Value of the pixels that nothing covers; ``None``: an alpha band tells.
+        shift: Pixels of the grid by which the raster's content lies right and below.
+        crs: Of the raster, instead of its own.
+    """
+
+    grid: Grid
+    resampling: str
+    scale: tuple[float, float]
+    nodata: float | None
+    shift: tuple[float, float] = (0.0, 0.0)
+    crs: Any = None
+
+    @contextmanager
+    def open(self, dataset: Any) -> Iterator[Any]:
+        """A rasterio dataset on the grid; its last band is alpha if ``nodata`` is ``None``."""
+        vrt = require('rasterio.vrt', 'geo', 'a raster')
+        enums = require('rasterio.enums', 'geo', 'a raster')
+        crs = self.crs or dataset.crs
+        options: dict[str, Any] = dict(
+            crs=self.grid.crs,
+            transform=self.grid.transform,
+            width=self.grid.width,
+            height=self.grid.height,
+            resampling=enums.Resampling[self.resampling],
+            tolerance=1e-6,
+            XSCALE=f'{self.scale[0]:.17g}',
+            YSCALE=f'{self.scale[1]:.17g}',
+        )
+        if self.crs is not None:
+            options.update(src_crs=crs)
+        if self.shift != (0.0, 0.0):
+            options.update(src_transform=self._shifted(dataset, crs))
+        if self.nodata is None:
+            options.update(add_alpha=True)
+        else:
+            options.update(src_nodata=self.nodata, nodata=self.nodata, UNIFIED_SRC_NODATA='NO')
+        with vrt.WarpedVRT(dataset, **options) as warped:
+            yield warped
+
+    def _shifted(self, dataset: Any, crs: Any) -> Any:
+        """The raster's transform, moved so that its content falls on the grid's."""
+        affine = require('affine', 'geo', 'a raster').Affine
+        centre = self.grid.width / 2, self.grid.height / 2
+        xs, ys = zip(
+            self.grid.transform * centre,
+            self.grid.transform * (centre[0] - self.shift[0], centre[1] - self.shift[1]),
+        )
+        warp = require('rasterio.warp', 'geo', 'a raster')
+        if crs != self.grid.crs:
+            xs, ys = warp.transform(self.grid.crs, crs, xs, ys)
+        return affine.translation(xs[1] - xs[0], ys[1] - ys[0]) * dataset.transform
+
+
+def pixel_ratio(source: Grid, target: Grid) -> tuple[float, float]:
+    """Pixels of ``target`` per pixel of ``source``, across and down, at the target's centre."""
+    warp = require('rasterio.warp', 'geo', 'a raster')
+    col, row = target.width / 2, target.height / 2
+    points = [(col - 0.5, row), (col + 0.5, row), (col, row - 0.5), (col, row + 0.5)]
+    xs, ys = zip(*(target.transform * point for point in points))
+    if source.crs != target.crs and source.crs is not None and target.crs is not None:
+        xs, ys = warp.transform(target.crs, source.crs, xs, ys)
+    inverse = ~source.transform
+    west, east, north, south = (inverse * point for point in zip(xs, ys))
+    return 1 / max(math.dist(west, east), 1e-9), 1 / max(math.dist(north, south), 1e-9)
+
+
+def warp_to_file(dataset: Any, warp: Warp, bands: Sequence[int], path: str | os.PathLike) -> None:
+    """Warp once, in fixed blocks, to a temporary tiled file.
+
+    Args:
+        dataset: The open raster.
+        warp: How.
+        bands: Which of its bands, from 1.
+        path: The file to write; its bands are ``bands`` and, without nodata, alpha.
+    """
+    rasterio = require('rasterio', 'geo', 'a raster')
+    grid = warp.grid
+    alpha = warp.nodata is None
+    profile = dict(
+        driver='GTiff',
+        width=grid.width,
+        height=grid.height,
+        count=len(bands) + alpha,
+        dtype=dataset.dtypes[bands[0] - 1],
+        crs=grid.crs,
+        transform=grid.transform,
+        nodata=warp.nodata,
+        tiled=True,
+        blockxsize=BLOCK,
+        blockysize=BLOCK,
+        BIGTIFF='IF_SAFER',
+    )
+    with warp.open(dataset) as warped, rasterio.open(path, 'w', **profile) as file:
+        if alpha:
+            colors = rasterio.enums.ColorInterp
+            file.colorinterp = [colors.undefined] * len(bands) + [colors.alpha]
+        indexes = [*bands, *([warped.count] if alpha else [])]
+        for row in range(0, grid.height, BLOCK):
+            for col in range(0, grid.width, BLOCK):
+                block = rasterio.windows.Window(
+                    col, row, min(BLOCK, grid.width - col), min(BLOCK, grid.height - row)
+                )
+                file.write(warped.read(indexes, window=block), window=block)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far date B's content lies from date A's.
+
+    Attributes:
+        right: Pixels of A's grid.
+        down: Pixels of A's grid.
+        spread: Median distance of the windows' shifts from this one, in pixels.
+        windows: That agreed to be measured.
+    """
+
+    right: float
+    down: float
+    spread: float
+    windows: int
+
+    @property
+    def pixels(self) -> float:
+        """Its length."""
+        return math.hypot(self.right, self.down)
+
+
+def measure_shift(read: Any, width: int, height: int) -> Shift | None:
+    """Shift between two dates by phase correlation on up to 64 windows.
+
+    Args:
+        read: Function of a :class:`Window` that gives (h, w) float arrays of A and of B and the
+            valid pixels.
+        width: Of the grid.
+        height: Of the grid.
+
+    Returns:
+        The median of the windows' shifts; ``None`` where no window has enough valid pixels and
+        structure.
+    """
+    size = min(_REGISTRATION_SIZE, width, height)
+    if size < _LEAST_SIZE:
+        return None
+    hanning = cv2.createHanningWindow((size, size), cv2.CV_64F)
+    shifts = []
+    for row in _spread(height, size):
+        for col in _spread(width, size):
+            a, b, valid = read(Window(row, col, size, size))
+            if valid.mean() < _LEAST_VALID or a[valid].std() == 0 or b[valid].std() == 0:
+                continue
+            a, b = (_standardised(image, valid) for image in (a, b))
+            (right, down), response = cv2.phaseCorrelate(a, b, hanning)
+            if response >= _LEAST_RESPONSE:
+                shifts.append((right, down))
+    if not shifts:
+        return None
+    middle = np.median(shifts, axis=0)
+    spread = np.median([math.dist(shift, middle) for shift in shifts])
+    return Shift(float(middle[0]), float(middle[1]), float(spread), len(shifts))
+
+
+def _spread(length: int, size: int) -> list[int]:
+    count = min(_REGISTRATION_WINDOWS, max(1, length // size))
+    return sorted(set(np.linspace(0, length - size, count).astype(int).tolist()))
+
+
+def _standardised(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    values = image.astype(np.float64)
+    mean, std = values[valid].mean(), values[valid].std()
+    return np.where(valid, (values - mean) / std, 0)

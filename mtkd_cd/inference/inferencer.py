@@ -1,0 +1,1025 @@
+"""Prediction for users: pairs of images to change maps, pairs of rasters to georeferenced ones."""
+
+import copy
+import dataclasses
+import importlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcv.transforms import Compose
+from mmengine.registry import DefaultScope
+from torch import Tensor
+
+from mtkd_cd.core.car import change_area_ratio
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.extras import require
+from mtkd_cd.data.radiometry import Identity, Rule, from_spec, needs_rule, no_rule_error
+from mtkd_cd.inference.card import RGB, Card
+from mtkd_cd.inference.grid import Grid, Shift, Warp, pixel_ratio
+from mtkd_cd.inference.predictor import (
+    Detector,
+    Model,
+    Predictor,
+    TorchPredictor,
+    choose_device,
+    model_from_config,
+    model_from_detector,
+)
+from mtkd_cd.inference.raster import (
+    NODATA,
+    MapWriter,
+    Pair,
+    PairOptions,
+    Staged,
+    check_outputs,
+    check_space,
+    open_pair,
+    to_cog,
+)
+from mtkd_cd.inference.windows import (
+    BLOCK,
+    STRIP,
+    Axis,
+    Prediction,
+    Rows,
+    Window,
+    overlap_pixels,
+    stitch,
+)
+from mtkd_cd.models.mtkd.routing import ORIGIN
+from mtkd_cd.registry import TRANSFORMS
+from mtkd_cd.version import __version__
+
+BUNDLE = '.mtkd'
+VECTORS = ('.gpkg', '.fgb', '.geojson', '.parquet')
+_LARGE_SHIFT = 2.0
+_GSD_RANGE = (0.67, 1.5)
+Image = str | os.PathLike | np.ndarray
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class PairResult:
+    """What was predicted of a pair of images.
+
+    Attributes:
+        change: (H, W) uint8: 0, 1.
+        probability: (H, W) float32.
+        valid: (H, W) bool.
+        car: Changed share of the valid pixels.
+        range: The named CAR range that it lies in.
+        detector: Who served; ``''`` of a model that is no cascade.
+        report: Further facts.
+    """
+
+    change: np.ndarray
+    probability: np.ndarray
+    valid: np.ndarray
+    car: float
+    range: str
+    detector: str = ''
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RasterResult:
+    """What was predicted of a pair of rasters.
+
+    Attributes:
+        change: The change map; ``None`` after a dry run.
+        probability: The probability, if it was asked for.
+        vector: The polygons, if they were asked for.
+        report: What was found of the inputs and done: ``grid``, ``windows``, ``gsd``, ``shift``,
+            ``stretch``, ``warnings`` and more, as JSON values.
+        car: Changed share of the valid pixels.
+        area_m2: Changed square metres, geodesic; ``None`` without a CRS.
+        changed_pixels: How many.
+        valid_pixels: How many.
+        range: The named CAR range of the scene.
+        detectors: Who served, of a cascade.
+        seconds: That it took.
+    """
+
+    change: Path | None
+    probability: Path | None
+    vector: Path | None
+    report: dict[str, Any]
+    car: float | None = None
+    area_m2: float | None = None
+    changed_pixels: int = 0
+    valid_pixels: int = 0
+    range: str | None = None
+    detectors: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """One run over a raster."""
+
+    rule: Rule
+    threshold: float
+    window: int
+    overlap: int
+    batch_size: int
+    strip: int
+    route: str
+    with_detector: bool
+
+
+class ChangeInferencer:
+    """Predicts changes between pairs of images or rasters.
+
+    Args:
+        model: A bundle (``.mtkd``), an exported network (``.onnx``), a config file or a loaded
+            config (with ``weights``), a detector of :func:`~mtkd_cd.apis.init_model`, or a
+            :class:`~mtkd_cd.inference.predictor.Model`.
+        weights: The checkpoint of a config; default: what its training left.
+        device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
+        backend: ``'torch'``, ``'onnx'`` or ``'openvino'``.
+        trusted: Whether ``weights`` may hold pickled objects. Only for files of your own.
+        cfg_options: Changes of config entries.
+
+    Raises:
+        UserError: The model is missing or no good; no such device or backend.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        weights: str | os.PathLike | None = None,
+        device: str = 'auto',
+        backend: str = 'torch',
+        *,
+        trusted: bool = False,
+        cfg_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.device = choose_device(device)
+        self.model = _open_model(model, weights, device, backend, trusted, cfg_options)
+
+    @property
+    def card(self) -> Card:
+        """How the model takes its input."""
+        return self.model.card
+
+    def __call__(
+        self,
+        pairs: Sequence[Sequence[Image]],
+        out_dir: str | os.PathLike | None = None,
+        batch_size: int = 8,
+        channel_order: str = 'rgb',
+        threshold: float | None = None,
+    ) -> list[PairResult]:
+        """Predict pairs of images through the test pipeline of the model's config.
+
+        Args:
+            pairs: [A, B] each: paths of 8-bit images, or (H, W, C) uint8 arrays.
+            out_dir: Folder for the change maps, 0 and 255, as ``<name of A>.png``; arrays are
+                called by their position.
+            batch_size: Pairs of one size that go through the network together.
+            channel_order: Of arrays, ``'rgb'`` or ``'bgr'``.
+            threshold: Instead of the card's.
+
+        Returns:
+            One result per pair, in their order, at the size of the images.
+
+        Raises:
+            UserError: An image is missing or no good, or the dates differ in size.
+        """
+        if channel_order not in ('rgb', 'bgr'):
+            raise UserError(f"channel_order={channel_order!r}: 'rgb' or 'bgr' is needed")
+        single = len(pairs) == 2 and all(isinstance(item, (str, os.PathLike)) for item in pairs)
+        if single:
+            raise UserError('pairs is a list of pairs: [[a, b]] for one')
+        results: list[PairResult] = []
+        batch: list[tuple[Tensor, tuple[int, int]]] = []
+        for pair in pairs:
+            loaded = self._loaded(pair, channel_order)
+            if batch and (len(batch) == batch_size or loaded[0].shape != batch[0][0].shape):
+                results += self._predicted(batch, threshold)
+                batch = []
+            batch.append(loaded)
+        if batch:
+            results += self._predicted(batch, threshold)
+        if out_dir is not None:
+            for index, (pair, result) in enumerate(zip(pairs, results)):
+                _write_picture(out_dir, pair[0], index, result)
+        return results
+
+    def predict_raster(
+        self,
+        a: str | os.PathLike,
+        b: str | os.PathLike,
+        out: str | os.PathLike,
+        *,
+        probability: str | os.PathLike | None = None,
+        vector: str | os.PathLike | None = None,
+        mask: str | os.PathLike | None = None,
+        mask_values: Sequence[int] | None = None,
+        overwrite: bool = False,
+        threshold: float | None = None,
+        window: int | None = None,
+        overlap: float = 0.25,
+        bands: Sequence[int] | None = None,
+        stretch: str | Mapping | Rule | None = None,
+        gsd: str | None = None,
+        coregister: bool = False,
+        bbox: Sequence[float] | None = None,
+        aoi: str | os.PathLike | None = None,
+        min_area: float | None = None,
+        simplify: float | None = None,
+        fill_holes: float | None = None,
+        batch_size: int = 8,
+        cog: bool = False,
+        dry_run: bool = False,
+        probability_dtype: str = 'uint8',
+        nodata: float | None = None,
+        offset_a: float = 0.0,
+        offset_b: float = 0.0,
+        edge_buffer: int = 0,
+        resampling: str | None = None,
+        assume_aligned: bool = False,
+        route: str = 'window',
+        detector_band: bool = False,
+        date_a: str | None = None,
+        date_b: str | None = None,
+        strip: int = STRIP,
+        progress: Progress | None = None,
+    ) -> RasterResult:
+        """Predict a pair of rasters, window by window, onto date A's grid.
+
+        Args:
+            a: Date A: what GDAL reads, or a picture.
+            b: Date B; on another grid it is warped once.
+            out: The change map to write: ``.tif`` of 0, 1 and 255 where nothing is known, or
+                ``.png`` of 0 and 255.
+            probability: The probability of change to write, ``.tif``.
+            vector: Polygons to write: ``.gpkg``, ``.fgb``, ``.geojson``, ``.parquet``.
+            mask: Raster on A's grid; pixels that are not 0 are left out.
+            mask_values: Or those with one of these values.
+            overwrite: Whether existing outputs are replaced.
+            threshold: Instead of the card's.
+            window: Side of the windows in pixels; default: the model's training size.
+            overlap: Of the windows, as a fraction below 1 or in pixels.
+            bands: Band numbers of the files, in the order red, green, blue or of the card's bands.
+            stretch: Radiometry instead of the card's, as
+                :func:`~mtkd_cd.data.radiometry.from_spec` reads it.
+            gsd: ``'model'``: resample to the model's ground sample distance and return to A's grid;
+                ``'keep'``: predict at whatever the rasters have. Default: refuse rasters whose
+                distance is not that of the model.
+            coregister: Whether the measured shift between the dates is taken out.
+            bbox: (left, bottom, right, top) in A's CRS; the outputs cover its pixels only.
+            aoi: File of polygons; the outputs cover their bounds, nothing is known outside of them.
+            min_area: Smallest polygon in square metres.
+            simplify: Tolerance of the polygons' lines in metres.
+            fill_holes: Holes in polygons up to that many square metres are filled.
+            batch_size: Windows that go through the network together.
+            cog: Whether to write cloud-optimised GeoTIFFs with overviews.
+            dry_run: Whether to only report what would be done.
+            probability_dtype: ``'uint8'``, steps of 1/250 and 255 where nothing is known, or
+                ``'float32'`` with NaN there.
+            nodata: Value of invalid pixels in files that declare none.
+            offset_a: Added to the values of A, for instance -1000 for Sentinel-2 since 2022.
+            offset_b: Added to the values of B.
+            edge_buffer: Pixels within that distance of an invalid one are left out too.
+            resampling: How B comes to A's grid; default: bilinear, or average if B is more than
+                twice as fine.
+            assume_aligned: Whether rasters of equal size lie on one grid, whatever they say.
+            route: Of a cascade: ``'window'``: the origin's CAR in each window picks the detector
+                that serves it; ``'raster'``: its CAR in the whole raster picks one for all.
+            detector_band: Whether the change map gets a second band that says who served.
+            date_a: For the polygons; default: what the file's tags say.
+            date_b: Likewise.
+            strip: Columns that are predicted at a time.
+            progress: Called with (done, all) pixels.
+
+        Raises:
+            UserError: What is wrong with the inputs, and what to do. Nothing is written then.
+        """
+        start = time.perf_counter()
+        card = self.card
+        targets = _targets(out, probability, vector)
+        if not dry_run:
+            inputs = [file for file in (a, b, mask, aoi) if file is not None]
+            check_outputs(targets, inputs, overwrite)
+        _check_choices(probability_dtype, route, gsd, batch_size, edge_buffer)
+        options = PairOptions(
+            bands=None if bands is None else tuple(bands),
+            band_names=card.band_order,
+            mask=mask,
+            mask_values=None if mask_values is None else tuple(mask_values),
+            nodata=nodata,
+            bbox=None if bbox is None else (bbox[0], bbox[1], bbox[2], bbox[3]),
+            aoi=aoi,
+            assume_aligned=assume_aligned,
+            resampling=resampling,
+            edge_buffer=edge_buffer,
+            offset_a=offset_a,
+            offset_b=offset_b,
+        )
+        with open_pair(a, b, options) as pair:
+            if detector_band and self.model.routing is None:
+                raise UserError('--detector-band: only a cascade has several detectors')
+            plan = self._plan(pair, stretch, threshold, window, overlap, gsd, coregister)
+            if detector_band and plan.factor != 1:
+                raise UserError(
+                    '--detector-band: detectors are known at the resolution that is predicted at; '
+                    'use --gsd keep'
+                )
+            plan.settings = dataclasses.replace(
+                plan.settings,
+                batch_size=batch_size,
+                strip=strip,
+                route=route,
+                with_detector=detector_band,
+            )
+            estimate = _bytes_needed(pair, plan, probability_dtype, targets)
+            plan.report['disk_bytes'] = estimate
+            if not dry_run:
+                check_space(targets['change'].parent, estimate)
+            for note in plan.report['warnings']:
+                warnings.warn(note, stacklevel=2)
+            if dry_run:
+                return RasterResult(None, None, None, plan.report)
+            result = self._run(
+                pair,
+                plan,
+                targets,
+                probability_dtype=probability_dtype,
+                cog=cog,
+                progress=progress,
+                polygons=dict(
+                    min_area=min_area,
+                    simplify=simplify,
+                    fill_holes=fill_holes,
+                    date_a=date_a or pair.dates[0],
+                    date_b=date_b or pair.dates[1],
+                ),
+            )
+        result.seconds = time.perf_counter() - start
+        return result
+
+    def _plan(
+        self,
+        pair: Pair,
+        stretch: str | Mapping | Rule | None,
+        threshold: float | None,
+        window: int | None,
+        overlap: float,
+        gsd: str | None,
+        coregister: bool,
+    ) -> '_Plan':
+        card = self.card
+        notes = list(pair.notes)
+        size = window or card.training_size
+        if size < 1:
+            raise UserError(f'window={size}: at least one pixel is needed')
+        if self.model.routing is not None and size != card.training_size:
+            notes.append(
+                f'window={size}: the cascade picks its detector by the CAR of a window, and its '
+                f'thresholds hold for windows of {card.training_size} pixels'
+            )
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UserError(f'threshold={threshold:g}: a probability from 0 to 1 is needed')
+        factor, gsd_report = _resolution(pair.grid, card, gsd)
+        shift = pair.shift()
+        if shift is not None and shift.pixels > _LARGE_SHIFT and not coregister:
+            notes.append(
+                f"date B's content lies {shift.right:+.1f} pixels to the right and "
+                f"{shift.down:+.1f} below date A's (phase correlation, {shift.windows} windows): "
+                '--coregister takes that out'
+            )
+        if coregister:
+            if isinstance(pair.b.dataset, np.ndarray):
+                raise UserError('--coregister: pictures cannot be moved; give rasters')
+            if shift is None:
+                notes.append('--coregister: no window shows a shift; date B stays where it is')
+            else:
+                pair.coregister(shift)
+        rule = _radiometry(pair, card, stretch)
+        settings = _Settings(
+            rule=rule,
+            threshold=card.threshold if threshold is None else threshold,
+            window=size,
+            overlap=overlap_pixels(overlap, size),
+            batch_size=1,
+            strip=STRIP,
+            route='window',
+            with_detector=False,
+        )
+        grid = pair.grid if factor == 1 else pair.grid.scaled(factor)
+        rows, cols = (Axis(length, size, settings.overlap) for length in (grid.height, grid.width))
+        report = dict(
+            a=pair.names[0],
+            b=pair.names[1],
+            model=card.name,
+            device=str(self.device),
+            grid=_grid_report(pair),
+            windows=dict(
+                size=[rows.size, cols.size],
+                overlap=settings.overlap,
+                count=len(rows.starts) * len(cols.starts),
+            ),
+            gsd=gsd_report,
+            stretch=dict(rule.describe(), text=str(rule)),
+            shift=None if shift is None else dataclasses.asdict(shift),
+            coregistered=bool(coregister and shift is not None),
+            threshold=settings.threshold,
+            warnings=notes,
+            memory_bytes=_buffer_bytes(rows, cols, len(card.bands)),
+        )
+        return _Plan(settings, factor, report, shift)
+
+    def _run(
+        self,
+        pair: Pair,
+        plan: '_Plan',
+        targets: dict[str, Path],
+        *,
+        probability_dtype: str,
+        cog: bool,
+        progress: Progress | None,
+        polygons: dict[str, Any],
+    ) -> RasterResult:
+        settings, report = plan.settings, plan.report
+        with Staged(targets) as staged:
+            pair.bring_to_grid(staged.temporary('b'))
+            needs_probability = 'probability' in targets or 'vector' in targets
+            probability = staged.paths.get('probability')
+            if needs_probability and probability is None:
+                probability = staged.temporary('probability')
+            names = self.model.names if settings.with_detector else None
+            writer = MapWriter(
+                pair.grid,
+                staged.paths['change'],
+                probability,
+                probability_dtype if 'probability' in targets else 'uint8',
+                settings.threshold,
+                names,
+            )
+            served: dict[str, int] = {}
+            try:
+                for rows in self._rows(pair, plan, staged, served, progress):
+                    writer.write(rows)
+                if not writer.valid_pixels:
+                    raise UserError(
+                        f'no pixel is valid in both {pair.names[0]} and {pair.names[1]}'
+                        + (' outside of the mask' if pair.mask is not None else '')
+                        + ': check their nodata values with gdalinfo'
+                    )
+                changed = int(writer.changed_by_row.sum())
+                car = changed / writer.valid_pixels
+                writer.tag(self._tags(pair, report, settings, car, tuple(served)))
+            except BaseException:
+                writer.abandon()
+                raise
+            writer.close()
+            if cog and staged.targets['change'].suffix.lower() != '.png':
+                to_cog(staged.paths['change'], 'mode')
+            if cog and 'probability' in targets:
+                to_cog(staged.paths['probability'], 'average')
+            if 'vector' in targets:
+                _write_polygons(staged, probability, detector=self.card.name, **polygons)
+            staged.commit()
+        areas = pair.grid.pixel_areas()
+        report.update(detectors=dict(served), car=car, changed_pixels=changed)
+        report.update(valid_pixels=writer.valid_pixels)
+        partition = self.model.partition
+        index = int(partition.range_of(np.array([car]))[0])
+        return RasterResult(
+            targets['change'],
+            targets.get('probability'),
+            targets.get('vector'),
+            report,
+            car=car,
+            area_m2=None if areas is None else float((writer.changed_by_row * areas).sum()),
+            changed_pixels=changed,
+            valid_pixels=writer.valid_pixels,
+            range=partition.names[index],
+            detectors=tuple(served),
+        )
+
+    def _rows(
+        self,
+        pair: Pair,
+        plan: '_Plan',
+        staged: Staged,
+        served: dict[str, int],
+        progress: Progress | None,
+    ) -> Iterator[Rows]:
+        """Finished rows on the pair's grid, whatever resolution is predicted at."""
+        if plan.factor == 1:
+            yield from self._stitched(pair, plan.settings, served, progress)
+            return
+        first = staged.targets['change']
+        working = pair.resampled(plan.factor, first.parent, f'.{first.stem}.{os.getpid()}')
+        path = staged.temporary('working')
+        writer = MapWriter(working.grid, None, path, 'float32', plan.settings.threshold)
+        try:
+            for rows in self._stitched(working, plan.settings, served, progress):
+                # Interpolation must not meet holes: what is not known is left out on A's grid.
+                rows.valid[:] = True
+                writer.write(rows)
+        except BaseException:
+            writer.abandon()
+            raise
+        writer.close()
+        yield from _returned(path, pair)
+
+    def _stitched(
+        self,
+        pair: Pair,
+        settings: _Settings,
+        served: dict[str, int],
+        progress: Progress | None,
+    ) -> Iterator[Rows]:
+        if self.model.routing is None or settings.route == 'window':
+            yield from self._stitch_once(pair, settings, served, progress, None)
+            return
+        changed = valid = 0
+        for rows in self._stitch_once(pair, settings, {}, progress, ORIGIN):
+            changed += int(((rows.probability > settings.threshold) & rows.valid).sum())
+            valid += int(rows.valid.sum())
+        name = self._serving(changed / max(valid, 1))
+        yield from self._stitch_once(pair, settings, served, progress, name)
+
+    def _stitch_once(
+        self,
+        pair: Pair,
+        settings: _Settings,
+        served: dict[str, int],
+        progress: Progress | None,
+        detector: str | None,
+    ) -> Iterator[Rows]:
+        rows, cols = (
+            Axis(length, settings.window, settings.overlap)
+            for length in (pair.grid.height, pair.grid.width)
+        )
+        done, total = 0, pair.grid.height * pair.grid.width
+        stitched = stitch(
+            rows,
+            cols,
+            lambda windows: self._predict_windows(pair, windows, settings, served, detector),
+            batch_size=settings.batch_size,
+            strip=settings.strip,
+            with_detector=settings.with_detector,
+        )
+        for part in stitched:
+            yield part
+            done += part.valid.size
+            if progress is not None:
+                progress(done, total)
+
+    def _predict_windows(
+        self,
+        pair: Pair,
+        windows: Sequence[Window],
+        settings: _Settings,
+        served: dict[str, int],
+        detector: str | None,
+    ) -> list[Prediction]:
+        """The windows of a batch, which lie side by side, read at once."""
+        left = windows[0].col
+        right = max(window.col + window.width for window in windows)
+        first = windows[0]
+        a, b, valid, kept = pair.read(Window(first.row, left, first.height, right - left))
+        spans = [slice(window.col - left, window.col - left + window.width) for window in windows]
+        predictions = [Prediction(None, kept[:, span]) for span in spans]
+        needed = [index for index, span in enumerate(spans) if valid[:, span].any()]
+        if not needed:
+            return predictions
+        inputs = self._normalised(a, b, valid, settings.rule)
+        batch = torch.stack([inputs[:, :, spans[index]] for index in needed])
+        batch = _padded(batch, self.card.divisor)
+        probabilities, names = self._probabilities(
+            batch, [kept[:, spans[index]] for index in needed], settings.threshold, detector
+        )
+        for index, probability, name in zip(needed, probabilities, names):
+            predictions[index].probability = probability
+            predictions[index].detector = self.model.names.index(name)
+            served[name] = served.get(name, 0) + 1
+        return predictions
+
+    def _normalised(self, a: np.ndarray, b: np.ndarray, valid: np.ndarray, rule: Rule) -> Tensor:
+        """(2C, h, w) as the network takes it; 0, which is the mean, where a pixel is invalid."""
+        card = self.card
+        order = card.permutation
+        dates = [torch.from_numpy(np.ascontiguousarray(rule.apply(date)[order])) for date in (a, b)]
+        mean, std = (
+            torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1)
+            for numbers in (card.mean, card.std)
+        )
+        inputs = torch.cat(dates).float().sub_(mean).div_(std)
+        if not valid.all():
+            inputs[:, torch.from_numpy(~valid)] = 0
+        return inputs
+
+    def _probabilities(
+        self,
+        batch: Tensor,
+        valid: Sequence[np.ndarray],
+        threshold: float,
+        detector: str | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> tuple[list[np.ndarray], list[str]]:
+        """Probabilities of each pair, and who served it.
+
+        Args:
+            batch: (N, 2C, H, W), padded at the right and the bottom.
+            valid: Of each pair the pixels that the CAR is taken of, at the size of the result.
+            threshold: A pixel has changed if its probability is above it.
+            detector: Of a cascade: who serves, instead of the routing's choice.
+            shape: (h, w) of the images without padding, where the results have another size.
+        """
+        batch = batch.to(self.device)
+
+        def run(name: str, members: list[int]) -> list[np.ndarray]:
+            predictor = self.model.predictor(name)
+            pairs = batch if len(members) == len(batch) else batch[members]
+            if shape is None:
+                found = predictor.probability(pairs)
+                return [
+                    one[: valid[index].shape[0], : valid[index].shape[1]]
+                    for index, one in zip(members, _arrays(found))
+                ]
+            return _at_sizes(predictor, pairs, shape, [valid[index].shape for index in members])
+
+        everyone = list(range(len(batch)))
+        if self.model.routing is None or detector is not None:
+            name = detector or self.model.names[0]
+            return run(name, everyone), [name] * len(batch)
+        results = run(ORIGIN, everyone)
+        names = []
+        for probability, pixels in zip(results, valid):
+            label = np.where(pixels, probability > threshold, NODATA)
+            names.append(self._serving(float(np.float32(change_area_ratio(label)))))
+        for name in dict.fromkeys(names):
+            if name == ORIGIN:
+                continue
+            members = [index for index, chosen in enumerate(names) if chosen == name]
+            for index, probability in zip(members, run(name, members)):
+                results[index] = probability
+        return results, names
+
+    def _serving(self, car: float) -> str:
+        routing = self.model.routing
+        if routing is None:
+            return self.model.names[0]
+        return routing.detectors[int(routing.serving(torch.tensor([car]))[0])]
+
+    def _tags(
+        self,
+        pair: Pair,
+        report: Mapping[str, Any],
+        settings: _Settings,
+        car: float,
+        served: tuple[str, ...],
+    ) -> dict[str, Any]:
+        card = self.card
+        shift = report['shift']
+        return dict(
+            version=__version__,
+            model=card.name,
+            bundle_sha256=card.sha256,
+            input_a=pair.names[0],
+            input_b=pair.names[1],
+            threshold=settings.threshold,
+            window=settings.window,
+            overlap=settings.overlap,
+            stretch=settings.rule.describe(),
+            shift=None if shift is None else [shift['right'], shift['down']],
+            coregistered=report['coregistered'],
+            gsd=report['gsd'],
+            car=car,
+            detectors=list(self.model.names) if self.model.routing is not None else None,
+            served=list(served) if self.model.routing is not None else None,
+        )
+
+    def _loaded(self, pair: Sequence[Image], channel_order: str) -> tuple[Tensor, tuple[int, int]]:
+        """(2C, h, w) as the data preprocessor takes it, and (H, W) of the images."""
+        if len(pair) != 2:
+            raise UserError(f'a pair has two images, date A first; found {len(pair)}')
+        arrays = [isinstance(image, np.ndarray) for image in pair]
+        if all(arrays):
+            images = [np.asarray(image) for image in pair]
+            for image in images:
+                if image.ndim != 3 or image.dtype != np.uint8:
+                    raise UserError(
+                        f'an array is {image.dtype} of shape {image.shape}: (H, W, C) uint8 is '
+                        'needed'
+                    )
+            if channel_order == 'rgb':
+                images = [np.ascontiguousarray(image[:, :, ::-1]) for image in images]
+            given: Any = dict(img=images)
+        elif not any(arrays):
+            given = dict(img_path=[os.fspath(image) for image in pair])
+        else:
+            raise UserError('a pair is two paths or two arrays, found one of each')
+        results = _pipeline(self.model.cfg, 'img' in given)(given)
+        return results['inputs'], tuple(results['data_samples'].metainfo['ori_shape'][:2])
+
+    def _predicted(
+        self, batch: Sequence[tuple[Tensor, tuple[int, int]]], threshold: float | None
+    ) -> list[PairResult]:
+        card = self.card
+        mean, std = (
+            torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1)
+            for numbers in (card.mean, card.std)
+        )
+        images = torch.stack([inputs for inputs, _ in batch])
+        if card.bands == RGB and images.shape[1] == 6:  # pipelines give BGR
+            images = images[:, [2, 1, 0, 5, 4, 3]]
+        height, width = images.shape[2:]
+        inputs = _padded(images.float().sub_(mean).div_(std), card.divisor)
+        cut = card.threshold if threshold is None else threshold
+        everything = [np.ones(size, bool) for _, size in batch]
+        probabilities, names = self._probabilities(inputs, everything, cut, shape=(height, width))
+        results = []
+        for probability, name, (_, size) in zip(probabilities, names, batch):
+            change = (probability > cut).astype(np.uint8)
+            car = float(change_area_ratio(change))
+            index = int(self.model.partition.range_of(np.array([car]))[0])
+            results.append(
+                PairResult(
+                    change,
+                    probability,
+                    np.ones(size, bool),
+                    car,
+                    self.model.partition.names[index],
+                    name,
+                    dict(model=card.name, threshold=cut),
+                )
+            )
+        return results
+
+
+@dataclass
+class _Plan:
+    settings: _Settings
+    factor: float
+    report: dict[str, Any]
+    shift: Shift | None
+
+
+def inference_model(model: Detector, pairs: Sequence[Image] | Sequence[Sequence[Image]]) -> Any:
+    """Predict with a detector of :func:`~mtkd_cd.apis.init_model`, as
+    ``mmseg.apis.inference_model``.
+
+    Args:
+        model: The detector, with ``cfg``.
+        pairs: (A, B), or a list of them: paths or BGR arrays.
+
+    Returns:
+        The ``SegDataSample`` with ``pred_sem_seg`` and ``seg_logits``, or a list of them.
+    """
+    is_one = len(pairs) == 2 and all(
+        isinstance(item, (str, os.PathLike, np.ndarray)) for item in pairs
+    )
+    samples = []
+    for pair in [pairs] if is_one else pairs:
+        arrays = isinstance(pair[0], np.ndarray)
+        given = dict(img=list(pair)) if arrays else dict(img_path=[os.fspath(p) for p in pair])
+        packed = _pipeline(getattr(model, 'cfg', None), arrays)(given)
+        with torch.no_grad():
+            data = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
+            samples += model.test_step(data)
+    return samples[0] if is_one else samples
+
+
+def _open_model(
+    model: Any,
+    weights: str | os.PathLike | None,
+    device: str,
+    backend: str,
+    trusted: bool,
+    cfg_options: Mapping[str, Any] | None,
+) -> Model:
+    if backend not in ('torch', 'onnx', 'openvino'):
+        raise UserError(f"backend={backend!r}: 'torch', 'onnx' or 'openvino' is needed")
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, torch.nn.Module):
+        return model_from_detector(model)
+    if isinstance(model, (str, os.PathLike)):
+        suffix = Path(model).suffix.lower()
+        if suffix == BUNDLE:
+            from mtkd_cd.inference.bundle import Bundle
+
+            return Bundle.open(model).build(device=device, backend=backend)
+        if suffix == '.onnx' or backend != 'torch':
+            return _open_exported(model, 'onnx' if backend == 'torch' else backend)
+        if suffix in ('.pth', '.pt'):
+            raise UserError(
+                f'model {model} is a checkpoint: give the config (or a bundle), and the checkpoint '
+                'as weights'
+            )
+    return model_from_config(model, weights, device, cfg_options, trusted=trusted)
+
+
+def _open_exported(path: str | os.PathLike, backend: str) -> Model:
+    try:
+        runtime = importlib.import_module('mtkd_cd.export.runtime')
+    except ModuleNotFoundError as error:
+        if not (error.name or '').startswith('mtkd_cd.export'):
+            raise
+        raise UserError(
+            f'model {path}: this version has no {backend} backend; use a bundle or a config with '
+            "backend='torch'"
+        ) from None
+    return runtime.open_exported(path, backend)
+
+
+def _targets(out: Any, probability: Any, vector: Any) -> dict[str, Path]:
+    targets = dict(change=Path(out))
+    if probability is not None:
+        targets['probability'] = Path(probability)
+    if vector is not None:
+        targets['vector'] = Path(vector)
+        if targets['vector'].suffix.lower() not in VECTORS:
+            raise UserError(
+                f'vector {vector}: unknown extension {targets["vector"].suffix!r}; use '
+                f'{", ".join(VECTORS)}'
+            )
+    return targets
+
+
+def _check_choices(
+    probability_dtype: str, route: str, gsd: str | None, batch_size: int, edge_buffer: int
+) -> None:
+    for name, value, choices in (
+        ('probability_dtype', probability_dtype, ('uint8', 'float32')),
+        ('route', route, ('window', 'raster')),
+        ('gsd', gsd, (None, 'keep', 'model')),
+    ):
+        if value not in choices:
+            raise UserError(f'{name}={value!r}: one of {", ".join(map(repr, choices))} is needed')
+    if batch_size < 1 or edge_buffer < 0:
+        raise UserError(f'batch_size={batch_size}, edge_buffer={edge_buffer}: too small')
+
+
+def _resolution(grid: Grid, card: Card, gsd: str | None) -> tuple[float, dict[str, Any]]:
+    """By how much the grid is made finer for the model, and what to report."""
+    found = grid.gsd()
+    metres = None if found is None else float(np.sqrt(found[0] * found[1]))
+    report = dict(metres=None if found is None else list(found), model=card.gsd_m, resampled=False)
+    if gsd == 'model' and (metres is None or card.gsd_m is None):
+        raise UserError(
+            "--gsd model: the model's ground sample distance is not known"
+            if card.gsd_m is None
+            else '--gsd model: the rasters have no CRS, so that their pixels have no size'
+        )
+    if metres is None or card.gsd_m is None:
+        return 1.0, report
+    ratio = metres / card.gsd_m
+    if gsd == 'model' and ratio != 1:
+        return ratio, dict(report, resampled=True)
+    if gsd is None and not _GSD_RANGE[0] <= ratio <= _GSD_RANGE[1]:
+        raise UserError(
+            f'the ground sample distance is {metres:.3g} m, but the model was trained at '
+            f'{card.gsd_m:.3g} m: resample to the latter, predict and return with --gsd model, or '
+            'predict as it is with --gsd keep'
+        )
+    return 1.0, report
+
+
+def _radiometry(pair: Pair, card: Card, stretch: str | Mapping | Rule | None) -> Rule:
+    """The rule for both dates, its percentiles taken of both."""
+    rule = from_spec(stretch) if stretch is not None else card.radiometry
+    dates = (pair.a, pair.b)
+    if isinstance(rule, Identity):
+        if any(needs_rule(date.dtype) for date in dates):
+            samples = {name: date.sample() for name, date in zip(pair.names, dates)}
+            raise no_rule_error('the pair', samples, option="--stretch '{rule}'")
+        return rule
+    if rule.fitted:
+        return rule
+    return rule.fit(*(date.sample() for date in dates))
+
+
+def _grid_report(pair: Pair) -> dict[str, Any]:
+    grid = pair.grid
+    return dict(
+        crs=None if grid.crs is None else str(grid.crs),
+        transform=list(grid.transform)[:6] if grid.transform is not None else None,
+        width=grid.width,
+        height=grid.height,
+        b_warped=pair.warp is not None,
+        resampling=None if pair.warp is None else pair.warp.resampling,
+    )
+
+
+def _bytes_needed(
+    pair: Pair, plan: _Plan, probability_dtype: str, targets: Mapping[str, Path]
+) -> int:
+    """On the disk, at most: maps compress, the warped date does not."""
+    pixels = pair.grid.width * pair.grid.height
+    needed = pixels // 4
+    if 'probability' in targets or 'vector' in targets:
+        needed += pixels * (4 if probability_dtype == 'float32' else 1)
+    values = len(pair.b.bands) * pair.b.dtype.itemsize
+    if pair.warp is not None:
+        needed += pixels * (values + 1)
+    if plan.factor != 1:
+        needed += int(pixels * plan.factor**2 * (2 * values + 4))
+    return needed + 2**20
+
+
+def _buffer_bytes(rows: Axis, cols: Axis, bands: int) -> int:
+    """Of the rows that are held, without the network."""
+    return rows.size * min(cols.length, STRIP) * 5 + rows.size * cols.size * bands * 2 * 4
+
+
+def _padded(batch: Tensor, divisor: int) -> Tensor:
+    height, width = batch.shape[-2:]
+    right, bottom = -width % divisor, -height % divisor
+    return F.pad(batch, (0, right, 0, bottom)) if right or bottom else batch
+
+
+def _arrays(probability: Tensor) -> list[np.ndarray]:
+    return list(probability.float().cpu().numpy())
+
+
+def _returned(path: Path, pair: Pair) -> Iterator[Rows]:
+    """The probability that was predicted at another resolution, on the pair's grid."""
+    rasterio = require('rasterio', 'geo', 'a raster')
+    grid = pair.grid
+    with rasterio.open(path) as source:
+        ratio = pixel_ratio(Grid.of(source), grid)
+        rule = 'average' if max(ratio) < 0.5 else 'bilinear'
+        warp = Warp(grid, rule, ratio, float('nan'))
+        with warp.open(source) as warped:
+            for left in range(0, grid.width, STRIP):
+                width = min(STRIP, grid.width - left)
+                for top in range(0, grid.height, BLOCK):
+                    window = Window(top, left, min(BLOCK, grid.height - top), width)
+                    place = rasterio.windows.Window(left, top, width, window.height)
+                    probability = warped.read(1, window=place)
+                    kept = pair.read(window)[3]
+                    yield Rows(top, left, np.nan_to_num(probability), kept, None)
+
+
+def _write_polygons(staged: Staged, probability: Path | None, **options: Any) -> None:
+    from mtkd_cd.inference.vector import write_polygons
+
+    write_polygons(staged.paths['change'], probability, staged.paths['vector'], **options)
+
+
+def _pipeline(cfg: Any, arrays: bool) -> Compose:
+    """The test pipeline of a config, without labels; loading and packing alone without a
+    config."""
+    steps = [dict(type='MultiImgLoadImageFromFile'), dict(type='MultiImgPackSegInputs')]
+    if cfg is not None and cfg.get('test_dataloader'):
+        dataset = cfg.test_dataloader.dataset
+        while 'pipeline' not in dataset and 'dataset' in dataset:
+            dataset = dataset.dataset
+        steps = [copy.deepcopy(dict(step)) for step in dataset.get('pipeline', steps)]
+    elif cfg is not None and cfg.get('test_pipeline'):
+        steps = [copy.deepcopy(dict(step)) for step in cfg.test_pipeline]
+    kept = []
+    for step in steps:
+        name = str(step['type']).rpartition('.')[2]
+        if 'LoadAnnotations' in name:
+            continue
+        if arrays and name == 'MultiImgLoadImageFromFile':
+            step['type'] = str(step['type']).replace(name, 'MultiImgLoadLoadImageFromNDArray')
+        kept.append(step)
+    scope = cfg.get('default_scope', 'mtkd_cd') if cfg is not None else 'mtkd_cd'
+    with DefaultScope.overwrite_default_scope(scope):
+        return Compose([TRANSFORMS.build(step) for step in kept])
+
+
+def _at_sizes(
+    predictor: Predictor,
+    pairs: Tensor,
+    shape: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
+) -> list[np.ndarray]:
+    """Probabilities at the sizes of the images before the pipeline resized them."""
+    if isinstance(predictor, TorchPredictor):
+        return [one.cpu().numpy() for one in predictor.probability_at(pairs, shape, sizes)]
+    found = predictor.probability(pairs)[:, None, : shape[0], : shape[1]].float().cpu()
+    return [
+        (
+            one
+            if shape == size
+            else F.interpolate(one[None], size, mode='bilinear', align_corners=False)[0]
+        )[0].numpy()
+        for one, size in zip(found, sizes)
+    ]
+
+
+def _write_picture(out_dir: str | os.PathLike, a: Image, index: int, result: PairResult) -> None:
+    name = f'{index:05d}' if isinstance(a, np.ndarray) else Path(a).stem
+    path = Path(out_dir, f'{name}.png')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), result.change * 255):
+        raise OSError(f'{path} cannot be written')

@@ -1,0 +1,384 @@
+"""Models behind one method, ``probability``: a detector of any scope, or the detectors of a
+cascade."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DefaultScope
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.checkpoint import load_weights
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.engine.config import check_exists, is_cascade, load_config, partition_of, work_dir_of
+from mtkd_cd.engine.run import BEST
+from mtkd_cd.inference.card import RGB, Card
+from mtkd_cd.models.mtkd.routing import ORIGIN, Routing, choose_routing
+from mtkd_cd.models.mtkd.specialists import Detector, build_detector, input_converter
+
+_HALF = 0.5
+_ABOVE_HALF = float(torch.nextafter(torch.tensor(_HALF), torch.tensor(1.0)))
+
+
+class Predictor(Protocol):
+    """What every backend offers."""
+
+    def probability(self, pairs: Tensor) -> Tensor:
+        """(N, H, W) float32 probability of change of (N, 2C, H, W) normalised pairs."""
+
+
+class TorchPredictor:
+    """A detector in mmseg's form.
+
+    Args:
+        detector: Of any scope; its ``predict(inputs)`` gives samples with ``seg_logits``.
+        temperature: The logits are divided by it.
+        convert: Makes this detector's input of what the caller normalised.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        temperature: float = 1.0,
+        convert: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.detector = detector.eval()
+        self.temperature = temperature
+        self.convert = convert
+
+    def probability(self, pairs: Tensor) -> Tensor:
+        """(N, H, W) float32; above 0.5 exactly where a two-channel head's argmax is change."""
+        return torch.stack(self._predict(pairs, None))
+
+    def probability_at(
+        self, pairs: Tensor, shape: tuple[int, int], sizes: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:
+        """Probabilities at the sizes of the images before a pipeline resized them.
+
+        The logits are resized, as in a test.
+
+        Args:
+            pairs: (N, 2C, H, W), padded at the right and the bottom.
+            shape: (h, w) of the images without padding.
+            sizes: (H, W) of each result.
+        """
+        height, width = pairs.shape[2:]
+        meta = dict(
+            img_shape=shape,
+            pad_shape=(height, width),
+            padding_size=(0, width - shape[1], 0, height - shape[0]),
+        )
+        samples = [SegDataSample(metainfo=dict(meta, ori_shape=size)) for size in sizes]
+        return self._predict(pairs, samples)
+
+    def _predict(self, pairs: Tensor, samples: list[SegDataSample] | None) -> list[Tensor]:
+        device = next((p.device for p in self.detector.parameters()), pairs.device)
+        pairs = pairs.to(device)
+        with torch.no_grad():
+            predicted = self.detector.predict(
+                self.convert(pairs) if self.convert else pairs, samples
+            )
+            return [
+                change_probability(sample.seg_logits.data[None].float(), self.temperature)[0]
+                for sample in predicted
+            ]
+
+
+def change_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Probability of change of mmseg's ``seg_logits``.
+
+    Args:
+        logits: (N, 2, H, W) logits, or (N, 1, H, W) of a sigmoid head, which mmseg gives as
+            probabilities.
+        temperature: The logits are divided by it.
+
+    Returns:
+        (N, H, W).
+
+    Raises:
+        UserError: Another number of channels.
+    """
+    if logits.shape[1] == 1:
+        probability = logits[:, 0]
+        return probability if temperature == 1 else (probability.logit() / temperature).sigmoid()
+    if logits.shape[1] != 2:
+        raise UserError(
+            f'the model has {logits.shape[1]} classes: change detectors have one or two channels'
+        )
+    margin = logits[:, 1] - logits[:, 0]
+    probability = (margin / temperature).sigmoid()
+    # Rounding brings margins that are barely positive to one half exactly.
+    return torch.where(margin > 0, probability.clamp(min=_ABOVE_HALF), probability.clamp(max=_HALF))
+
+
+@dataclass
+class Model:
+    """What the inferencer works with.
+
+    Attributes:
+        card: How to feed it.
+        load: Builds a predictor, by the detector's name; a model that is no cascade has one, called
+            ``''``.
+        routing: Who serves which predicted CAR, of a cascade.
+        partition: The named CAR ranges.
+        cfg: The config that the model was trained with, for its test pipeline.
+    """
+
+    card: Card
+    load: Mapping[str, Callable[[], Predictor]]
+    routing: Routing | None = None
+    partition: CARPartition = field(default_factory=CARPartition)
+    cfg: Any = None
+    _loaded: dict[str, Predictor] = field(default_factory=dict)
+
+    def predictor(self, name: str = '') -> Predictor:
+        """The predictor called ``name``, built when it is first needed."""
+        if name not in self._loaded:
+            self._loaded[name] = self.load[name]()
+        return self._loaded[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The detectors, the cascade's origin first."""
+        return tuple(self.load)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Those that have been needed so far."""
+        return tuple(self._loaded)
+
+
+def init_model(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike | None = None,
+    device: str = 'auto',
+    cfg_options: Mapping[str, Any] | None = None,
+    *,
+    trusted: bool = False,
+) -> Detector:
+    """Build the detector of a config and load its weights, as ``mmseg.apis.init_model``.
+
+    Args:
+        config: A config file or a loaded config. Of a distiller's, the student is built; a
+            cascade's loads the checkpoints that the config names.
+        checkpoint: Weights; ``None`` leaves them as they are initialised.
+        device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
+        cfg_options: Changes of config entries.
+        trusted: Whether the file may hold pickled objects. Only for files of your own.
+
+    Returns:
+        The detector in evaluation mode, with the config as ``cfg``.
+
+    Raises:
+        UserError: The config or the checkpoint is missing or no good.
+    """
+    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    if isinstance(config, Config) and cfg_options:
+        cfg.merge_from_dict(dict(cfg_options))
+    detector = _build(cfg, _student_of(cfg.model))
+    if checkpoint is not None:
+        check_exists(checkpoint, str(checkpoint))
+        load_weights(detector, checkpoint, trusted=trusted)
+    detector.cfg = cfg
+    return _placed(detector, device)
+
+
+def model_from_config(
+    config: str | os.PathLike | Config,
+    weights: str | os.PathLike | None = None,
+    device: str = 'auto',
+    cfg_options: Mapping[str, Any] | None = None,
+    *,
+    trusted: bool = False,
+) -> Model:
+    """A model from a config and its weights; the detectors of a cascade are loaded when needed.
+
+    Args:
+        config: A config file or a loaded config.
+        weights: A checkpoint; default: the ``best.pth`` that the config's training left.
+        device: See :func:`init_model`.
+        cfg_options: Changes of config entries.
+        trusted: Whether the file may hold pickled objects.
+
+    Raises:
+        UserError: The config or a checkpoint is missing or no good.
+    """
+    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    if is_cascade(cfg):
+        if weights is not None:
+            raise UserError(
+                f'weights={weights}: a cascade has one file per detector; set '
+                'model.checkpoints in its config'
+            )
+        return _cascade_from_config(cfg, device, trusted)
+    path = Path(weights) if weights is not None else work_dir_of(cfg) / BEST
+    check_exists(path, str(path))
+    return model_from_detector(init_model(cfg, path, device, trusted=trusted))
+
+
+def model_from_detector(detector: Detector) -> Model:
+    """A model from a module that :func:`init_model` gave, or any detector in mmseg's form with a
+    data preprocessor; also of a built cascade."""
+    cfg = getattr(detector, 'cfg', None)
+    name = Path(cfg.filename).stem if cfg is not None and cfg.filename else type(detector).__name__
+    if hasattr(detector, 'specialists') and hasattr(detector, 'routing'):
+        predictors = {
+            ORIGIN: TorchPredictor(detector.origin),
+            **{
+                range_name: TorchPredictor(specialist, convert=detector._convert[range_name])
+                for range_name, specialist in detector.specialists.items()
+            },
+        }
+        return Model(
+            card_of(detector.origin, cfg, name),
+            {key: (lambda value=value: value) for key, value in predictors.items()},
+            detector.routing,
+            detector.partition,
+            cfg,
+        )
+    predictor = TorchPredictor(detector)
+    return Model(card_of(detector, cfg, name), {'': lambda: predictor}, cfg=cfg)
+
+
+def card_of(detector: Detector, cfg: Config | None = None, name: str = '') -> Card:
+    """What a detector's data preprocessor, its head and its config say of its input."""
+    preprocessor = detector.data_preprocessor
+    channels = 2 * int(getattr(detector, 'backbone_inchannels', 3))
+    swaps = bool(
+        getattr(
+            preprocessor, 'channel_conversion', getattr(preprocessor, '_channel_conversion', False)
+        )
+    )
+    threshold = getattr(getattr(detector, 'decode_head', None), 'threshold', None)
+    if getattr(detector, 'out_channels', None) != 1:
+        threshold = None  # argmax
+    divisor = preprocessor_divisor(preprocessor)
+    bands = RGB if swaps else RGB[::-1]
+    if channels != 6:
+        bands = tuple(f'band {index + 1}' for index in range(channels // 2))
+    return Card(
+        name=name or type(detector).__name__,
+        mean=_per_channel(getattr(preprocessor, 'mean', None), channels, 0.0),
+        std=_per_channel(getattr(preprocessor, 'std', None), channels, 1.0),
+        bands=bands,
+        training_size=_training_size(cfg),
+        divisor=divisor,
+        threshold=_HALF if threshold is None else float(threshold),
+    )
+
+
+def preprocessor_divisor(preprocessor: nn.Module) -> int:
+    """What image sides are padded to multiples of in tests."""
+    test_cfg = getattr(preprocessor, 'test_cfg', None) or {}
+    return int(test_cfg.get('size_divisor') or 1)
+
+
+def choose_device(device: str) -> torch.device:
+    """``'auto'`` is a GPU where there is one.
+
+    Raises:
+        UserError: A device that torch does not find or know.
+    """
+    if device == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f'device={device!r}: auto, cpu, cuda or cuda:N is needed') from None
+    if chosen.type == 'cuda' and not torch.cuda.is_available():
+        raise UserError(f'device={device!r}: torch finds no GPU here; use cpu')
+    return chosen
+
+
+def _cascade_from_config(cfg: Config, device: str, trusted: bool) -> Model:
+    partition = partition_of(cfg)
+    routing = choose_routing(
+        cfg.model.get('routing', 'car'), cfg.model.get('routing_file'), partition
+    )
+    needed = dict.fromkeys((ORIGIN, *routing.detectors))
+    checkpoints = dict(cfg.model.get('checkpoints') or {})
+    for name in needed:
+        if name not in checkpoints:
+            raise UserError(
+                f'model.checkpoints of the cascade has no {name!r}: give the file of each detector'
+            )
+        check_exists(checkpoints[name], f'{checkpoints[name]} ({name})')
+
+    def build(name: str) -> Detector:
+        own = dict(cfg.model.get('specialists') or {}).get(name)
+        detector = _build(cfg, own or cfg.model.origin)
+        load_weights(detector, checkpoints[name], trusted=trusted)
+        return _placed(detector, device)
+
+    origin = build(ORIGIN)
+
+    def load(name: str) -> Predictor:
+        if name == ORIGIN:
+            return TorchPredictor(origin)
+        detector = build(name)
+        return TorchPredictor(
+            detector,
+            convert=input_converter(origin.data_preprocessor, detector.data_preprocessor),
+        )
+
+    return Model(
+        card_of(origin, cfg, Path(cfg.filename).stem if cfg.filename else 'cascade'),
+        {name: (lambda name=name: load(name)) for name in needed},
+        routing,
+        partition,
+        cfg,
+    )
+
+
+def _student_of(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A distiller's student, whose weights its checkpoints hold; any other model itself."""
+    if str(model.get('type', '')).rpartition('.')[2] == 'MultiTeacherDistiller':
+        return model['student']
+    return model
+
+
+def _build(cfg: Config, model: Mapping[str, Any]) -> Detector:
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
+        return build_detector(model, cfg.get('data_preprocessor'))
+
+
+def _placed(detector: Detector, device: str) -> Detector:
+    chosen = choose_device(device)
+    if chosen.type == 'cpu':
+        detector = revert_sync_batchnorm(detector)
+    return detector.to(chosen).eval()
+
+
+def _per_channel(values: Tensor | None, channels: int, default: float) -> tuple[float, ...]:
+    if values is None:
+        return (default,) * channels
+    numbers = values.detach().cpu().flatten().tolist()
+    return tuple(numbers * channels if len(numbers) == 1 else numbers)
+
+
+def _training_size(cfg: Config | None) -> int:
+    if cfg is not None:
+        for node in _steps(cfg.get('train_dataloader')):
+            if str(node.get('type', '')).rpartition('.')[2] == 'MultiImgRandomCrop':
+                side = node.get('crop_size')
+                return int(side if isinstance(side, int) else max(side))
+        if cfg.get('image_size'):
+            return int(cfg.image_size)
+    return Card('', (), ()).training_size
+
+
+def _steps(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        yield node
+        for value in node.values():
+            yield from _steps(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _steps(value)

@@ -1,0 +1,896 @@
+"""Pairs of rasters or pictures as windows of values and valid pixels, and the files that a
+prediction leaves."""
+
+import contextlib
+import glob
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.extras import require
+from mtkd_cd.data.radiometry import SAMPLE_SIDE, thinned, thinning_step
+from mtkd_cd.data.transforms.loading import MultiImgLoadImageFromFile
+from mtkd_cd.inference.grid import (
+    Grid,
+    Shift,
+    Warp,
+    check_overlap,
+    measure_shift,
+    pixel_ratio,
+    warp_to_file,
+)
+from mtkd_cd.inference.windows import BLOCK, NO_DETECTOR, Rows, Window
+
+NODATA = 255
+# Of a probability in the written bytes.
+PROBABILITY_STEP = 1 / 250
+PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
+RASTERS = ('.tif', '.tiff')
+_WORLD_FILES = ('.pgw', '.pngw', '.jgw', '.jpgw', '.jpegw', '.wld', '.bpw')
+_PART = '.part'
+_TWICE_AS_FINE = 0.5
+RESAMPLING = ('nearest', 'bilinear', 'cubic', 'average')
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """How two rasters become a pair.
+
+    Attributes:
+        bands: Band numbers of the files, from 1, in the order of the card's ``band_order``.
+        band_names: What the model calls these bands.
+        mask: Raster on A's grid whose pixels are left out where it is not 0.
+        mask_values: Or where it has one of these values.
+        nodata: Value of invalid pixels in files that declare none.
+        bbox: (left, bottom, right, top) in A's CRS; only that window is predicted.
+        aoi: File of polygons; only their bounds are predicted, and nothing outside of them.
+        assume_aligned: Whether rasters of equal size lie on one grid, whatever they say.
+        resampling: How B comes to A's grid; ``None``: bilinear, or average if B is more than twice
+            as fine.
+        edge_buffer: Valid pixels within that many pixels of an invalid one are left out too.
+        offset_a: Added to the values of A.
+        offset_b: Added to the values of B.
+    """
+
+    bands: tuple[int, ...] | None = None
+    band_names: tuple[str, ...] = ('red', 'green', 'blue')
+    mask: str | os.PathLike | None = None
+    mask_values: tuple[int, ...] | None = None
+    nodata: float | None = None
+    bbox: tuple[float, float, float, float] | None = None
+    aoi: str | os.PathLike | None = None
+    assume_aligned: bool = False
+    resampling: str | None = None
+    edge_buffer: int = 0
+    offset_a: float = 0.0
+    offset_b: float = 0.0
+
+
+@dataclass
+class Date:
+    """One date on the pair's grid.
+
+    Attributes:
+        dataset: Open rasterio dataset, or a (C, H, W) array.
+        bands: Which of its bands, from 1.
+        alpha: Band that says where the date is valid.
+        row: Where the pair's grid begins in it.
+        col: Likewise.
+        offset: Added to the values.
+        nodata: Value of invalid pixels beside what the file declares.
+    """
+
+    dataset: Any
+    bands: tuple[int, ...]
+    alpha: int | None = None
+    row: int = 0
+    col: int = 0
+    offset: float = 0.0
+    nodata: float | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values as the radiometry gets them."""
+        dataset = self.dataset
+        stored = np.dtype(
+            dataset.dtype if isinstance(dataset, np.ndarray) else dataset.dtypes[self.bands[0] - 1]
+        )
+        return np.dtype(np.float32) if self.offset else stored
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """(C, h, w) values and (h, w) valid pixels; an invalid band makes the pixel invalid."""
+        if isinstance(self.dataset, np.ndarray):
+            rows = slice(window.row, window.row + window.height)
+            cols = slice(window.col, window.col + window.width)
+            values = self.dataset[:, rows, cols]
+            return values, np.ones(values.shape[1:], bool)
+        windows = require('rasterio.windows', 'geo', 'a raster')
+        place = windows.Window(
+            self.col + window.col, self.row + window.row, window.width, window.height
+        )
+        values = self.dataset.read(list(self.bands), window=place)
+        valid = self._valid(values, lambda: self._masks(window=place))
+        return self._with_offset(values), valid
+
+    def sample(self, side: int = SAMPLE_SIDE) -> np.ndarray:
+        """Masked (C, h, w) of every n-th pixel of the whole date."""
+        if isinstance(self.dataset, np.ndarray):
+            return np.ma.masked_array(thinned(self.dataset, side))
+        dataset = self.dataset
+        step = thinning_step(dataset.height, dataset.width, side)
+        shape = math.ceil(dataset.height / step), math.ceil(dataset.width / step)
+        values = dataset.read(list(self.bands), out_shape=(len(self.bands), *shape))
+        valid = self._valid(values, lambda: self._masks(out_shape=shape))
+        values = self._with_offset(values)
+        return np.ma.masked_array(values, np.broadcast_to(~valid, values.shape))
+
+    def _masks(self, window: Any = None, out_shape: tuple[int, int] | None = None) -> np.ndarray:
+        if self.alpha is not None:
+            return self.dataset.read(self.alpha, window=window, out_shape=out_shape)[None]
+        shape = None if out_shape is None else (len(self.bands), *out_shape)
+        return self.dataset.read_masks(list(self.bands), window=window, out_shape=shape)
+
+    def _valid(self, values: np.ndarray, masks: Any) -> np.ndarray:
+        valid = np.ones(values.shape[1:], bool)
+        if self.alpha is not None or _has_mask(self.dataset, self.bands):
+            valid &= (masks() > 0).all(0)
+        if values.dtype.kind == 'f':
+            valid &= np.isfinite(values).all(0)
+        if self.nodata is not None and not math.isnan(self.nodata):
+            valid &= (values != self.nodata).all(0)
+        return valid
+
+    def _with_offset(self, values: np.ndarray) -> np.ndarray:
+        return values.astype(np.float32) + np.float32(self.offset) if self.offset else values
+
+
+def _has_mask(dataset: Any, bands: Sequence[int]) -> bool:
+    all_valid = require('rasterio.enums', 'geo', 'a raster').MaskFlags.all_valid
+    return any(all_valid not in dataset.mask_flag_enums[band - 1] for band in bands)
+
+
+@dataclass
+class Pair:
+    """Two dates on one grid.
+
+    Attributes:
+        grid: Of both, cropped.
+        a: Date A.
+        b: Date B.
+        warp: How B comes to the grid, where it has another.
+        mask: Date-like of the mask, where there is one.
+        mask_values: Values that are left out; ``None``: all but 0.
+        shapes: Polygons outside of which nothing is valid, in the grid's CRS.
+        edge_buffer: See :class:`PairOptions`.
+        names: Of the files.
+        notes: Warnings.
+        dates: What the files' tags say of their dates.
+    """
+
+    grid: Grid
+    a: Date
+    b: Date
+    warp: Warp | None = None
+    mask: Date | None = None
+    mask_values: tuple[int, ...] | None = None
+    shapes: list[Any] | None = None
+    edge_buffer: int = 0
+    names: tuple[str, str] = ('A', 'B')
+    notes: list[str] = field(default_factory=list)
+    dates: tuple[str | None, str | None] = (None, None)
+    closing: ExitStack = field(default_factory=ExitStack)
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What a window holds.
+
+        Returns:
+            (C, h, w) values of A and of B; (h, w) pixels that are valid in both files; and those of
+            them that the map keeps, further from an invalid pixel than the edge buffer.
+        """
+        if not self.edge_buffer:
+            a, b, valid = self._read(window)
+            return a, b, valid, valid
+        n = self.edge_buffer
+        top, left = max(window.row - n, 0), max(window.col - n, 0)
+        bottom = min(window.row + window.height + n, self.grid.height)
+        right = min(window.col + window.width + n, self.grid.width)
+        a, b, valid = self._read(Window(top, left, bottom - top, right - left))
+        kernel = np.ones((2 * n + 1, 2 * n + 1), np.uint8)
+        kept = cv2.erode(
+            valid.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1
+        )
+        rows = slice(window.row - top, window.row - top + window.height)
+        cols = slice(window.col - left, window.col - left + window.width)
+        return a[:, rows, cols], b[:, rows, cols], valid[rows, cols], kept[rows, cols].astype(bool)
+
+    def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        a, valid_a = self.a.read(window)
+        b, valid_b = self.b.read(window)
+        valid = valid_a & valid_b
+        if self.mask is not None:
+            values = self.mask.read(window)[0][0]
+            left_out = (
+                values != 0 if self.mask_values is None else np.isin(values, self.mask_values)
+            )
+            valid &= ~left_out
+        if self.shapes is not None:
+            features = require('rasterio.features', 'geo', 'a raster')
+            valid &= features.geometry_mask(
+                self.shapes,
+                (window.height, window.width),
+                self.grid.crop(window).transform,
+                invert=True,
+            )
+        return a, b, valid
+
+    def shift(self) -> Shift | None:
+        """How far B's content lies from A's, by phase correlation."""
+        if self.warp is None:
+            return measure_shift(
+                lambda window: _gray(self.a, self.b, window), self.grid.width, self.grid.height
+            )
+        with self.warp.open(self.b.dataset) as warped:
+            alpha = warped.count if self.warp.nodata is None else None
+            b = Date(warped, self.b.bands, alpha, nodata=self.b.nodata)
+            return measure_shift(
+                lambda window: _gray(self.a, b, window), self.grid.width, self.grid.height
+            )
+
+    def coregister(self, shift: Shift) -> None:
+        """Let B be warped once more or at last, its content moved onto A's."""
+        self.warp = _warp(
+            self.b,
+            self.grid,
+            'bilinear' if self.warp is None else self.warp.resampling,
+            shift=(shift.right, shift.down),
+            crs=None if self.warp is None else self.warp.crs,
+            scale=None if self.warp is None else self.warp.scale,
+        )
+
+    def bring_to_grid(self, path: Path) -> None:
+        """Warp B to a file on the grid, once; nothing to do where it is there already."""
+        if self.warp is None:
+            return
+        rasterio = require('rasterio', 'geo', 'a raster')
+        warp_to_file(self.b.dataset, self.warp, self.b.bands, path)
+        dataset = self.closing.enter_context(rasterio.open(path))
+        count = len(self.b.bands)
+        self.b = Date(
+            dataset,
+            tuple(range(1, count + 1)),
+            count + 1 if self.warp.nodata is None else None,
+            offset=self.b.offset,
+            nodata=self.b.nodata,
+        )
+        self.warp = None
+
+    def resampled(self, factor: float, folder: Path, stem: str) -> 'Pair':
+        """Both dates in pixels ``1 / factor`` as large, in files in ``folder``; without mask and
+        polygons."""
+        rasterio = require('rasterio', 'geo', 'a raster')
+        grid = self.grid.scaled(factor)
+        dates = []
+        for name, date in (('a', self.a), ('b', self.b)):
+            path = folder / f'{stem}.{name}{_PART}.tif'
+            resampling = 'average' if factor < _TWICE_AS_FINE else 'bilinear'
+            warp = _warp(date, grid, resampling)
+            warp_to_file(date.dataset, warp, date.bands, path)
+            self.closing.callback(path.unlink, missing_ok=True)
+            dataset = self.closing.enter_context(rasterio.open(path))
+            count = len(date.bands)
+            alpha = count + 1 if warp.nodata is None else None
+            bands = tuple(range(1, count + 1))
+            dates.append(Date(dataset, bands, alpha, offset=date.offset, nodata=date.nodata))
+        return Pair(grid, *dates, closing=self.closing)
+
+
+def _gray(a: Date, b: Date, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    (values_a, valid_a), (values_b, valid_b) = a.read(window), b.read(window)
+    return values_a.mean(0), values_b.mean(0), valid_a & valid_b
+
+
+def _warp(
+    date: Date,
+    grid: Grid,
+    resampling: str | None,
+    shift: tuple[float, float] = (0.0, 0.0),
+    crs: Any = None,
+    scale: tuple[float, float] | None = None,
+) -> Warp:
+    dataset = date.dataset
+    if scale is None:
+        source = Grid.of(dataset)
+        scale = pixel_ratio(replace(source, crs=crs or source.crs), grid)
+    nodata = date.nodata if date.nodata is not None else dataset.nodata
+    if nodata is None and np.dtype(dataset.dtypes[date.bands[0] - 1]).kind == 'f':
+        nodata = math.nan
+    if date.alpha is not None:
+        nodata = None
+    rule = resampling or ('average' if max(scale) < _TWICE_AS_FINE else 'bilinear')
+    return Warp(grid, rule, scale, nodata, shift, crs)
+
+
+@contextmanager
+def open_pair(
+    a: str | os.PathLike, b: str | os.PathLike, options: PairOptions | None = None
+) -> Iterator[Pair]:
+    """Open two rasters, or two pictures, as a pair on A's grid.
+
+    Raises:
+        UserError: A file that is missing or no raster; grids that cannot be brought together; bands
+            that are not there; a mask of another size.
+    """
+    options = options or PairOptions()
+    with ExitStack() as stack:
+        if is_picture(a) and is_picture(b):
+            yield _pictures(a, b, options, stack)
+            return
+        rasterio = require('rasterio', 'geo', 'a raster')
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
+        yield _rasters(a, b, options, stack)
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """Whether a file is read as a picture, without GDAL: PNG, JPEG and the like without a world
+    file beside it."""
+    path = Path(path)
+    if path.suffix.lower() not in PICTURES:
+        return False
+    sidecars = [path.with_suffix(suffix) for suffix in _WORLD_FILES]
+    return not any(file.is_file() for file in (*sidecars, Path(f'{path}.aux.xml')))
+
+
+def _pictures(
+    a: str | os.PathLike, b: str | os.PathLike, options: PairOptions, stack: ExitStack
+) -> Pair:
+    images = MultiImgLoadImageFromFile()({'img_path': [os.fspath(a), os.fspath(b)]})['img']
+    for name in ('bbox', 'aoi'):
+        if getattr(options, name) is not None:
+            raise UserError(f'{name}: {a} has no georeference')
+    if options.bands is not None and sorted(options.bands) != [1, 2, 3]:
+        raise UserError(f'bands={list(options.bands)}: {a} has red, green and blue, bands 1, 2, 3')
+    order = [index - 1 for index in options.bands or (1, 2, 3)]
+    dates = [
+        Date(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)[order]), (1, 2, 3))
+        for image in images
+    ]
+    height, width = images[0].shape[:2]
+    pair = Pair(
+        Grid(None, None, width, height),
+        *dates,
+        mask_values=options.mask_values,
+        edge_buffer=options.edge_buffer,
+        names=(os.fspath(a), os.fspath(b)),
+        closing=stack,
+    )
+    if options.mask is not None:
+        if is_picture(options.mask):
+            values = cv2.imread(os.fspath(options.mask), cv2.IMREAD_UNCHANGED)
+            if values is None:
+                raise UserError(f'mask {options.mask} is missing or no image')
+            values = values if values.ndim == 2 else values.max(2)
+            _check_mask_size(options.mask, values.shape[::-1], (width, height), a)
+            pair.mask = Date(values[None], (1,))
+        else:
+            pair.mask = _open_mask(options.mask, Grid(None, None, width, height), a, stack)
+    return pair
+
+
+def _rasters(
+    a: str | os.PathLike, b: str | os.PathLike, options: PairOptions, stack: ExitStack
+) -> Pair:
+    datasets = [stack.enter_context(_open(path)) for path in (a, b)]
+    grids = [Grid.of(dataset) for dataset in datasets]
+    for path, dataset in zip((a, b), datasets):
+        _check_georeference(path, dataset)
+    bands = [_bands(path, dataset, options) for path, dataset in zip((a, b), datasets)]
+    full = grids[0]
+    warp_crs = _compare(grids, (a, b), options)
+    same = warp_crs is None
+    window, shapes = _area(full, a, options)
+    dates = [
+        Date(dataset, band, offset=offset, nodata=options.nodata)
+        for dataset, band, offset in zip(datasets, bands, (options.offset_a, options.offset_b))
+    ]
+    dates[0].row, dates[0].col = window.row, window.col
+    grid = full.crop(window) if window != Window(0, 0, full.height, full.width) else full
+    warp = None
+    if same:
+        dates[1].row, dates[1].col = window.row, window.col
+    else:
+        warp = _warp(dates[1], grid, options.resampling)
+    tags = [_date_tag(dataset) for dataset in datasets]
+    pair = Pair(
+        grid,
+        *dates,
+        warp=warp,
+        mask_values=options.mask_values,
+        shapes=shapes,
+        edge_buffer=options.edge_buffer,
+        names=(os.fspath(a), os.fspath(b)),
+        dates=(tags[0], tags[1]),
+        closing=stack,
+    )
+    if tags[0] and tags[1] and tags[0] > tags[1]:
+        pair.notes.append(
+            f'date A ({a}) is of {tags[0]} and date B ({b}) of {tags[1]}, by their tags: are the '
+            'dates the wrong way round?'
+        )
+    if options.mask is not None:
+        pair.mask = _open_mask(options.mask, full, a, stack)
+        pair.mask.row, pair.mask.col = window.row, window.col
+    return pair
+
+
+def _open(path: str | os.PathLike) -> Any:
+    rasterio = require('rasterio', 'geo', 'a raster')
+    text = os.fspath(path)
+    if not text.startswith('/vsi') and '://' not in text and not os.path.exists(text):
+        raise UserError(f'{text} does not exist')
+    try:
+        return rasterio.open(text, OVERVIEW_LEVEL='NONE')
+    except rasterio.errors.RasterioIOError as error:
+        raise UserError(
+            f'{text} is not a raster that GDAL can read ({error}): give a GeoTIFF, PNG or JPEG'
+        ) from None
+
+
+def _check_georeference(path: str | os.PathLike, dataset: Any) -> None:
+    transform = dataset.transform
+    if transform.b or transform.d:
+        raise UserError(
+            f'{path} is on a rotated grid ({transform.b:g} and {transform.d:g} in its transform): '
+            f'bring it to north-up first, for instance gdalwarp {path} north_up.tif'
+        )
+    if not transform.is_identity or dataset.crs is not None:
+        return
+    for what, found, option in (
+        ('ground control points', dataset.gcps[0], '-tps '),
+        ('rational polynomial coefficients (RPCs)', dataset.rpcs, '-rpc '),
+    ):
+        if found:
+            raise UserError(
+                f'{path} is located by {what}, not by a grid: bring it to one first, for instance '
+                f'gdalwarp {option}-t_srs EPSG:4326 {path} on_a_grid.tif'
+            )
+
+
+def _compare(
+    grids: Sequence[Grid], names: Sequence[str | os.PathLike], options: PairOptions
+) -> Any:
+    """``None`` if both are one grid, else the CRS that B is warped from."""
+    a, b = grids
+    if options.assume_aligned:
+        if (a.width, a.height) != (b.width, b.height):
+            raise UserError(
+                f'--assume-aligned: {names[1]} is {b.width} x {b.height} pixels, but {names[0]} '
+                f'{a.width} x {a.height}: only rasters of equal size can be taken as aligned'
+            )
+        return None
+    if a.same_as(b):
+        return None
+    if (a.crs is None) != (b.crs is None):
+        without, other = (names[0], names[1]) if a.crs is None else (names[1], names[0])
+        raise UserError(
+            f'{without} has no CRS, but {other} has {a.crs or b.crs}: set it with gdal_edit.py '
+            f'-a_srs, or say that their pixels are the same with --assume-aligned'
+        )
+    if a.crs is None:
+        georeferenced = [not grid.transform.is_identity for grid in grids]
+        if not any(georeferenced):
+            raise UserError(
+                f'{names[1]} is {b.width} x {b.height} pixels, but {names[0]} {a.width} x '
+                f'{a.height}, and neither has a georeference: give images of equal size, or '
+                'georeferenced ones'
+            )
+        raise UserError(
+            f'{names[0]} and {names[1]} lie on different grids and have no CRS: set it with '
+            'gdal_edit.py -a_srs, or, if their pixels are the same, say --assume-aligned'
+        )
+    check_overlap(a, b, [os.fspath(name) for name in names])
+    return b.crs
+
+
+def _area(
+    grid: Grid, name: str | os.PathLike, options: PairOptions
+) -> tuple[Window, list[Any] | None]:
+    """The window to predict and the polygons outside of which nothing is valid."""
+    if options.bbox is not None and options.aoi is not None:
+        raise UserError('bbox and aoi exclude each other')
+    if options.aoi is not None:
+        shapes = _polygons(options.aoi, grid)
+        lefts, bottoms, rights, tops = zip(*(shape.bounds for shape in shapes))
+        box = (min(lefts), min(bottoms), max(rights), max(tops))
+    elif options.bbox is not None:
+        shapes, box = None, options.bbox
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise UserError(f'bbox={list(box)}: left, bottom, right, top are needed, in this order')
+    else:
+        return Window(0, 0, grid.height, grid.width), None
+    inverse = ~grid.transform
+    cols, rows = zip(*(inverse * point for point in ((box[0], box[3]), (box[2], box[1]))))
+    slack = 1e-6
+    left, top = max(math.floor(min(cols) + slack), 0), max(math.floor(min(rows) + slack), 0)
+    right = min(math.ceil(max(cols) - slack), grid.width)
+    bottom = min(math.ceil(max(rows) - slack), grid.height)
+    if left >= right or top >= bottom:
+        what = f'aoi {options.aoi}' if options.aoi is not None else f'bbox {list(box)}'
+        found = ', '.join(f'{value:.6g}' for value in grid.bounds)
+        raise UserError(
+            f'{what} lies outside of {name}, which covers {found} (left, bottom, right, top) in '
+            f'{grid.crs}'
+        )
+    return Window(top, left, bottom - top, right - left), shapes
+
+
+def _polygons(path: str | os.PathLike, grid: Grid) -> list[Any]:
+    pyogrio = require('pyogrio', 'geo', 'an area of interest')
+    shapely = require('shapely', 'geo', 'an area of interest')
+    pyproj = require('pyproj', 'geo', 'an area of interest')
+    if not os.path.exists(path):
+        raise UserError(f'aoi {path} does not exist')
+    try:
+        meta, _, geometries, _ = pyogrio.raw.read(path, columns=[])
+    except Exception as error:  # pyogrio raises all sorts of errors on what it cannot read
+        raise UserError(f'aoi {path} cannot be read: {error}') from None
+    shapes = [shape for shape in shapely.from_wkb(geometries) if shape is not None]
+    shapes = [shape for shape in shapes if shape.area > 0]
+    if not shapes:
+        raise UserError(f'aoi {path} holds no polygon')
+    if meta['crs'] and grid.crs is not None:
+        transformer = pyproj.Transformer.from_crs(
+            pyproj.CRS(meta['crs']), pyproj.CRS(grid.crs.to_wkt()), always_xy=True
+        )
+        shapes = [
+            shapely.transform(shape, transformer.transform, interleaved=False) for shape in shapes
+        ]
+    return shapes
+
+
+def _bands(path: str | os.PathLike, dataset: Any, options: PairOptions) -> tuple[int, ...]:
+    needed = len(options.band_names)
+    alpha = require('rasterio.enums', 'geo', 'a raster').ColorInterp.alpha
+    usable = [index for index, color in zip(dataset.indexes, dataset.colorinterp) if color != alpha]
+    listed = ', '.join(
+        f'{index} {dataset.descriptions[index - 1] or dataset.colorinterp[index - 1].name}'
+        for index in usable
+    )
+    if options.bands is None:
+        if len(usable) != needed:
+            raise UserError(
+                f'{path} has {len(usable)} bands ({listed}), but the model takes {needed}: '
+                f'{", ".join(options.band_names)}. Say which with --bands, for instance --bands '
+                f'{",".join(str(index) for index in range(needed, 0, -1))}'
+            )
+        return tuple(usable)
+    if len(options.bands) != needed:
+        raise UserError(
+            f'--bands {",".join(map(str, options.bands))}: the model takes {needed}: '
+            f'{", ".join(options.band_names)}'
+        )
+    for index in options.bands:
+        if index not in dataset.indexes:
+            raise UserError(f'--bands: {path} has no band {index}; it has {listed}')
+    return tuple(options.bands)
+
+
+def _open_mask(
+    path: str | os.PathLike, grid: Grid, name: str | os.PathLike, stack: ExitStack
+) -> Date:
+    dataset = stack.enter_context(_open(path))
+    found = Grid.of(dataset)
+    _check_mask_size(path, (found.width, found.height), (grid.width, grid.height), name)
+    if found.crs is not None and grid.crs is not None and not found.same_as(grid):
+        raise UserError(
+            f'mask {path} lies elsewhere than {name}: bring it to that grid first, for instance '
+            f'with gdalwarp -te {" ".join(f"{value:.10g}" for value in grid.bounds)} -ts '
+            f'{grid.width} {grid.height} -r near'
+        )
+    return Date(dataset, (1,))
+
+
+def _check_mask_size(
+    path: str | os.PathLike,
+    found: Sequence[int],
+    wanted: Sequence[int],
+    name: str | os.PathLike,
+) -> None:
+    if tuple(found) != tuple(wanted):
+        raise UserError(
+            f'mask {path} is {found[0]} x {found[1]} pixels, but {name} is {wanted[0]} x '
+            f'{wanted[1]}: make it on that grid, for instance with gdalwarp -ts {wanted[0]} '
+            f'{wanted[1]} -r near'
+        )
+
+
+def _date_tag(dataset: Any) -> str | None:
+    """When the image was taken, as far as the file says: ``2018-03-01`` or longer."""
+    tags = dataset.tags()
+    for key in ('ACQUISITIONDATETIME', 'ACQUISITION_DATE', 'DATE_ACQUIRED', 'TIFFTAG_DATETIME'):
+        value = tags.get(key) or dataset.tags(ns='IMAGERY').get(key)
+        if value:
+            day, _, rest = str(value).strip().partition(' ')
+            return f'{day.replace(":", "-")}{"T" + rest if rest else ""}'
+    return None
+
+
+class Staged:
+    """Files under temporary names beside their own, renamed together when all are complete.
+
+    Args:
+        targets: {what a file is: its final path}.
+
+    Leaves nothing behind after an error; files that a killed run left are removed first.
+    """
+
+    def __init__(self, targets: Mapping[str, Path]) -> None:
+        self.targets = dict(targets)
+        self.paths = {
+            key: path.with_name(f'.{path.stem}.{os.getpid()}{_PART}{path.suffix}')
+            for key, path in self.targets.items()
+        }
+
+    def __enter__(self) -> 'Staged':
+        for path in self.targets.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path)
+        return self
+
+    def temporary(self, name: str) -> Path:
+        """A path beside the first target for a file that is removed at the end."""
+        first = next(iter(self.targets.values()))
+        path = first.with_name(f'.{first.stem}.{os.getpid()}.{name}{_PART}.tif')
+        self.paths[f'temporary {name}'] = path
+        return path
+
+    def commit(self) -> None:
+        """Give every file its name."""
+        for key, target in self.targets.items():
+            os.replace(self.paths[key], target)
+
+    def __exit__(self, *_: object) -> None:
+        for path in self.paths.values():
+            for file in (path, *map(Path, glob.glob(f'{glob.escape(str(path))}*'))):
+                file.unlink(missing_ok=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what runs that were killed left beside ``target``; those of living processes stay."""
+    for path in target.parent.glob(f'.{glob.escape(target.stem)}.*{_PART}*'):
+        process = path.name[len(target.stem) + 2 :].partition('.')[0]
+        if process.isdigit() and not _is_alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def check_outputs(
+    targets: Mapping[str, Path], inputs: Sequence[str | os.PathLike], overwrite: bool
+) -> None:
+    """Refuse outputs that would harm something, before anything is done.
+
+    Raises:
+        UserError: An output is an input, exists without ``overwrite``, is named twice, has an
+            unknown extension, or has no folder that can be written to.
+    """
+    known = {'change': (*RASTERS, '.png'), 'probability': RASTERS}
+    places: dict[Path, str] = {}
+    for key, path in targets.items():
+        if key in known and path.suffix.lower() not in known[key]:
+            raise UserError(
+                f'{key} {path}: unknown extension {path.suffix!r}; use {", ".join(known[key])}'
+            )
+        place = path.resolve()
+        if place in places:
+            raise UserError(f'{key} and {places[place]} are both {path}: give two names')
+        places[place] = key
+        if any(Path(file).exists() and place == Path(file).resolve() for file in inputs):
+            raise UserError(f'{key} {path} is an input: give another name')
+        if path.is_dir():
+            raise UserError(f'{key} {path} is a folder: give the name of a file')
+        if path.exists() and not overwrite:
+            raise UserError(f'{key} {path} exists: give another name or --overwrite')
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse a disk that is too small.
+
+    Raises:
+        UserError: Shows the estimate and what is free.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f'{folder} has {free / 1e9:.2f} GB free, but about {needed / 1e9:.2f} GB are needed '
+            'for the outputs and the warped date B: free space, or write to another disk'
+        )
+
+
+class MapWriter:
+    """The change map and the probability, written by rows as they are finished.
+
+    Args:
+        grid: Of both.
+        change: File of the change map: 0, 1, and 255 where nothing is known.
+        probability: File of the probability.
+        probability_dtype: ``'uint8'``, in steps of 1/250, 255 where nothing is known; or
+            ``'float32'`` with NaN there.
+        threshold: A pixel has changed if its probability is above it.
+        detectors: Names for a second band of the change map, which says who served.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        change: Path | None,
+        probability: Path | None,
+        probability_dtype: str,
+        threshold: float,
+        detectors: Sequence[str] | None = None,
+    ) -> None:
+        self.grid = grid
+        self.threshold = threshold
+        self.changed_by_row = np.zeros(grid.height, np.int64)
+        self.valid_pixels = 0
+        self.probability_dtype = probability_dtype
+        self.detectors = detectors
+        self._buffers: dict[str, list[np.ndarray]] = {}
+        self._row = self._col = 0
+        self._stack = ExitStack()
+        self._picture: tuple[Path, np.ndarray] | None = None
+        self._files: dict[str, Any] = {}
+        try:
+            if change is not None and change.suffix.lower() == '.png':
+                self._picture = change, np.zeros((grid.height, grid.width), np.uint8)
+            elif change is not None:
+                self._files['change'] = self._create(change, 'uint8', NODATA, 2 if detectors else 1)
+            if probability is not None:
+                nodata = NODATA if probability_dtype == 'uint8' else math.nan
+                file = self._create(probability, probability_dtype, nodata, 1)
+                if probability_dtype == 'uint8':
+                    file.scales = (PROBABILITY_STEP,)
+                file.set_band_description(1, 'probability of change')
+                self._files['probability'] = file
+            if 'change' in self._files:
+                self._files['change'].set_band_description(1, 'change')
+                if detectors:
+                    self._files['change'].set_band_description(2, 'detector')
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _create(self, path: Path, dtype: str, nodata: float, count: int) -> Any:
+        rasterio = require('rasterio', 'geo', 'writing a raster')
+        place = {} if self.grid.transform is None else dict(transform=self.grid.transform)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
+            return self._stack.enter_context(
+                rasterio.open(
+                    path,
+                    'w',
+                    driver='GTiff',
+                    width=self.grid.width,
+                    height=self.grid.height,
+                    count=count,
+                    dtype=dtype,
+                    nodata=nodata,
+                    crs=self.grid.crs,
+                    tiled=True,
+                    blockxsize=BLOCK,
+                    blockysize=BLOCK,
+                    compress='deflate',
+                    interleave='band',
+                    BIGTIFF='IF_SAFER',
+                    **place,
+                )
+            )
+
+    def write(self, rows: Rows) -> None:
+        """Take finished rows; they are written when a row of blocks is complete."""
+        if rows.col != self._col:
+            self._col, self._row = rows.col, 0
+        change = (rows.probability > self.threshold).astype(np.uint8)
+        change[~rows.valid] = NODATA
+        self.valid_pixels += int(rows.valid.sum())
+        self.changed_by_row[rows.row : rows.row + len(change)] += (change == 1).sum(1)
+        if self._picture is not None:
+            place = slice(rows.row, rows.row + len(change))
+            columns = slice(rows.col, rows.col + change.shape[1])
+            self._picture[1][place, columns] = np.where(rows.valid, change * 255, 0)
+        bands = {}
+        if 'change' in self._files:
+            bands['change'] = change[None]
+            if rows.detector is not None:
+                served = np.where(rows.valid, rows.detector, NO_DETECTOR)
+                bands['change'] = np.stack([change, served])
+        if 'probability' in self._files:
+            bands['probability'] = self._stored(rows)[None]
+        for key, band in bands.items():
+            self._buffers.setdefault(key, []).append(band)
+        last = rows.row + len(change) == self.grid.height
+        buffered = sum(part.shape[1] for part in next(iter(self._buffers.values()), []))
+        complete = buffered if last else buffered // BLOCK * BLOCK
+        if complete:
+            self._flush(complete)
+
+    def _flush(self, count: int) -> None:
+        windows = require('rasterio.windows', 'geo', 'writing a raster')
+        for key, parts in self._buffers.items():
+            joined = parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
+            window = windows.Window(self._col, self._row, joined.shape[2], count)
+            self._files[key].write(joined[:, :count], window=window)
+            self._buffers[key] = [joined[:, count:].copy()] if joined.shape[1] > count else []
+        self._row += count
+
+    def _stored(self, rows: Rows) -> np.ndarray:
+        if self.probability_dtype != 'uint8':
+            return np.where(rows.valid, rows.probability, np.float32(math.nan))
+        steps = np.clip(np.rint(rows.probability / np.float32(PROBABILITY_STEP)), 0, 250)
+        return np.where(rows.valid, steps, NODATA).astype(np.uint8)
+
+    def tag(self, tags: Mapping[str, Any]) -> None:
+        """Write what is known of the run into every file."""
+        text = {
+            f'MTKD_CD_{key.upper()}': value if isinstance(value, str) else json.dumps(value)
+            for key, value in tags.items()
+            if value is not None
+        }
+        for file in self._files.values():
+            file.update_tags(**text)
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._stack.close()
+        if self._picture is not None:
+            path, array = self._picture
+            if not cv2.imwrite(str(path), array):
+                raise OSError(f'{path} cannot be written')
+
+    def abandon(self) -> None:
+        """Close without caring for what is in the files."""
+        with contextlib.suppress(Exception):
+            self._stack.close()
+
+
+def to_cog(path: Path, resampling: str) -> None:
+    """Make a tiled GeoTIFF a cloud-optimised one with overviews, in its place."""
+    shutil_ = require('rasterio.shutil', 'geo', 'writing a raster')
+    copy = path.with_name(f'{path.stem}.cog{path.suffix}')
+    try:
+        shutil_.copy(
+            path,
+            copy,
+            driver='COG',
+            compress='deflate',
+            blocksize=BLOCK,
+            overview_resampling=resampling,
+            overviews='IGNORE_EXISTING',
+            bigtiff='IF_SAFER',
+        )
+        os.replace(copy, path)
+    finally:
+        copy.unlink(missing_ok=True)
