@@ -63,7 +63,7 @@ BUNDLE = '.mtkd'
 VECTORS = ('.gpkg', '.fgb', '.geojson', '.parquet')
 _LARGE_SHIFT = 2.0
 _GSD_RANGE = (0.67, 1.5)
-Image = str | os.PathLike | np.ndarray
+Image = Any  # a path or an (H, W, C) array; numpy's and os's types do not meet in a check
 Progress = Callable[[int, int], None]
 
 
@@ -770,7 +770,7 @@ class _Plan:
     shift: Shift | None
 
 
-def inference_model(model: Detector, pairs: Sequence[Image] | Sequence[Sequence[Image]]) -> Any:
+def inference_model(model: Detector, pairs: Sequence[Any]) -> Any:
     """Predict with a detector of :func:`~mtkd_cd.apis.init_model`, as
     ``mmseg.apis.inference_model``.
 
@@ -812,9 +812,8 @@ def _open_model(
     if isinstance(model, (str, os.PathLike)):
         suffix = Path(model).suffix.lower()
         if suffix == BUNDLE:
-            from mtkd_cd.inference.bundle import Bundle
-
-            return Bundle.open(model).build(device=device, backend=backend)
+            bundles = importlib.import_module('mtkd_cd.inference.bundle')
+            return bundles.Bundle.open(model).build(device=device, backend=backend)
         if suffix == '.onnx' or backend != 'torch':
             return _open_exported(model, 'onnx' if backend == 'torch' else backend)
         if suffix in ('.pth', '.pt'):
@@ -968,9 +967,8 @@ def _returned(path: Path, pair: Pair) -> Iterator[Rows]:
 
 
 def _write_polygons(staged: Staged, probability: Path | None, **options: Any) -> None:
-    from mtkd_cd.inference.vector import write_polygons
-
-    write_polygons(staged.paths['change'], probability, staged.paths['vector'], **options)
+    vectors = importlib.import_module('mtkd_cd.inference.vector')
+    vectors.write_polygons(staged.paths['change'], probability, staged.paths['vector'], **options)
 
 
 def _pipeline(cfg: Any, arrays: bool) -> Compose:

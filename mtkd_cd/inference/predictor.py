@@ -4,6 +4,7 @@ cascade."""
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -179,12 +180,12 @@ def init_model(
     Raises:
         UserError: The config or the checkpoint is missing or no good.
     """
-    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    cfg = config if isinstance(config, Config) else load_config(os.fspath(config), cfg_options)
     if isinstance(config, Config) and cfg_options:
         cfg.merge_from_dict(dict(cfg_options))
     detector = _build(cfg, _student_of(cfg.model))
     if checkpoint is not None:
-        check_exists(checkpoint, str(checkpoint))
+        check_exists(os.fspath(checkpoint), str(checkpoint))
         load_weights(detector, checkpoint, trusted=trusted)
     detector.cfg = cfg
     return _placed(detector, device)
@@ -210,7 +211,7 @@ def model_from_config(
     Raises:
         UserError: The config or a checkpoint is missing or no good.
     """
-    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    cfg = config if isinstance(config, Config) else load_config(os.fspath(config), cfg_options)
     if is_cascade(cfg):
         if weights is not None:
             raise UserError(
@@ -238,7 +239,7 @@ def model_from_detector(detector: Detector) -> Model:
         }
         return Model(
             card_of(detector.origin, cfg, name),
-            {key: (lambda value=value: value) for key, value in predictors.items()},
+            {key: partial(_same, value) for key, value in predictors.items()},
             detector.routing,
             detector.partition,
             cfg,
@@ -260,7 +261,7 @@ def card_of(detector: Detector, cfg: Config | None = None, name: str = '') -> Ca
     if getattr(detector, 'out_channels', None) != 1:
         threshold = None  # argmax
     divisor = preprocessor_divisor(preprocessor)
-    bands = RGB if swaps else RGB[::-1]
+    bands: tuple[str, ...] = RGB if swaps else RGB[::-1]
     if channels != 6:
         bands = tuple(f'band {index + 1}' for index in range(channels // 2))
     return Card(
@@ -297,6 +298,10 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+def _same(predictor: Predictor) -> Predictor:
+    return predictor
+
+
 def _cascade_from_config(cfg: Config, device: str, trusted: bool) -> Model:
     partition = partition_of(cfg)
     routing = choose_routing(
@@ -330,7 +335,7 @@ def _cascade_from_config(cfg: Config, device: str, trusted: bool) -> Model:
 
     return Model(
         card_of(origin, cfg, Path(cfg.filename).stem if cfg.filename else 'cascade'),
-        {name: (lambda name=name: load(name)) for name in needed},
+        {name: partial(load, name) for name in needed},
         routing,
         partition,
         cfg,

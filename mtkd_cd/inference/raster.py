@@ -292,7 +292,7 @@ class Pair:
             alpha = count + 1 if warp.nodata is None else None
             bands = tuple(range(1, count + 1))
             dates.append(Date(dataset, bands, alpha, offset=date.offset, nodata=date.nodata))
-        return Pair(grid, *dates, closing=self.closing)
+        return Pair(grid, dates[0], dates[1], closing=self.closing)
 
 
 def _gray(a: Date, b: Date, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -369,7 +369,8 @@ def _pictures(
     height, width = images[0].shape[:2]
     pair = Pair(
         Grid(None, None, width, height),
-        *dates,
+        dates[0],
+        dates[1],
         mask_values=options.mask_values,
         edge_buffer=options.edge_buffer,
         names=(os.fspath(a), os.fspath(b)),
@@ -414,7 +415,8 @@ def _rasters(
     tags = [_date_tag(dataset) for dataset in datasets]
     pair = Pair(
         grid,
-        *dates,
+        dates[0],
+        dates[1],
         warp=warp,
         mask_values=options.mask_values,
         shapes=shapes,
