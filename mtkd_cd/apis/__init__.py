@@ -1,6 +1,10 @@
 """The front door for Python."""
 
-from mtkd_cd.inference.inferencer import ChangeInferencer, inference_model
-from mtkd_cd.inference.predictor import init_model
+from mtkd_cd.core.lazy import lazy_names
 
-__all__ = ['ChangeInferencer', 'inference_model', 'init_model']
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        '_inference': ('ChangeInferencer', 'inference_model', 'init_model'),
+    },
+)

@@ -21,8 +21,9 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import check_exists, is_cascade, load_config, partition_of, work_dir_of
 from mtkd_cd.engine.run import BEST
 from mtkd_cd.inference.card import RGB, Card
+from mtkd_cd.models.mtkd.building import Detector, build_detector
+from mtkd_cd.models.mtkd.normalisation import InputConverter
 from mtkd_cd.models.mtkd.routing import ORIGIN, Routing, choose_routing
-from mtkd_cd.models.mtkd.specialists import Detector, build_detector, input_converter
 
 _HALF = 0.5
 _ABOVE_HALF = float(torch.nextafter(torch.tensor(_HALF), torch.tensor(1.0)))
@@ -330,7 +331,7 @@ def _cascade_from_config(cfg: Config, device: str, trusted: bool) -> Model:
         detector = build(name)
         return TorchPredictor(
             detector,
-            convert=input_converter(origin.data_preprocessor, detector.data_preprocessor),
+            convert=InputConverter(origin.data_preprocessor, detector.data_preprocessor),
         )
 
     return Model(
