@@ -9,7 +9,7 @@ from mmseg.models.backbones import MixVisionTransformer as MMSegMixVisionTransfo
 from mmseg.models.utils import nlc_to_nchw
 from torch import Tensor
 
-from mtkd_cd.models.layers import build_interactions, discard_attention_weights, stack_dates
+from mtkd_cd.models.layers import build_interactions, fuse_attention, split_dates, stack_dates
 from mtkd_cd.registry import MODELS
 
 
@@ -25,12 +25,12 @@ def run_stage(stage: Sequence[Any], x: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class MixVisionTransformer(MMSegMixVisionTransformer):
-    """mmseg's encoder without the attention matrices that it asks for and throws away: torch can
-    then use its fused kernel."""
+    """mmseg's encoder with fused attention, see
+    :class:`~mtkd_cd.models.layers.attention.FusedAttention`."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        discard_attention_weights(self)
+        fuse_attention(self)
 
 
 @MODELS.register_module()
@@ -60,7 +60,7 @@ class IA_MixVisionTransformer(MixVisionTransformer):
         )  # no layer here mixes samples, so the dates can share a batch in training too
         levels = []
         for i, (stage, interact) in enumerate(zip(self.layers, self.ccs)):
-            pair = interact(*run_stage(stage, x).chunk(2))
+            pair = interact(*split_dates(run_stage(stage, x)))
             if i in self.out_indices:
                 levels.append(torch.cat(pair, dim=1))
             x = torch.cat(pair)

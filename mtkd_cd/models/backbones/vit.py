@@ -8,7 +8,7 @@ from mmseg.models.backbones import VisionTransformer as MMSegVisionTransformer
 from torch import Tensor
 
 from mtkd_cd.core.checkpoint import read_weights
-from mtkd_cd.models.layers import discard_attention_weights
+from mtkd_cd.models.layers import fuse_attention
 from mtkd_cd.models.pretrained import load_published
 from mtkd_cd.registry import MODELS
 
@@ -38,7 +38,7 @@ class VisionTransformer(MMSegVisionTransformer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        discard_attention_weights(self)
+        fuse_attention(self)
 
     def init_weights(self) -> None:
         """Initialise at random, or load the file that ``init_cfg`` names.

@@ -15,7 +15,7 @@ from torch.nn.modules.utils import _pair
 
 from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.models.layers import LN2d
+from mtkd_cd.models.layers import LN2d, split_dates
 from mtkd_cd.models.pretrained import load_published
 from mtkd_cd.registry import MODELS
 
@@ -254,7 +254,7 @@ class TimeFusionTransformerEncoderLayer(SAMEncoderLayer):
                 'TimeFusionTransformerEncoderLayer needs the maps of date A and of as many of '
                 f'date B, found {len(x)} maps'
             )
-        x1, x2 = x.permute(0, 3, 1, 2).chunk(2)
+        x1, x2 = split_dates(x.permute(0, 3, 1, 2))
         gate = self.down_channel(torch.cat((x1, x2), dim=1)).sigmoid()  # (N, 1, H, W)
         x1 = x1 + self.soft_ffn(x2 * gate)
         x2 = x2 + self.soft_ffn(x1 * gate)

@@ -24,7 +24,7 @@ from mtkd_cd.models.layers import (
     ChannelNorm,
     LN2d,
     MapMixFFN,
-    discard_attention_weights,
+    fuse_attention,
     on_both_dates,
 )
 from mtkd_cd.registry import MODELS
@@ -47,7 +47,7 @@ class Bridge(BaseModule):
         self.attn = MultiheadAttention(embed_dims, num_heads, batch_first=True)
         self.norm2 = LN2d(embed_dims)
         self.ffn = MapMixFFN(embed_dims, _BRIDGE_HIDDEN_CHANNELS, act_cfg=dict(type='GELU'))
-        discard_attention_weights(self)
+        fuse_attention(self)
 
     def forward(self, x: Tensor, foundation: Tensor) -> Tensor:
         """(N, C, h, w) and the foundation model's (N, C, h', w') to (N, C, h, w)."""

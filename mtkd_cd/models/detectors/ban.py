@@ -45,7 +45,9 @@ class BAN(BitemporalEncoderDecoder):
                 'BAN with asymetric_input needs encoder_resolution, found None; '
                 "for instance encoder_resolution=dict(size=(336, 336), mode='bilinear')"
             )
-        self.image_encoder = self._modules.pop('backbone')
+        # Its name in published checkpoints; mmseg's parent class builds it as `backbone`.
+        self.image_encoder = self.backbone
+        del self.backbone
         self.encoder_resolution = encoder_resolution if asymetric_input else None
         if pretrained is not None:
             self.image_encoder.init_cfg = dict(type='Pretrained_Part', checkpoint=pretrained)

@@ -1,6 +1,6 @@
 """Layers that several architectures share."""
 
-from mtkd_cd.models.layers.attention import discard_attention_weights
+from mtkd_cd.models.layers.attention import fuse_attention
 from mtkd_cd.models.layers.dates import on_both_dates, split_dates, stack_dates
 from mtkd_cd.models.layers.interaction import (
     Aggregation_distribution,
@@ -26,7 +26,7 @@ __all__ = [
     'attend_everywhere',
     'build_interactions',
     'check_divisible',
-    'discard_attention_weights',
+    'fuse_attention',
     'interleave_channels',
     'on_both_dates',
     'split_dates',

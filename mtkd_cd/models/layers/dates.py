@@ -40,7 +40,8 @@ def stack_dates(date1: Any, date2: Any) -> Any:
 def split_dates(stacked: Any) -> tuple[Any, Any]:
     """The inverse of :func:`stack_dates`."""
     if isinstance(stacked, Tensor):
-        date1, date2 = stacked.chunk(2)
-        return date1, date2
-    pairs = [level.chunk(2) for level in stacked]
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        # Slices, not chunk(2): an exporter makes a constant of the number of samples in a chunk.
+        pairs = stacked.shape[0] // 2
+        return stacked[:pairs], stacked[pairs:]
+    halves = [split_dates(level) for level in stacked]
+    return [half[0] for half in halves], [half[1] for half in halves]

@@ -1,0 +1,163 @@
+"""A prepared detector gives the detector's numbers, and leaves the detector as it is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.prepare import fold_batch_norms, prepare
+
+_NAMES = sorted(
+    path.stem for path in (Path(__file__).parents[2] / 'configs' / '_base_' / 'models').glob('*.py')
+)
+# Batch norms that stay: those that read something else than a convolution, or not alone, and those
+# of layers that prediction does not run.
+_NOT_FOLDED = dict(cgnet_vgg16=3, hanet=4, ifn_vgg16=21, lightcdnet_s=7, snunet_c16=15)
+_LARGE = ('cgnet_vgg16', 'hanet', 'ifn_vgg16')
+
+
+def _maps(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        maps = model(inputs, mode='tensor')
+    return [maps] if isinstance(maps, Tensor) else list(maps)
+
+
+def _randomise_norms(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+
+
+def _difference(maps: list[Tensor], others: list[Tensor]) -> float:
+    """The largest, in units of the map's largest value."""
+    pairs = list(zip(maps, others, strict=True))
+    return max(float((one - other).abs().max() / one.abs().max()) for one, other in pairs)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [pytest.param(n, marks=pytest.mark.slow if n in _LARGE else ()) for n in _NAMES],
+)
+def test_prepared_detector_gives_the_same_numbers(name, build_model):
+    model = build_model(name, shallow=True).eval()
+    inputs = torch.randn(1, 6, 64, 64)
+    single, prepared = _maps(model, inputs), _maps(prepare(model), inputs)
+
+    # In float64 no rounding hides a wrong fold.
+    model, inputs = model.double(), inputs.double()
+    exact = _maps(model, inputs)
+    # TinyCD's instance norms and Changer's exchange make more of rounding than the others.
+    rounding = _difference(exact, single)
+    assert _difference(exact, prepared) <= max(1e-5, 3 * rounding)
+    _randomise_norms(model)
+    prepared_model = prepare(model)
+    norms = sum(isinstance(module, _BatchNorm) for module in prepared_model.modules())
+    assert norms == _NOT_FOLDED.get(name, 0)
+    assert _difference(_maps(model, inputs), _maps(prepared_model, inputs)) <= 1e-10
+
+
+class TestPrepare:
+    def test_leaves_detector_as_it_is(self, build_model):
+        model = build_model('bit_r18').train()
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        prepare(model, precision='bfloat16')
+        assert model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        after = model.state_dict()
+        assert list(after) == list(before)
+        assert all(torch.equal(after[key], before[key]) for key in before)
+
+    def test_shares_the_weights_that_it_need_not_change(self, build_model):
+        model = build_model('changer_mitb0')
+        prepared = prepare(model)
+        name = 'backbone.layers.0.1.0.attn.attn.in_proj_weight'
+        assert prepared.get_parameter(name) is model.get_parameter(name)
+
+    def test_predicts_as_the_detector(self, build_model, make_pairs):
+        model = build_model('fc_ef').eval()
+        inputs, samples = make_pairs(2, 32)
+        predictions = [network.predict(inputs) for network in (model, prepare(model))]
+        for one, other in zip(*predictions, strict=True):
+            torch.testing.assert_close(
+                one.seg_logits.data, other.seg_logits.data, atol=1e-5, rtol=1e-5
+            )
+
+    def test_a_cloned_result_takes_part_in_a_gradient(self, build_model):
+        prepared = prepare(build_model('fc_ef'))
+        (change_map,) = _maps(prepared, torch.randn(1, 6, 32, 32))
+        assert change_map.is_inference()
+        scale = torch.ones(1, requires_grad=True)
+        (scale * change_map.clone()).sum().backward()
+        assert float(scale.grad) == pytest.approx(float(change_map.sum()), rel=1e-4)
+
+    def test_bfloat16_comes_close_and_returns_float32(self, build_model):
+        model = build_model('changer_mitb0').eval()
+        inputs = torch.randn(1, 6, 64, 64)
+        (expected,), (found,) = (
+            _maps(network, inputs) for network in (model, prepare(model, precision='bfloat16'))
+        )
+        assert found.dtype == torch.float32
+        assert 1e-6 < _difference([expected], [found]) < 0.1
+        assert torch.corrcoef(torch.stack((expected.flatten(), found.flatten())))[0, 1] > 0.99
+
+    def test_refuses_an_unknown_precision(self, build_model):
+        with pytest.raises(UserError, match="'float16'.*'bfloat16'"):
+            prepare(build_model('fc_ef'), precision='float16')
+
+
+class _Net(nn.Module):
+    """Called like a detector; ``run`` is its forward pass."""
+
+    def __init__(self, conv: nn.Module, run) -> None:
+        super().__init__()
+        self.conv, self.norm, self.run = conv, nn.BatchNorm2d(4), run
+        _randomise_norms(self)
+
+    def forward(self, inputs: Tensor, data_samples=None, mode: str = 'tensor') -> Tensor:
+        return self.run(self, inputs)
+
+
+def _plain(net: _Net, x: Tensor) -> Tensor:
+    return net.norm(net.conv(x))
+
+
+def _with_shortcut(net: _Net, x: Tensor) -> Tensor:
+    out = net.conv(x)
+    return net.norm(out) + out
+
+
+def _norm_of_two(net: _Net, x: Tensor) -> Tensor:
+    return net.norm(net.conv(x)) + net.norm(x[:, :4])
+
+
+def _weights_read_elsewhere(net: _Net, x: Tensor) -> Tensor:
+    return net.norm(net.conv(x)) * net.conv.weight.sum()
+
+
+@pytest.mark.parametrize(
+    ('conv', 'run', 'folded'),
+    [
+        (nn.Conv2d(6, 4, 3, padding=1), _plain, 1),
+        (nn.Conv2d(6, 4, 3, padding=1, groups=2, bias=False), _plain, 1),
+        (nn.ConvTranspose2d(6, 4, 3, padding=1), _plain, 1),
+        (nn.ConvTranspose2d(6, 4, 3, padding=1, groups=2), _plain, 1),
+        (nn.Conv2d(6, 4, 3, padding=1), _with_shortcut, 0),
+        (nn.Conv2d(6, 4, 3, padding=1), _norm_of_two, 0),
+        (nn.Conv2d(6, 4, 3, padding=1), _weights_read_elsewhere, 0),
+        (Conv2dAdaptivePadding(6, 4, 3), _plain, 0),
+    ],
+    ids='plain grouped transposed transposed_grouped shortcut shared read_weight subclass'.split(),
+)
+def test_folds_what_a_norm_alone_reads(conv, run, folded):
+    net = _Net(conv, run).eval()
+    inputs = torch.randn(2, 6, 8, 8)
+    expected = net(inputs)
+    assert fold_batch_norms(net) == folded
+    torch.testing.assert_close(net(inputs), expected, atol=1e-5, rtol=1e-5)
