@@ -82,7 +82,7 @@ class TestPrepare:
 
     def test_predicts_as_the_detector(self, build_model, make_pairs):
         model = build_model('fc_ef').eval()
-        inputs, samples = make_pairs(2, 32)
+        inputs, _ = make_pairs(2, 32)
         predictions = [network.predict(inputs) for network in (model, prepare(model))]
         for one, other in zip(*predictions, strict=True):
             torch.testing.assert_close(
@@ -108,7 +108,7 @@ class TestPrepare:
         assert torch.corrcoef(torch.stack((expected.flatten(), found.flatten())))[0, 1] > 0.99
 
     def test_refuses_an_unknown_precision(self, build_model):
-        with pytest.raises(UserError, match="'float16'.*'bfloat16'"):
+        with pytest.raises(UserError, match=r"'float16'.*'bfloat16'"):
             prepare(build_model('fc_ef'), precision='float16')
 
 
@@ -153,7 +153,16 @@ def _weights_read_elsewhere(net: _Net, x: Tensor) -> Tensor:
         (nn.Conv2d(6, 4, 3, padding=1), _weights_read_elsewhere, 0),
         (Conv2dAdaptivePadding(6, 4, 3), _plain, 0),
     ],
-    ids='plain grouped transposed transposed_grouped shortcut shared read_weight subclass'.split(),
+    ids=[
+        'plain',
+        'grouped',
+        'transposed',
+        'transposed_grouped',
+        'shortcut',
+        'shared',
+        'read_weight',
+        'subclass',
+    ],
 )
 def test_folds_what_a_norm_alone_reads(conv, run, folded):
     net = _Net(conv, run).eval()

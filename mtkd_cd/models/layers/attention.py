@@ -1,8 +1,6 @@
 """Multi-head attention as the transformers here need it: batch first, without the attention
 matrix."""
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,15 +40,17 @@ class FusedAttention(nn.MultiheadAttention):
         key_padding_mask: Tensor | None = None,
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
-        **kwargs: Any,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, None]:
         """Attention of (L, N, C) queries over (S, N, C) keys and values, or of batch-first ones;
         the second result is always ``None``."""
         if key_padding_mask is not None or attn_mask is not None:
-            output, _ = super().forward(
-                query, key, value, key_padding_mask, False, attn_mask, **kwargs
+            masks = dict(attn_mask=attn_mask, key_padding_mask=key_padding_mask)
+            attended = super().forward(
+                query, key, value, need_weights=False, is_causal=is_causal, **masks
             )
-            return output, None
+            return attended[0], None
         one_memory = key is value
         if not self.batch_first:
             query, key = query.transpose(0, 1), key.transpose(0, 1)
