@@ -1,13 +1,25 @@
-"""Writing files so that a reader, or the next run after a crash, never meets half of one."""
+"""Writing files so that a reader, or the next run after a crash, never meets half of one, and so
+that nothing is written over the user's own."""
 
+import errno
+import hashlib
 import os
+import platform
+import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
+from mtkd_cd.core.errors import UserError
+
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'  # travels in the wheel
+MANIFEST = '.mtkd_cd_files'  # in a folder of ours: the files that we made there
+_SHOWN = 3
+# .<name of the file>.<machine>-<process>.<random>.tmp
+_TEMPORARY = re.compile(r'\..+\.([0-9a-f]{8})-(\d+)\.\w+\.tmp')
 
 
 @contextmanager
@@ -25,9 +37,14 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_once(path.parent.absolute())
     text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
-    # No NamedTemporaryFile(delete=True): the name must outlive the handle for the rename.
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
+    # No NamedTemporaryFile(delete=True): the name must outlive the handle for the rename. A name
+    # may have 255 bytes.
+    name = path.name.encode()[:180].decode(errors='ignore')
+    handle, temporary = tempfile.mkstemp(
+        prefix=f'.{name}.{_machine()}-{os.getpid()}.', suffix='.tmp', dir=path.parent
+    )
     try:
         with os.fdopen(handle, mode, **text) as file:  # type: ignore[call-overload]
             yield file
@@ -40,7 +57,217 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO]:
         raise
 
 
+@cache
+def _sweep_once(folder: Path) -> None:
+    sweep_temporaries(folder)
+
+
+def sweep_temporaries(folder: str | os.PathLike, deep: bool = False) -> None:
+    """Delete what writes that were killed have left in a folder, and with ``deep`` below it.
+
+    A temporary file goes when the process of this machine that wrote it is gone. The first write to
+    a folder in a process sweeps it.
+    """
+    for place, folders, names in os.walk(folder):
+        for name in names:
+            match = _TEMPORARY.fullmatch(name)
+            if match and match[1] == _machine() and not _is_alive(int(match[2])):
+                with suppress(OSError):
+                    os.unlink(os.path.join(place, name))
+        if not deep:
+            folders.clear()
+
+
+@cache
+def _machine() -> str:
+    """What tells the machine, and where processes have numbers of their own the container."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path('/proc/sys/kernel/random/boot_id').read_text())
+        parts.append(os.readlink('/proc/self/ns/pid'))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == 'nt':  # where signal 0 ends a process
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+class OutputFolder:
+    """A folder that a tool fills with files, beside whatever else is there.
+
+    What is written is noted in the folder, in :data:`MANIFEST`. The next tool that fills it deletes
+    what is noted there first, so that no picture of an earlier run stays among those of the new
+    one; and a file that is not noted is the user's, and is not written over.
+
+    Args:
+        folder: The folder; made when the first file is written.
+        reads: Files and folders that the tool reads; ``folder`` may be none of them, nor lie in one
+            of the folders.
+
+    Raises:
+        UserError: ``folder`` is a file, or the tool reads from it.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, reads: Iterable[str | os.PathLike | None] = ()
+    ) -> None:
+        self.folder = Path(folder)
+        check_not_read(folder, reads)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f'{folder} is a file: name a folder to write to')
+        self._own = set(self._noted())
+
+    def clear(self) -> None:
+        """Delete what an earlier tool has left here, and nothing else."""
+        folders = set()
+        for name in self._noted():
+            with suppress(FileNotFoundError):
+                (self.folder / name).unlink()
+            folders |= set(Path(name).parents)
+        for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+            if folder != Path('.'):
+                with suppress(OSError):  # other files are in it
+                    (self.folder / folder).rmdir()
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        self._own = set()
+
+    @contextmanager
+    def open(self, name: str | os.PathLike, mode: str = 'wb') -> Iterator[IO]:
+        """As :func:`atomic_write`, a file below the folder.
+
+        Raises:
+            UserError: There is a file of this name that is not ours.
+        """
+        relative = Path(name).as_posix()
+        path = self.folder / relative
+        if relative not in self._own:
+            if path.exists() or path.is_symlink():
+                raise UserError(
+                    f'{path} is there already, and was not made by this tool: choose an empty '
+                    'folder, or move it away'
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Before the file itself: a tool that is killed in between leaves no file unnoted. One
+            # short write to the end does not mix with that of another process.
+            with open(self.folder / MANIFEST, 'ab') as manifest:
+                manifest.write(f'{relative}\n'.encode(errors='surrogateescape'))
+            self._own.add(relative)
+        with atomic_write(path, mode) as file:
+            yield file
+
+    def _noted(self) -> list[str]:
+        try:
+            lines = (self.folder / MANIFEST).read_bytes().split(b'\n')
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = [line.decode(errors='surrogateescape') for line in lines if line]
+        # A damaged or forged list must not lead out of the folder.
+        return [
+            name for name in names if not Path(name).is_absolute() and '..' not in Path(name).parts
+        ]
+
+
+def check_not_read(
+    target: str | os.PathLike, reads: Iterable[str | os.PathLike | None], what: str = 'data'
+) -> None:
+    """Refuse to write where something is read.
+
+    Args:
+        target: The file or folder to write.
+        reads: Files and folders that are read; ``None`` among them are none.
+        what: What they are, in an error.
+
+    Raises:
+        UserError: ``target`` is one of ``reads`` or lies in one of its folders, links followed.
+    """
+    place = Path(target).resolve()
+    for read in reads:
+        if read is None:
+            continue
+        source = Path(read).resolve()
+        if place == source or (source in place.parents and not source.is_file()):
+            raise UserError(
+                f'{target} is, or lies in, {read}, where the {what} are read from: choose a place '
+                'outside'
+            )
+
+
+def check_own_file(
+    path: str | os.PathLike, is_own: Callable[[Path], bool], reads: Iterable[str | os.PathLike] = ()
+) -> None:
+    """Refuse to write a file over one that is read, or over one that is not of the kind that is
+    written.
+
+    Args:
+        path: The file to write.
+        is_own: Whether an existing file is of that kind, so that it may be replaced.
+        reads: Files and folders that are read.
+
+    Raises:
+        UserError: See above.
+    """
+    check_not_read(path, reads)
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f'{path} is a folder: name a file to write')
+    if path.is_file() and path.stat().st_size and not is_own(path):
+        raise UserError(
+            f'{path} is there already, and holds something else than what is going to be written: '
+            'choose another name, or move it away'
+        )
+
+
+_REASONS = {
+    errno.EACCES: 'permission denied: check who owns it, and its mode',
+    errno.EPERM: 'the operation is not permitted: check who owns it, and its mode',
+    errno.EROFS: 'the file system is read-only: choose another place',
+    errno.ENOTDIR: 'a part of the path is a file and not a folder: choose another place',
+    errno.EISDIR: 'it is a folder, and a file is wanted',
+    errno.EEXIST: 'it exists, as something else than what is wanted',
+    errno.ENOENT: 'it does not exist',
+    errno.ENAMETOOLONG: 'the name is too long',
+    errno.ELOOP: 'links lead round in a circle',
+    errno.EIO: 'the disk cannot be read or written there: check the disk',
+    errno.ESTALE: 'the network file system has lost it: mount it again',
+    errno.EMFILE: 'too many files are open: raise the limit (ulimit -n)',
+    errno.ENFILE: 'too many files are open on this machine',
+    errno.ENOTEMPTY: 'the folder is not empty',
+    errno.EBUSY: 'it is in use',
+    errno.ETXTBSY: 'it is in use',
+}
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def os_error_message(error: BaseException) -> str | None:
+    """What the file system refused, in a line with the file and the advice; ``None`` for other
+    errors. Looks for it behind the error that is handed over, too."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if isinstance(one, OSError):
+            if one.errno in _NO_SPACE:
+                where = f' while writing {one.filename}' if one.filename else ''
+                return (
+                    f'no space left on the disk{where} ({one.strerror}). The last complete '
+                    'checkpoint is untouched: free space and resume'
+                )
+            if one is error and one.errno in _REASONS and one.filename is not None:
+                other = f' -> {one.filename2}' if one.filename2 else ''
+                return f'{os.fsdecode(one.filename)}{other}: {_REASONS[one.errno]}'
+        one = one.__cause__ or one.__context__
+    return None

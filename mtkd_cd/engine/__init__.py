@@ -10,8 +10,11 @@ __getattr__, __dir__, __all__ = lazy_names(
         'hooks': (
             'BestWeightsHook',
             'ChannelsLastHook',
+            'DivergenceHook',
+            'ExactResumeHook',
             'StartingWeightsHook',
             'StopwatchHook',
+            'TerminationHook',
             'ValidationCurveHook',
             'read_curve',
         ),

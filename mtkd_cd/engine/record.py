@@ -12,8 +12,10 @@ from mmengine.dist import get_world_size, is_main_process
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.data.stamp import changes
 
 FILENAME = 'run.json'
+DATA = 'data.json'  # beside it: digests of the files that the run learned from
 _SHOWN_DIFFERENCES = 8
 # What makes a training run what it is, and what of that may differ between two sittings of one run:
 # machine and places.
@@ -27,9 +29,18 @@ _SETTINGS = (
     'val_dataloader',
 )
 _FREE = (
-    *('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'),
+    *('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout'),
     *('data_root', 'checkpoints', 'routing_file', 'out_file', 'backend_args'),
 )
+# Fields of a record that others rely on.
+_FIELDS: dict[str, tuple[type, ...]] = {
+    'finished': (bool,),
+    'seconds': (int, float, type(None)),
+    'score': (int, float, type(None)),
+    'iter': (int,),
+    'metric': (str,),
+    'seed': (int,),
+}
 # Added to the settings once the data and the weights that a run starts from are there.
 _KNOWN_LATER = ('data.', 'weights.')
 
@@ -75,10 +86,12 @@ def read_json(path: str | Path) -> Any:
         return None
     try:
         return json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise UserError(
-            f'{path} is damaged ({error}): delete it, or take another --work-dir'
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f'{path} is damaged ({what[:200]}): delete it, or take another --work-dir')
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -96,8 +109,78 @@ def write_record(work_dir: str | Path, record: Mapping[str, Any]) -> None:
 
 def read_record(work_dir: str | Path) -> dict[str, Any]:
     """What ``run.json`` says: ``settings``, ``finished`` and, once finished, the result. Empty
-    where there is none."""
-    return read_json(Path(work_dir) / FILENAME) or {}
+    where there is none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = Path(work_dir) / FILENAME
+    record = read_json(path)
+    if record is None and not path.is_file():
+        return {}
+    if not isinstance(record, dict) or not isinstance(record.get('settings', {}), dict):
+        raise _damaged(path, f'it holds no record of a run: {json.dumps(record)[:60]}')
+    wrong = [
+        f'{name}={value!r}'
+        for name, kinds in _FIELDS.items()
+        if name in record and not isinstance(value := record[name], kinds)
+    ]
+    if wrong:
+        raise _damaged(path, ', '.join(wrong))
+    return record
+
+
+def write_data(work_dir: str | Path, stamps: Mapping[str, Mapping[str, str]]) -> None:
+    """Note what a run learns from and is validated on; one process of a distributed run does.
+
+    Args:
+        work_dir: Where the run is.
+        stamps: By split, as :func:`mtkd_cd.data.stamp.data_stamp` makes them.
+    """
+    if is_main_process():
+        write_json(Path(work_dir) / DATA, stamps)
+
+
+def read_data(work_dir: str | Path) -> dict[str, dict[str, str]]:
+    """What :func:`write_data` noted; empty where there is none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = Path(work_dir) / DATA
+    stamps = read_json(path)
+    if stamps is None:
+        return {}
+    if not isinstance(stamps, dict) or not all(
+        isinstance(stamp, dict) and all(isinstance(digest, str) for digest in stamp.values())
+        for stamp in stamps.values()
+    ):
+        raise _damaged(path, 'it holds no digests')
+    return stamps
+
+
+def check_data(work_dir: str | Path, stamps: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse a work dir that holds a run on other data.
+
+    Args:
+        work_dir: Where the run is going to be.
+        stamps: What it is going to learn from, by split.
+
+    Raises:
+        UserError: Says what has changed.
+    """
+    before = read_data(work_dir)
+    texts = [
+        f'{name} data: {text}'
+        for name in stamps
+        if name in before and (text := changes(before[name], stamps[name]))
+    ]
+    if texts:
+        raise UserError(
+            f'{work_dir} holds a run on data that have changed since. {"; ".join(texts)}. Its '
+            'weights are of the data as they were: choose another --work-dir, or delete this one '
+            'to train again'
+        )
 
 
 def check_settings(work_dir: str | Path, settings: Mapping[str, Any]) -> None:

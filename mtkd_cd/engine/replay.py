@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.engine.hooks.termination import PatientWorker
 from mtkd_cd.registry import DATA_SAMPLERS, DATASETS, LOOPS
 
 _DATA, _STEP = 0, 1  # two streams of seeds
@@ -77,6 +78,7 @@ class ReplayableIterLoop(IterBasedTrainLoop):
                 sampler=dict(type='mtkd_cd.NumberedSampler', sampler=dataloader['sampler']),
             )
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+            dataloader.worker_init_fn = PatientWorker(dataloader.worker_init_fn)
         if max_epochs is not None:
             max_iters = max_epochs * len(dataloader)
             val_interval *= len(dataloader) if val_by_epoch else 1

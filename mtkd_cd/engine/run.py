@@ -3,24 +3,44 @@
 import gc
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
-from mmengine.dist import barrier
+from mmengine.dist import barrier, is_main_process, sync_random_seed
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mtkd_cd.core.checkpoint import load_weights, read_checkpoint
+from mtkd_cd.core.checkpoint import load_weights, non_finite, read_checkpoint
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine import StartingWeightsHook, StopwatchHook, ValidationCurveHook
+from mtkd_cd.core.files import check_not_read, check_own_file, sweep_temporaries
+from mtkd_cd.core.locks import alone
+from mtkd_cd.data.stamp import data_stamp, digest_of
+from mtkd_cd.engine import (
+    BestWeightsHook,
+    DivergenceHook,
+    ExactResumeHook,
+    StartingWeightsHook,
+    StopwatchHook,
+    TerminationHook,
+    ValidationCurveHook,
+)
+from mtkd_cd.engine.checkup import (
+    check_numbers,
+    check_scope,
+    fit_loaders,
+    keep_best_weights,
+    shared_memory_advice,
+)
 from mtkd_cd.engine.config import (
     check_checkpoints,
     check_exists,
@@ -31,16 +51,23 @@ from mtkd_cd.engine.config import (
     starting_weights,
     work_dir_of,
 )
+from mtkd_cd.engine.hooks.exact_resume import inexact_because
 from mtkd_cd.engine.record import (
+    check_data,
     check_settings,
     file_digest,
     read_record,
     settings_of,
+    write_data,
     write_record,
 )
+from mtkd_cd.evaluation import load_table
 from mtkd_cd.registry import DATASETS, RUNNERS
 
 BEST = 'best.pth'
+LOCK = '.lock'
+PER_IMAGE = 'PerImageChangeMetric'
+_CHECKPOINTS = ('iter_{}.pth', 'epoch_{}.pth')  # mmengine's names
 
 
 @dataclass
@@ -50,72 +77,109 @@ class Prepared:
     Attributes:
         cfg: The config to run.
         settings: For the record.
+        data: Digests of the files of the training and the validation data.
         notes: What there is to log.
     """
 
     cfg: Config
     settings: dict[str, Any]
+    data: dict[str, dict[str, str]]
     notes: list[str]
 
 
 def prepare_training(cfg: Config) -> Prepared:
     """Check a training run against its work dir and open its data, before anything is written.
 
-    A specialist whose CAR range has no validation image is made to validate on all of them.
+    A specialist whose CAR range has no validation image is made to validate on all of them; a
+    config without a ``BestWeightsHook`` gets one.
 
     Args:
         cfg: The config, fitted to the machine.
 
     Raises:
         UserError: The work dir holds a run with other settings or on other data; what is wrong with
-            the data as far as can be told without reading every image; a CAR range without training
-            images.
+            the settings, or with the data as far as can be told without decoding every image; a CAR
+            range without training images.
     """
+    check_scope(cfg)
     cfg.work_dir = str(work_dir_of(cfg))
     if is_cascade(cfg):
         raise UserError(
             f'{cfg.filename}: a cascade is tested, not trained; train configs/origin and '
             'configs/partition'
         )
+    check_numbers(cfg)
+    fit_loaders(cfg)
+    keep_best_weights(cfg)
     settings = settings_of(cfg)
-    check_settings(cfg.work_dir, settings)
+    holds_run = holds_weights(cfg)
+    if holds_run:
+        check_settings(cfg.work_dir, settings)
     train_set = _open_dataset(cfg, cfg.train_dataloader.dataset)
+    check_not_read(cfg.work_dir, folders_read(train_set))
+    val_set, notes = _open_validation_data(cfg)
+    stamps = {'train': data_stamp(train_set)}
+    if val_set is not None:
+        stamps['val'] = data_stamp(val_set)
     names = '\n'.join(
         _image_name(train_set.get_data_info(index)) for index in range(len(train_set))
     )
     settings |= {
         'data.images': len(train_set),
-        'data.names': hashlib.sha256(names.encode()).hexdigest()[:16],
+        'data.names': hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16],
+        **{f'data.{split}': digest_of(stamp) for split, stamp in stamps.items()},
     }
-    check_settings(cfg.work_dir, settings)
-    return Prepared(cfg, settings, [describe_scale(cfg), *_open_validation_data(cfg)])
+    if holds_run:
+        check_data(cfg.work_dir, stamps)
+        check_settings(cfg.work_dir, settings)
+    return Prepared(cfg, settings, stamps, [describe_scale(cfg), *notes])
 
 
-def _open_validation_data(cfg: Config) -> list[str]:
+def _open_validation_data(cfg: Config) -> tuple[Any, list[str]]:
+    """(the data set, what there is to say about it)."""
     if not cfg.get('val_dataloader'):
-        return []
+        return None, []
     dataset = cfg.val_dataloader.dataset
     try:
-        _open_dataset(cfg, dataset)
+        return _open_dataset(cfg, dataset), []
     except UserError:
         if 'partition' not in dataset or 'dataset' not in dataset:
             raise
-        _open_dataset(cfg, dataset.dataset)
+        opened = _open_dataset(cfg, dataset.dataset)
         cfg.val_dataloader.dataset = dataset.dataset
-        return [
+        return opened, [
             f'No validation image has a CAR in the range {dataset.partition!r}: validating on all '
             'of them'
         ]
-    return []
 
 
-def open_test_data(cfg: Config) -> None:
-    """Open what a config tests on.
+def open_test_data(cfg: Config) -> Any:
+    """The data set that a config tests on.
 
     Raises:
         UserError: What is wrong with the data as far as can be told without reading every image.
     """
-    _open_dataset(cfg, cfg.test_dataloader.dataset)
+    return _open_dataset(cfg, cfg.test_dataloader.dataset)
+
+
+def stamp_of_test_data(cfg: Config) -> dict[str, str]:
+    """Digests of the files that a config tests on, see :mod:`mtkd_cd.data.stamp`.
+
+    Raises:
+        UserError: As :func:`open_test_data`.
+    """
+    return data_stamp(open_test_data(cfg))
+
+
+def folders_read(dataset: Any) -> set[str]:
+    """The folders that a data set's files lie in."""
+    folders = set()
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        paths = info.get('img_path') or []
+        paths = [paths] if isinstance(paths, str) else list(paths)
+        folders |= {str(Path(path).parent) for path in (*paths, info.get('seg_map_path')) if path}
+    return folders
 
 
 def _open_dataset(cfg: Config, dataset_cfg: Mapping[str, Any]) -> Any:
@@ -135,6 +199,9 @@ def run_training(
 ) -> dict[str, Any]:
     """Train in the config's work dir, or go on with the run that the work dir holds.
 
+    Nobody else trains there meanwhile. Until the first step the work dir holds no record of the
+    run, so that a start that fails leaves it free.
+
     Args:
         prepared: See :func:`prepare_training`.
         resume: Go on from the newest readable checkpoint where there is one; a finished run is left
@@ -149,16 +216,31 @@ def run_training(
 
     Raises:
         UserError: The work dir holds a run and there is no ``resume``, or one that started from
-            other weights; a checkpoint is missing or no good; an image cannot be read.
+            other weights; another process trains there; a checkpoint is missing or no good; an
+            image cannot be read; the training diverges; the loader's workers come to grief.
+        SystemExit: 143, after SIGTERM, when what there was to save has been saved.
     """
+    work_dir = Path(prepared.cfg.work_dir)
+    # One process of a distributed run stands for all.
+    lock: AbstractContextManager = (
+        alone(work_dir / LOCK, what=str(work_dir)) if is_main_process() else nullcontext()
+    )
+    with lock:
+        return _run_training(prepared, work_dir, resume, terse, hooks)
+
+
+def _run_training(
+    prepared: Prepared, work_dir: Path, resume: bool, terse: bool, hooks: Sequence[Hook]
+) -> dict[str, Any]:
     cfg, settings = prepared.cfg, prepared.settings
-    work_dir = Path(cfg.work_dir)
     check_checkpoints(cfg)
     settings |= {
         f'weights.{name}': file_digest(path) for name, path in starting_weights(cfg).items()
     }
-    check_settings(work_dir, settings)
-    record = read_record(work_dir)
+    record: dict[str, Any] = {}
+    if holds_weights(cfg):
+        check_settings(work_dir, settings)
+        record = read_record(work_dir)
     if resume and record.get('finished'):
         if not (work_dir / BEST).is_file():
             raise UserError(
@@ -166,53 +248,135 @@ def run_training(
                 'the folder to train again'
             )
         return record
-    checkpoint = _checkpoint_to_resume(work_dir, bool(record), resume)
-    start, cfg.resume, cfg.load_from = cfg.get('load_from'), checkpoint is not None, checkpoint
+    checkpoint = _checkpoint_to_resume(cfg, bool(record), resume)
+    seed = _fix_seed(cfg, record if checkpoint else {})
+    start, cfg.resume = cfg.get('load_from'), checkpoint is not None
+    cfg.load_from = str(checkpoint) if checkpoint else None
     barrier()  # every process has looked before one writes
-    write_record(work_dir, dict(settings=settings, finished=False))
-    with _runner(cfg, terse) as runner:
+    if is_main_process():
+        sweep_temporaries(work_dir, deep=True)
+    termination = TerminationHook()
+    with termination.listening(), _loader_errors(), _runner(cfg, terse) as runner:
         for note in prepared.notes:
             runner.logger.info(note)
         if start and not checkpoint:
             runner.register_hook(StartingWeightsHook(start))
-        for hook in (ValidationCurveHook(), *hooks):
+        own = (
+            _RecordHook(dict(settings=settings, finished=False, seed=seed), prepared.data),
+            *(ValidationCurveHook(), DivergenceHook(), ExactResumeHook(), termination),
+        )
+        for hook in (*own, *hooks):
             runner.register_hook(hook)
         runner.train()
         seconds = next(
             (hook.seconds for hook in runner.hooks if isinstance(hook, StopwatchHook)), None
         )
+        best = next(hook for hook in runner.hooks if isinstance(hook, BestWeightsHook))
     barrier()  # the best weights are written by one process
     record = dict(
         settings=settings,
         finished=True,
+        seed=seed,
         seconds=seconds,
-        **read_checkpoint(work_dir / BEST)['meta'],
+        **read_checkpoint(work_dir / best.filename)['meta'],
     )
     write_record(work_dir, record)
     return record
 
 
-def _checkpoint_to_resume(work_dir: Path, recorded: bool, resume: bool) -> str | None:
-    """The newest readable checkpoint; ``None`` where training starts anew."""
-    candidates = sorted(
-        work_dir.glob('iter_*.pth'),
-        key=lambda path: int(path.stem.removeprefix('iter_')),
-        reverse=True,
+class _RecordHook(Hook):
+    """Notes what the work dir holds, once it holds something: after the first step. And says, at
+    the first step of a resumed run, what of it is not exactly as it would have been."""
+
+    priority = 'VERY_HIGH'  # before a checkpoint of the same step
+
+    def __init__(self, record: Mapping[str, Any], data: Mapping[str, Mapping[str, str]]) -> None:
+        self.record = record
+        self.data = data
+        self._noted = False
+
+    def before_train(self, runner: Runner) -> None:
+        if runner.cfg.get('resume'):
+            self._note(runner)
+            for reason in inexact_because(runner, runner.iter):
+                runner.logger.warning(f'The resumed run is not exactly the uninterrupted: {reason}')
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        self._note(runner)
+
+    def _note(self, runner: Runner) -> None:
+        if not self._noted:
+            write_data(runner.work_dir, self.data)
+            write_record(runner.work_dir, self.record)
+            self._noted = True
+
+
+def _fix_seed(cfg: Config, record: Mapping[str, Any]) -> int:
+    """Draw the seed that a config leaves open, and draw it once: a resumed run takes it from the
+    record."""
+    randomness = dict(cfg.get('randomness') or {})
+    seed = randomness.get('seed')
+    if seed is None:
+        seed = record['seed'] if 'seed' in record else sync_random_seed()
+        cfg.randomness = dict(randomness, seed=seed)
+    return int(seed)
+
+
+def _checkpoint_places(cfg: Config) -> list[tuple[Path, str]]:
+    """(folder, name with ``{}`` for the number) of the checkpoints that a run writes."""
+    work_dir = Path(cfg.work_dir)
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    names = [*_CHECKPOINTS, *([hook['filename_tmpl']] if hook.get('filename_tmpl') else [])]
+    folders = [work_dir]
+    if hook.get('out_dir') and '://' not in str(hook['out_dir']):
+        folders.append(Path(hook['out_dir'], work_dir.name))
+    places = [(folder, name) for folder in folders for name in names]
+    return list(dict.fromkeys(places))
+
+
+def holds_weights(cfg: Config) -> bool:
+    """Whether a work dir holds anything that training again would overwrite."""
+    return any(
+        path.is_file() for folder, _ in _checkpoint_places(cfg) for path in folder.glob('*.pth')
     )
-    best = work_dir / BEST
-    if not resume and (candidates or best.is_file()):
+
+
+def checkpoints_of(cfg: Config) -> list[list[Path]]:
+    """The checkpoints that a run can be resumed from: a list for each way they are named, newest
+    first."""
+    found = []
+    for folder, name in _checkpoint_places(cfg):
+        before, _, after = name.partition('{')
+        pattern = re.compile(re.escape(before) + r'(\d+)' + re.escape(after.partition('}')[2]))
+        numbered = [
+            (int(match[1]), path)
+            for path in folder.glob('*')
+            if (match := pattern.fullmatch(path.name))
+        ]
+        if numbered:
+            found.append([path for _, path in sorted(numbered, reverse=True)])
+    return found
+
+
+def _checkpoint_to_resume(cfg: Config, recorded: bool, resume: bool) -> Path | None:
+    """The newest readable checkpoint; ``None`` where training starts anew."""
+    work_dir = Path(cfg.work_dir)
+    if not resume and holds_weights(cfg):
         what = (
             'a run with these settings: continue it with --resume'
             if recorded
             else 'weights of another run: they would be overwritten'
         )
         raise UserError(f'{work_dir} holds {what}, choose another --work-dir, or delete this one')
-    for path in candidates:
-        try:
-            read_checkpoint(path)
-            return str(path)
-        except UserError as error:
-            print(f'passing over {error}')
+    readable = [
+        (content['meta'].get('iter', 0), path)
+        for paths in checkpoints_of(cfg)
+        if (found := _newest_readable(paths))
+        for path, content in [found]
+    ]
+    if readable:
+        return max(readable)[1]
+    best = work_dir / BEST
     if best.is_file() and not recorded:
         raise UserError(
             f'{best} is there without a record of its training: choose another --work-dir, or '
@@ -221,13 +385,57 @@ def _checkpoint_to_resume(work_dir: Path, recorded: bool, resume: bool) -> str |
     return None
 
 
+def _newest_readable(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]] | None:
+    for path in paths:
+        try:
+            content = read_checkpoint(path)
+        except UserError as error:
+            print(f'passing over {error}')
+            continue
+        if not isinstance(content.get('meta'), Mapping) or 'state_dict' not in content:
+            print(f'passing over {path}: it is no checkpoint of a training')
+        elif non_finite(content['state_dict']):
+            print(f'passing over {path}: it holds weights that are no finite numbers')
+        else:
+            return path, content
+    return None
+
+
+@contextmanager
+def _loader_errors() -> Iterator[None]:
+    """Say what can be done about loader workers that are gone or hang, and about full memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f'{str(error).splitlines()[0][:200]} Lower the batch size (--batch-size), or the size '
+            'of the crops'
+        ) from error
+    except RuntimeError as error:
+        text = str(error)
+        if 'shared memory' in text or 'Bus error' in text or 'unable to write to file' in text:
+            raise UserError(f'a loader worker has no room. {shared_memory_advice()}') from error
+        if 'DataLoader timed out' in text:
+            raise UserError(
+                f'{text.splitlines()[0]}: its workers hang, or the data are very slow to read. '
+                f'{shared_memory_advice()}; for slow data, set train_dataloader.timeout (seconds; '
+                '0: none)'
+            ) from error
+        if re.search(r'DataLoader worker.*(exited unexpectedly|killed by signal)', text):
+            raise UserError(
+                f'{text.splitlines()[0].strip()} If nobody ended it, memory was short: lower '
+                '--num-workers or --batch-size'
+            ) from error
+        raise
+
+
 def run_test(
     cfg: Config,
     checkpoint: str | Path | None = None,
     *,
     out: str | Path | None = None,
     show_dir: str | Path | None = None,
-    trusted: bool = False,
+    trusted: bool | None = None,
     terse: bool = False,
 ) -> dict[str, float]:
     """Test a config on its test data.
@@ -235,34 +443,43 @@ def run_test(
     Args:
         cfg: The config, fitted to the machine.
         checkpoint: Weights; ``None`` for a cascade, which brings its own.
-        out: Per-image table to write, ``.json`` or ``.csv``.
+        out: Per-image table to write, ``.json`` or ``.csv``. A config that evaluates otherwise is
+            evaluated for it too.
         show_dir: Folder for a picture of each image's dates, label, prediction and errors.
-        trusted: Whether the file may hold pickled objects. Only for files of your own.
+        trusted: Whether the file may hold pickled objects. Only for files of your own. Default:
+            what :func:`~mtkd_cd.core.checkpoint.load_only_tensors` has set.
         terse: Whether to keep everything longer than a line off the console.
 
     Returns:
-        The metrics, in percent.
+        The metrics, in percent; none where the data have no labels.
 
     Raises:
-        UserError: The data or a checkpoint is no good.
+        UserError: The data or a checkpoint is no good; the data have no labels and there is no
+            ``show_dir``; ``out`` or ``show_dir`` is where something else is.
     """
+    check_scope(cfg)
+    fit_loaders(cfg)
     cfg.work_dir = str(work_dir_of(cfg))
     if checkpoint is None:
         check_checkpoints(cfg)
     else:
         check_exists(checkpoint, str(checkpoint))
-    if out is not None:
-        evaluators = (
-            cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-        )
-        evaluators[0].out_file = str(out)
+    dataset = open_test_data(cfg)
+    reads = folders_read(dataset)
+    check_not_read(cfg.work_dir, reads)
+    if has_labels(dataset):
+        if out is not None:
+            check_own_file(out, _is_table, reads)
+            per_image_evaluator(cfg)['out_file'] = str(out)
+    else:
+        _predict_only(cfg, show_dir)
     if show_dir is not None:
         cfg.custom_hooks = [
-            *cfg.get('custom_hooks', []),
-            dict(type='ChangeVisualizationHook', out_dir=str(show_dir)),
+            *(cfg.get('custom_hooks') or []),
+            dict(type='mtkd_cd.ChangeVisualizationHook', out_dir=str(show_dir)),
         ]
     cfg.resume, cfg.load_from = False, None
-    with _runner(cfg, terse) as runner:
+    with _loader_errors(), _runner(cfg, terse) as runner:
         if checkpoint is not None:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             load_weights(model, checkpoint, trusted=trusted)
@@ -270,6 +487,52 @@ def run_test(
         metrics = runner.test()
     barrier()
     return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+
+
+def per_image_evaluator(cfg: Config) -> dict[str, Any]:
+    """The config of the test's metric that makes the per-image table; added where a config
+    evaluates otherwise, its scores under ``per_image/``."""
+    evaluators = cfg.get('test_evaluator') or []
+    cfg.test_evaluator = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    for evaluator in cfg.test_evaluator:
+        if str(evaluator.get('type')).rpartition('.')[2] == PER_IMAGE:
+            return evaluator
+    cfg.test_evaluator = [
+        *cfg.test_evaluator,
+        dict(type=f'mtkd_cd.{PER_IMAGE}', prefix='per_image' if cfg.test_evaluator else None),
+    ]
+    return cfg.test_evaluator[-1]
+
+
+def has_labels(dataset: Any) -> bool:
+    """Whether the samples of a data set have labels; those of one have them or have not."""
+    return len(dataset) == 0 or bool(dataset.get_data_info(0).get('seg_map_path'))
+
+
+def _predict_only(cfg: Config, show_dir: str | Path | None) -> None:
+    """Make a test one without labels: nothing is loaded of them, nothing is scored."""
+    if show_dir is None:
+        raise UserError(
+            'the test data have no labels, so that there is nothing to score: add --show-dir '
+            'FOLDER for the predicted masks (FOLDER/prediction)'
+        )
+    dataset = cfg.test_dataloader.dataset
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = [
+        transform
+        for transform in dataset.pipeline
+        if 'Annotations' not in str(transform.get('type'))
+    ]
+    cfg.test_evaluator = []
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        load_table(path)
+    except UserError:
+        return False
+    return True
 
 
 class TerseRunner(Runner):

@@ -6,7 +6,6 @@ submitit rather than Ray: a job is one process and its files, there is no daemon
 GPUs. Its local executor starts whatever it is given at once; the queue here keeps the number.
 """
 
-import fcntl
 import os
 import time
 import traceback
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from mtkd_cd.core.errors import UserError
+
 
 _FOREVER = 60 * 24 * 365  # minutes: a local job ends when it is done
 _LAST_LINES = 4
@@ -224,31 +224,3 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def alone(lock: Path, wait: bool = False) -> Iterator[None]:
-    """Keep other processes out of what a lock file stands for; it holds the process id.
-
-    Args:
-        lock: The file.
-        wait: For another process to leave it.
-
-    Raises:
-        UserError: Another process is at it.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, 'a+', encoding='utf-8') as file:
-        try:
-            fcntl.lockf(
-                file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
-            )  # of this process alone: loader processes may outlive it
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f'process {file.read() or "unknown"} is at work on {lock}: wait for it, or end it'
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -11,13 +11,14 @@ from typing import Any
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategies import strategy_title
 from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine.record import write_json
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.evaluation.scores import MEAN_NAMES
-from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, alone, last_lines, run_jobs
+from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.recipe.stages import (
     OPTIONAL_STAGES,
     STAGES,

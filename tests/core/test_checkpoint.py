@@ -1,13 +1,18 @@
+import argparse
+import errno
 import os
 import subprocess
 import sys
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
 from torch import nn
 
 from mtkd_cd.core.checkpoint import (
+    load_only_tensors,
     load_weights,
     read_checkpoint,
     read_weights,
@@ -41,7 +46,13 @@ def linear(tmp_path):
         lambda s: s,
         lambda s: dict(state_dict=s),
         lambda s: dict(model=s),
+        lambda s: dict(model_state_dict=s),
+        lambda s: dict(model_G_state_dict=s, optimizer_G_state_dict={}),
         lambda s: {f'module.{k}': v for k, v in s.items()},
+        lambda s: {f'_orig_mod.{k}': v for k, v in s.items()},
+        lambda s: {f'module._orig_mod.{k}': v for k, v in s.items()},
+        lambda s: dict(state_dict={f'model.{k}': v for k, v in s.items()}),
+        lambda s: dict(state_dict={f'model._orig_mod.module.{k}': v for k, v in s.items()}),
     ],
 )
 def test_weights_load_from_every_usual_nesting(linear, tmp_path, wrap):
@@ -113,12 +124,123 @@ def test_truncated_file_is_named(linear, length):
 
 
 @pytest.mark.parametrize(
-    'content', [b'<html>not found</html>', b'version https://git-lfs.github.com/spec/v1\n']
+    ('content', 'said'),
+    [
+        (b'<html>not found</html>', 'a web page'),
+        (b'\xef\xbb\xbf\n<!DOCTYPE HTML><title>Sign in</title>', 'a web page'),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', 'a web page'),
+        (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
+        (b'../../.git/annex/objects/X/Y/SHA256-s1--a/b.pth\n', 'git annex get'),
+        (b'outs:\n- md5: 1\n', 'dvc pull'),
+        (b'{"error": "404"}', 'a JSON text'),
+        (b'\x1f\x8b\x08\x00', 'gzip'),
+        (b'', 'is empty'),
+        (b'P' * 600, 'truncated or not a torch file'),
+    ],
 )
-def test_file_that_is_no_checkpoint_is_named(tmp_path, content):
+def test_file_that_is_no_checkpoint_is_called_what_it_is(tmp_path, content, said):
     (tmp_path / 'weights.pth').write_bytes(content)
-    with pytest.raises(UserError, match=r'weights.pth cannot be read'):
+    with pytest.raises(UserError, match=rf'weights.pth .*{said}'):
         read_checkpoint(tmp_path / 'weights.pth')
+
+
+def test_archive_of_other_files_is_no_checkpoint(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'weights.pth', 'w') as archive:
+        archive.writestr('model/best.pth', b'x')
+    with pytest.raises(UserError, match=r'zip archive of other files \(model/best.pth\)'):
+        read_checkpoint(tmp_path / 'weights.pth')
+
+
+@pytest.mark.parametrize('kind', ['ours', 'foreign'])
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(linear, tmp_path, kind):
+    module, path = linear
+    if kind == 'foreign':
+        torch.save(dict(state_dict=module.state_dict()), path)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entry = next(one for one in archive.infolist() if one.filename.endswith('data/0'))
+        name = archive.open(entry).read()
+    start = content.index(name)
+    for bit in range(0, 8 * len(name), 7):
+        flipped = bytearray(content)
+        flipped[start + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match='is damaged'):
+            load_weights(nn.Linear(3, 2), path)
+
+
+def test_weights_changed_behind_the_digest_are_noticed_and_dropped_entries_are_not(tmp_path):
+    save_checkpoint(
+        dict(state_dict=dict(a=torch.ones(2)), optimizer=dict(lr=np.float64(0.1))), tmp_path / 'a'
+    )
+    content = read_checkpoint(tmp_path / 'a')
+    del content['optimizer']
+    torch.save(content, tmp_path / 'b')
+    assert read_weights(tmp_path / 'b')['a'].tolist() == [1, 1]
+    content['state_dict']['a'][1] = 1.5
+    torch.save(content, tmp_path / 'c')
+    with pytest.raises(UserError, match='does not fit the digest'):
+        read_weights(tmp_path / 'c')
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+def test_weights_that_are_no_numbers_are_neither_read_nor_written(linear, tmp_path, value):
+    module, _ = linear
+    weights = {**module.state_dict(), 'attention_mask': torch.tensor(-float('inf'))}
+    weights['weight'] = weights['weight'].clone()
+    weights['weight'][1, 2] = value
+    with pytest.raises(UserError, match='weight are no finite numbers'):
+        save_checkpoint(dict(state_dict=weights), tmp_path / 'own.pth')
+    assert not (tmp_path / 'own.pth').exists()
+    torch.save(weights, tmp_path / 'foreign.pth')
+    with pytest.raises(UserError, match=r'no finite numbers \(weight\): .* diverged'):
+        read_weights(tmp_path / 'foreign.pth')
+
+
+@pytest.mark.parametrize('dtype', [torch.int8, torch.bool, torch.int64])
+def test_integers_are_no_weights(linear, tmp_path, dtype):
+    module, _ = linear
+    weights = {key: value.to(dtype) for key, value in module.state_dict().items()}
+    torch.save(weights, tmp_path / 'quantised.pth')
+    with pytest.raises(UserError, match=r'2 keys with integers .*weight ' + str(dtype)[6:]):
+        load_weights(module, tmp_path / 'quantised.pth')
+
+
+def test_reading_leaves_the_allowed_globals_as_they_are(linear):
+    load_only_tensors()
+    before = torch.serialization.get_safe_globals()
+    read_checkpoint(linear[1])
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+    assert before
+
+
+def test_trust_is_one_setting_for_all_readers(linear, tmp_path, monkeypatch):
+    module, _ = linear
+    path = tmp_path / 'args.pth'
+    torch.save(dict(state_dict=module.state_dict(), args=argparse.Namespace(lr=1)), path)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    try:
+        load_only_tensors(False)
+        load_weights(nn.Linear(3, 2), path)
+        with pytest.raises(UserError, match='--trust-checkpoint'):
+            load_weights(nn.Linear(3, 2), path, trusted=False)
+    finally:
+        load_only_tensors()
+    with pytest.raises(UserError, match='--trust-checkpoint'):
+        load_weights(nn.Linear(3, 2), path)
+
+
+def test_disk_that_is_full_when_torch_closes_its_archive_is_the_error(tmp_path, monkeypatch):
+    def full(content, file):
+        try:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        except OSError:
+            raise RuntimeError('[enforce fail at inline_container.cc:862]') from None
+
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(OSError, match='No space left'):
+        save_checkpoint(dict(state_dict={}), tmp_path / 'best.pth')
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_file_without_weights_says_what_it_holds(tmp_path):
@@ -136,7 +258,8 @@ def test_weights_of_another_model_list_the_keys_and_leave_the_module_alone(linea
     before = other[0].weight.clone()
     with pytest.raises(
         UserError,
-        match=r'2 keys missing in the file: 0.weight, 0.bias; 2 keys the model does not have: weight, bias',
+        match=r'2 keys missing in the file: 0.weight, 0.bias; '
+        r'2 keys the model does not have: weight, bias',
     ):
         load_weights(other, path)
     with pytest.raises(UserError, match=r'weight \(2, 3\) in the file, \(2, 4\) in the model'):

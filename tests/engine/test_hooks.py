@@ -22,6 +22,7 @@ def runner(tmp_path):
         iter=0,
         cfg=cfg,
         logger=logging.getLogger('test_hooks'),
+        call_hook=lambda name, **kwargs: None,
     )
 
 

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
-from mtkd_cd.experiments.jobs import alone
 from mtkd_cd.experiments.lambda_search import (
     PruningHook,
     Search,

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.locks import alone
 from mtkd_cd.experiments import matrix as matrix_module
-from mtkd_cd.experiments.jobs import Cluster, Job, alone, run_jobs
+from mtkd_cd.experiments.jobs import Cluster, Job, run_jobs
 from mtkd_cd.experiments.matrix import Cell, Matrix, read_experiment
 
 REPO = Path(__file__).parents[2]

@@ -2,15 +2,21 @@
 
 from mtkd_cd.engine.hooks.best_weights import BestWeightsHook
 from mtkd_cd.engine.hooks.channels_last import ChannelsLastHook
+from mtkd_cd.engine.hooks.divergence import DivergenceHook
+from mtkd_cd.engine.hooks.exact_resume import ExactResumeHook
 from mtkd_cd.engine.hooks.starting_weights import StartingWeightsHook
 from mtkd_cd.engine.hooks.stopwatch import StopwatchHook
+from mtkd_cd.engine.hooks.termination import TerminationHook
 from mtkd_cd.engine.hooks.validation_curve import ValidationCurveHook, read_curve
 
 __all__ = [
     'BestWeightsHook',
     'ChannelsLastHook',
+    'DivergenceHook',
+    'ExactResumeHook',
     'StartingWeightsHook',
     'StopwatchHook',
+    'TerminationHook',
     'ValidationCurveHook',
     'read_curve',
 ]

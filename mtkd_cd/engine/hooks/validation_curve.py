@@ -8,6 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.registry import HOOKS
 
@@ -56,8 +57,26 @@ class ValidationCurveHook(Hook):
 
 
 def read_curve(path: Path) -> list[dict[str, str]]:
-    """The rows of a curve; none where there is no file."""
+    """The rows of a curve; none where there is no file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     if not path.is_file():
         return []
-    with path.open(encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(encoding='utf-8', newline='') as file:
+            rows = list(csv.DictReader(file, strict=True))
+        for row in rows:
+            values = [row['iter'], *row.values()]
+            if int(row['iter']) < 0 or not all(isinstance(value, str) for value in values):
+                raise ValueError(f'a row is {row}')
+            for name, value in row.items():
+                if value:
+                    float(value if name != 'iter' else 0)
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(
+            f'{path} is damaged ({type(error).__name__}: {str(error)[:200]}): delete it; nothing '
+            'but the curve of the validation scores is lost'
+        ) from None
+    return rows

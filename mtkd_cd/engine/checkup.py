@@ -1,0 +1,203 @@
+"""What can be known of a config before its first iteration, and is put right or refused there."""
+
+import importlib.util
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.engine.hooks.best_weights import choose_metric
+from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
+
+SHARED_MEMORY = '/dev/shm'
+_LEAST_SHARED_MEMORY = 4 << 20  # bytes: less than a batch of any use
+LOADER_SECONDS = 600  # without a batch: a worker hangs
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_NUMBERS = ('optim_wrapper', 'param_scheduler', 'train_cfg')
+_IOU_METRICS = {
+    'mIoU': ('aAcc', 'mIoU', 'mAcc'),
+    'mDice': ('aAcc', 'mDice', 'mAcc'),
+    'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall'),
+}
+# Toolboxes whose names are registered here too, so that their configs run without them.
+_IMPLEMENTED_HERE = ('opencd',)
+
+
+def check_scope(cfg: Config) -> None:
+    """Refuse a config of a toolbox that is not installed, before its names are looked up.
+
+    Raises:
+        UserError: Names the toolbox, and what to set.
+    """
+    scope = cfg.get('default_scope', 'mtkd_cd')
+    if scope in _IMPLEMENTED_HERE and importlib.util.find_spec(scope) is None:
+        raise UserError(
+            f'{cfg.filename} has default_scope={scope!r}, but the package {scope} is not installed '
+            'here. The models, data sets and transforms of its benchmark are there under the same '
+            "names: set default_scope='mtkd_cd' (--cfg-options default_scope=mtkd_cd)"
+        )
+
+
+def check_numbers(cfg: Config) -> None:
+    """Refuse settings of the optimisation that are no finite numbers, and negative learning rates.
+
+    Raises:
+        UserError: Names the entry and its value.
+    """
+    for key in _NUMBERS:
+        for place, value in _numbers(cfg.get(key), key):
+            negative = place.rpartition('.')[2] == 'lr' and value < 0
+            if negative or (not math.isfinite(value) and not place.endswith('max_norm')):
+                raise UserError(
+                    f'{place}={value}: a finite number{" from 0 up" if negative else ""} is needed'
+                )
+
+
+def _numbers(node: Any, place: str) -> list[tuple[str, float]]:
+    if isinstance(node, Mapping):
+        items = [(f'{place}.{key}', value) for key, value in node.items()]
+    elif isinstance(node, (list, tuple)):
+        items = [(f'{place}.{index}', value) for index, value in enumerate(node)]
+    elif isinstance(node, (int, float)):
+        return [(place, float(node))]
+    else:
+        return []
+    return [pair for inner, value in items for pair in _numbers(value, inner)]
+
+
+def fit_loaders(cfg: Config) -> None:
+    """Settings of the loaders that belong together: without workers nothing persists; with them, a
+    loader that gives nothing for :data:`LOADER_SECONDS` is an error and does not hang for ever.
+
+    Raises:
+        UserError: The shared memory through which workers hand over images is full.
+    """
+    workers = 0
+    for name in LOADERS:
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        if loader.get('num_workers', 0) == 0:
+            for key in ('persistent_workers', 'prefetch_factor', 'timeout'):
+                loader.pop(key, None)
+        else:
+            workers = max(workers, loader.num_workers)
+            loader.setdefault('timeout', LOADER_SECONDS)
+    if workers:
+        _check_shared_memory()
+
+
+def _check_shared_memory() -> None:
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # not on Linux
+        return
+    if free < _LEAST_SHARED_MEMORY:
+        raise UserError(f'{SHARED_MEMORY} has {free >> 10} KiB free. {shared_memory_advice()}')
+
+
+def shared_memory_advice() -> str:
+    """What to do about it, with what is free now."""
+    return (
+        f'Loader workers hand images over in {SHARED_MEMORY}: free it (df {SHARED_MEMORY}), start '
+        'the container with more (docker run --shm-size=8g), or load without workers '
+        '(--num-workers 0)'
+    )
+
+
+def keep_best_weights(cfg: Config) -> None:
+    """See to it that a run leaves ``best.pth``: a config without a ``BestWeightsHook`` gets one,
+    which decides by what its checkpoint hook's ``save_best`` names, else by mIoU or whatever is
+    reported first. Checkpoints are written whole or not at all.
+
+    Raises:
+        UserError: The metric is none of those that the evaluators report.
+    """
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if (
+        checkpoint
+        and _class_name(checkpoint) == 'CheckpointHook'
+        and not checkpoint.get('backend_args')
+        and not checkpoint.get('file_client_args')
+    ):
+        checkpoint.backend_args = dict(backend='atomic')
+    saved = [hook for hook in cfg.get('custom_hooks') or [] if _is_best(hook)]
+    wanted = [(f'BestWeightsHook(metric={one!r})', one) for one in _metrics_of(saved)]
+    named = (checkpoint or {}).get('save_best')
+    named = [named] if isinstance(named, str) else list(named or [])
+    wanted += [(f'default_hooks.checkpoint.save_best={one!r}', one) for one in named]
+    reported = reported_metrics(cfg.get('val_evaluator')) if cfg.get('val_dataloader') else None
+    if reported is not None:
+        for what, metric in wanted:
+            if metric != 'auto' and metric not in reported:
+                raise UserError(
+                    f'{what}: the validation reports {", ".join(reported) or "nothing"}. Name one '
+                    'of these, or change val_evaluator'
+                )
+    if saved:
+        return
+    metric, rule = (named or ['auto'])[0], (checkpoint or {}).get('rule') or 'auto'
+    if metric == 'auto' and reported:
+        metric = choose_metric(reported)
+    rule = rule if isinstance(rule, str) else rule[0] or 'auto'
+    hook = dict(type='mtkd_cd.BestWeightsHook', metric=metric, rule=rule)
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+
+
+def _is_best(hook: Any) -> bool:
+    return isinstance(hook, Mapping) and _class_name(hook) == 'BestWeightsHook'
+
+
+def _metrics_of(hooks: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [hook.get('metric', 'mIoU') for hook in hooks]
+
+
+def _class_name(node: Mapping[str, Any]) -> str:
+    kind = node.get('type')
+    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]
+
+
+def reported_metrics(evaluators: Any) -> list[str] | None:
+    """Names of what evaluators report, from their configs; ``None`` where that is not known."""
+    if isinstance(evaluators, Mapping):
+        evaluators = (
+            evaluators.get('metrics', evaluators)
+            if _class_name(evaluators) == 'Evaluator'
+            else evaluators
+        )
+    names: list[str] = []
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        if not isinstance(evaluator, Mapping):
+            return None
+        known = _reported_by(evaluator)
+        if known is None:
+            return None
+        prefix = f'{evaluator["prefix"]}/' if evaluator.get('prefix') else ''
+        names += [f'{prefix}{name}' for name in known]
+    return names
+
+
+def _reported_by(evaluator: Mapping[str, Any]) -> list[str] | None:
+    kind = _class_name(evaluator)
+    if kind == 'IoUMetric':
+        if evaluator.get('format_only'):
+            return []
+        chosen = evaluator.get('iou_metrics', ['mIoU'])
+        chosen = [chosen] if isinstance(chosen, str) else chosen
+        return list(dict.fromkeys(name for one in chosen for name in _IOU_METRICS.get(one, ())))
+    if kind == 'PerImageChangeMetric':
+        by_class = [f'{score}_{name}' for name in CLASSES for score in SCORE_NAMES]
+        partition = CARPartition(
+            evaluator.get('thresholds', DEFAULT_THRESHOLDS), evaluator.get('names')
+        )
+        return [
+            *MEAN_NAMES,
+            *by_class,
+            *(f'pooled_{name}' for name in (*MEAN_NAMES, *by_class, 'aAcc')),
+            *(f'{name}_{one}' for one in partition.names for name in MEAN_NAMES),
+        ]
+    return None
