@@ -16,7 +16,7 @@ from mmseg.structures import SegDataSample
 
 from mtkd_cd.core.car import CARPartition, change_area_ratio
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.drawing.error_map import mask_image
 from mtkd_cd.drawing.panel import Row, Sheet, png_bytes
 from mtkd_cd.engine.replay import NumberedSampler, SeededDataset
@@ -164,15 +164,26 @@ def pairs_summary(pairs: Sequence[TrainingPair], partition: CARPartition) -> str
 
 
 def write_pairs(
-    pairs: Sequence[TrainingPair], out_dir: str | os.PathLike, rows_per_sheet: int = 4
+    pairs: Sequence[TrainingPair],
+    out_dir: str | os.PathLike,
+    rows_per_sheet: int = 4,
+    reads: Sequence[str | os.PathLike] = (),
 ) -> list[Path]:
-    """Write ``pairs_1.png``, ``pairs_2.png``, ... with several pairs each; returns the files."""
+    """Write ``pairs_1.png``, ``pairs_2.png``, ... with several pairs each; returns the files. Those
+    of an earlier call go.
+
+    Raises:
+        UserError: ``out_dir`` lies in one of the folders ``reads``, or holds other files of these
+            names.
+    """
     written: list[Path] = []
+    output = OutputFolder(out_dir, 'pairs', reads)
+    output.clear()
     legend = {'changed': (255, 255, 255), 'unchanged': (0, 0, 0), 'ignored': (127, 127, 127)}
     for start in range(0, len(pairs), rows_per_sheet):
         path = Path(out_dir, f'pairs_{len(written) + 1}.png')
         sheet = Sheet([pair_row(pair) for pair in pairs[start : start + rows_per_sheet]], legend)
-        with atomic_write(path, 'wb') as file:
+        with output.open(path.name) as file:
             file.write(png_bytes(sheet.pixels()))
         written.append(path)
     return written

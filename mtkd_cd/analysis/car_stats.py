@@ -17,7 +17,7 @@ from PIL import Image
 from mtkd_cd.analysis.check import splits_on_disk
 from mtkd_cd.core.car import THRESHOLD_RULES, CARPartition, car_histogram, propose_thresholds
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.files import own_file
 from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.data.car_index import label_cars
 from mtkd_cd.data.pairs import list_pairs, raise_if_any
@@ -330,5 +330,5 @@ def save_stats(
             for rule, thresholds in proposals.items()
         },
     }
-    with atomic_write(path) as file:
+    with own_file(path, 'w') as file:
         file.write(text.getvalue() if suffix == '.csv' else json.dumps(content, indent=1) + '\n')

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mtkd_cd.core.car import CARPartition, car_histogram
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.files import own_file
 from mtkd_cd.data.car_index import car_of_file
 from mtkd_cd.data.labels import label_coding
 from mtkd_cd.data.layout import LAYOUTS, SPLITS, Layout, layout_of_class
@@ -386,7 +386,7 @@ def draw_car_histograms(
         )
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix[1:], dpi=150)
-    with atomic_write(path, 'wb') as file:
+    with own_file(path) as file:
         file.write(buffer.getvalue())
 
 

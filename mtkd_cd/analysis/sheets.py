@@ -13,7 +13,7 @@ from PIL import Image
 
 from mtkd_cd.analysis.check import splits_on_disk
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.core.text import closest, label_and_path, some
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.pairs import IMAGE_SUFFIXES, Pair, list_pairs, raise_if_any
@@ -316,8 +316,9 @@ def write_sheets(
     style: Literal['errors', 'contours'] = 'errors',
     rows_per_sheet: int | None = None,
     formats: Sequence[str] = ('png',),
+    reads: Sequence[str | os.PathLike] = (),
 ) -> list[Path]:
-    """Write the images as figures.
+    """Write the images as figures; those of an earlier call go.
 
     Args:
         comparison: Where they come from.
@@ -327,13 +328,17 @@ def write_sheets(
         style: Of the runs' tiles.
         rows_per_sheet: Images on one sheet; ``None`` for a file per image.
         formats: Of :data:`SHEET_FORMATS`.
+        reads: Folders that images and predictions are read from.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: As :meth:`MaskComparison.row` does.
+        UserError: As :meth:`MaskComparison.row` does; ``out_dir`` lies in one of ``reads``, or
+            holds other files of these names.
     """
+    output = OutputFolder(out_dir, 'sheets', reads)
+    output.clear()
     step = rows_per_sheet or 1
     groups = [names[start : start + step] for start in range(0, len(names), step)]
     written = []
@@ -353,7 +358,7 @@ def write_sheets(
                 else sheet.vector('pdf' if kind == 'pdf' else 'svg')
             )
             path = Path(out_dir, f'{stem}.{kind}')  # not with_suffix: a name may have dots
-            with atomic_write(path, 'wb') as file:
+            with output.open(path.relative_to(out_dir)) as file:
                 file.write(content)
             written.append(path)
     return written

@@ -7,6 +7,7 @@ They are the first ones of the run with the config's seed.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mtkd_cd.cli.common import ConfigOptions, add_data_arguments, apply_data_arguments, at_least
 
@@ -45,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.partition:
         set_partition(cfg, args.partition)
     pairs = list(training_pairs(cfg, args.num, args.seed))
-    written = write_pairs(pairs, args.out or Path(work_dir_of(cfg), 'browse'), args.rows)
+    out = args.out or Path(work_dir_of(cfg), 'browse')
+    written = write_pairs(pairs, out, args.rows, _data_folders(cfg.train_dataloader.dataset))
     files = ', '.join(map(str, written[:3])) + (', ...' if len(written) > 3 else '')
     print(f'{pairs_summary(pairs, partition_of(cfg))}\ndrawn in {files}')
+
+
+def _data_folders(dataset: Any) -> list[str]:
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    root = dataset.get('data_root')
+    # A root that holds the current folder holds more than data.
+    return [root] if root and not Path.cwd().is_relative_to(Path(root).resolve()) else []

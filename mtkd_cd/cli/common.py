@@ -2,7 +2,6 @@
 mistake, exit codes."""
 
 import argparse
-import errno
 import logging
 import os
 import select
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 from mmengine.config import Config, DictAction
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import os_error_message
 from mtkd_cd.registry import config_errors_explained
 
 EXIT_USER_ERROR = 2
@@ -187,13 +187,7 @@ def user_message(error: BaseException) -> str | None:
     """What to tell the user about ``error``; ``None`` if it is none of the user's doing."""
     if isinstance(error, UserError):
         return _without_worker_traceback(str(error))
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f' while writing {error.filename}' if error.filename else ''
-        return (
-            f'no space left on the disk{where} ({error.strerror}). The last complete checkpoint is '
-            'untouched: free space and resume'
-        )
-    return None
+    return os_error_message(error)
 
 
 def _without_worker_traceback(message: str) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS
+from mtkd_cd.core.files import check_own_file
 from mtkd_cd.evaluation import per_image_scores
-from mtkd_cd.evaluation.image_table import check_table_suffix
+from mtkd_cd.evaluation.image_table import check_table_suffix, is_table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out:
         check_table_suffix(args.out)
+        check_own_file(args.out, [args.predictions, args.labels], is_table)
 
     table = per_image_scores(
         args.predictions,

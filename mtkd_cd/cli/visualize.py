@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         'contours' if args.contours else 'errors',
         args.sheet,
         args.format,
+        reads=[args.data_root, *(folder.partition('=')[2] or folder for folder in args.runs)],
     )
     print(
         f'{len(names)} images drawn in '

@@ -9,11 +9,11 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -484,11 +484,21 @@ def add_digest(content: dict[str, Any]) -> None:
     content['meta'][DIGEST] = content_digests(content)
 
 
-def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike) -> None:
+def save_checkpoint(
+    content: Mapping[str, Any],
+    path: str | os.PathLike,
+    write: Callable[..., AbstractContextManager[IO]] = atomic_write,
+) -> None:
     """Write ``content`` and its digest with ``torch.save``; the file is complete or, after an
     error, what it was before.
 
     A state dict without a ``meta`` around it gets no digest: others read it as it is.
+
+    Args:
+        content: What :func:`read_checkpoint` will return.
+        path: The file.
+        write: :func:`~mtkd_cd.core.files.atomic_write`, or ``own_file`` for a file that the user
+            has named.
 
     Raises:
         UserError: Weights that are no finite numbers: they are of no use to anyone.
@@ -504,7 +514,7 @@ def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike) -> None
     if isinstance(content.get('state_dict'), Mapping):
         add_digest(content)
     try:
-        with atomic_write(path, 'wb') as file:
+        with write(path, 'wb') as file:
             torch.save(content, file)
     except RuntimeError as error:
         # torch closes its archive on a full disk too, and that error hides the disk's.

@@ -17,7 +17,6 @@ from mtkd_cd.core.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'  # travels in the wheel
 MANIFEST = '.mtkd_cd_files'  # in a folder of ours: the files that we made there
-_SHOWN = 3
 # .<name of the file>.<machine>-<process>.<random>.tmp
 _TEMPORARY = re.compile(r'\..+\.([0-9a-f]{8})-(\d+)\.\w+\.tmp')
 
@@ -109,12 +108,14 @@ def _umask() -> int:
 class OutputFolder:
     """A folder that a tool fills with files, beside whatever else is there.
 
-    What is written is noted in the folder, in :data:`MANIFEST`. The next tool that fills it deletes
-    what is noted there first, so that no picture of an earlier run stays among those of the new
-    one; and a file that is not noted is the user's, and is not written over.
+    What is written is noted in the folder, in :data:`MANIFEST`. The next tool that fills it with
+    the same kind of files deletes what is noted there first, so that no picture of an earlier run
+    stays among those of the new one; and a file that is not noted is the user's, and is not written
+    over.
 
     Args:
         folder: The folder; made when the first file is written.
+        kind: What it is filled with.
         reads: Files and folders that the tool reads; ``folder`` may be none of them, nor lie in one
             of the folders.
 
@@ -123,27 +124,37 @@ class OutputFolder:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, reads: Iterable[str | os.PathLike | None] = ()
+        self,
+        folder: str | os.PathLike,
+        kind: str,
+        reads: Iterable[str | os.PathLike | None] = (),
     ) -> None:
         self.folder = Path(folder)
+        self.kind = kind
         check_not_read(folder, reads)
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f'{folder} is a file: name a folder to write to')
-        self._own = set(self._noted())
+        self._own = {name for _, name in self._noted()}
 
     def clear(self) -> None:
-        """Delete what an earlier tool has left here, and nothing else."""
-        folders = set()
-        for name in self._noted():
-            with suppress(FileNotFoundError):
-                (self.folder / name).unlink()
-            folders |= set(Path(name).parents)
+        """Delete the files of this kind that an earlier tool has left here, and nothing else."""
+        noted = self._noted()
+        folders: set[Path] = set()
+        for kind, name in noted:
+            if kind == self.kind:
+                (self.folder / name).unlink(missing_ok=True)
+                folders |= set(Path(name).parents) - {Path('.')}
         for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
-            if folder != Path('.'):
-                with suppress(OSError):  # other files are in it
-                    (self.folder / folder).rmdir()
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        self._own = set()
+            with suppress(OSError):  # it holds other files
+                (self.folder / folder).rmdir()
+        left = [(kind, name) for kind, name in noted if kind != self.kind]
+        manifest = self.folder / MANIFEST
+        if left:
+            with atomic_write(manifest, 'wb') as file:
+                file.writelines(_line(*entry) for entry in left)
+        else:
+            manifest.unlink(missing_ok=True)
+        self._own = {name for _, name in left}
 
     @contextmanager
     def open(self, name: str | os.PathLike, mode: str = 'wb') -> Iterator[IO]:
@@ -155,30 +166,61 @@ class OutputFolder:
         relative = Path(name).as_posix()
         path = self.folder / relative
         if relative not in self._own:
-            if path.exists() or path.is_symlink():
+            # Noted before it is written: a tool that is killed in between leaves no file unnoted.
+            # One short write to the end of a file does not mix with that of another process.
+            if not self.may_write(name):
                 raise UserError(
-                    f'{path} is there already, and was not made by this tool: choose an empty '
-                    'folder, or move it away'
+                    f'{path} is there already, and was not made by this tool: choose another '
+                    'place, or move it away'
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Before the file itself: a tool that is killed in between leaves no file unnoted. One
-            # short write to the end does not mix with that of another process.
             with open(self.folder / MANIFEST, 'ab') as manifest:
-                manifest.write(f'{relative}\n'.encode(errors='surrogateescape'))
+                manifest.write(_line(self.kind, relative))
             self._own.add(relative)
         with atomic_write(path, mode) as file:
             yield file
 
-    def _noted(self) -> list[str]:
+    def may_write(self, name: str | os.PathLike) -> bool:
+        """Whether there is no file of this name, or one of ours."""
+        path = self.folder / name
+        if not (path.exists() or path.is_symlink()):
+            return True
+        self._own |= {noted for _, noted in self._noted()}  # another process may have written it
+        return Path(name).as_posix() in self._own
+
+    def _noted(self) -> list[tuple[str, str]]:
+        """(kind, name) of the files; a damaged or forged list leads nowhere else."""
         try:
-            lines = (self.folder / MANIFEST).read_bytes().split(b'\n')
+            content = (self.folder / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return []
-        names = [line.decode(errors='surrogateescape') for line in lines if line]
-        # A damaged or forged list must not lead out of the folder.
-        return [
-            name for name in names if not Path(name).is_absolute() and '..' not in Path(name).parts
-        ]
+        entries = []
+        for line in content.decode(errors='surrogateescape').split('\n'):
+            kind, tab, name = line.partition('\t')
+            inside = name and '\0' not in name and not Path(name).is_absolute()
+            if tab and inside and '..' not in Path(name).parts:
+                entries.append((kind, name))
+        return entries
+
+
+def _line(kind: str, name: str) -> bytes:
+    return f'{kind}\t{name}\n'.encode(errors='surrogateescape')
+
+
+@contextmanager
+def own_file(
+    path: str | os.PathLike, mode: str = 'wb', reads: Iterable[str | os.PathLike | None] = ()
+) -> Iterator[IO]:
+    """As :func:`atomic_write`, a file that a tool was told to write; noted in its folder, so that
+    it can be written again.
+
+    Raises:
+        UserError: There is a file of this name that no tool of ours wrote, or ``reads`` has it.
+    """
+    path = Path(path)
+    check_not_read(path, reads)
+    with OutputFolder(path.parent, 'file').open(path.name, mode) as file:
+        yield file
 
 
 def check_not_read(
@@ -207,15 +249,16 @@ def check_not_read(
 
 
 def check_own_file(
-    path: str | os.PathLike, is_own: Callable[[Path], bool], reads: Iterable[str | os.PathLike] = ()
+    path: str | os.PathLike,
+    reads: Iterable[str | os.PathLike | None] = (),
+    is_own: Callable[[Path], bool] = lambda path: False,
 ) -> None:
-    """Refuse to write a file over one that is read, or over one that is not of the kind that is
-    written.
+    """Refuse now what :func:`own_file` would refuse later.
 
     Args:
         path: The file to write.
-        is_own: Whether an existing file is of that kind, so that it may be replaced.
         reads: Files and folders that are read.
+        is_own: Tells one of ours by its content, where it is not noted in its folder.
 
     Raises:
         UserError: See above.
@@ -224,10 +267,12 @@ def check_own_file(
     path = Path(path)
     if path.is_dir():
         raise UserError(f'{path} is a folder: name a file to write')
-    if path.is_file() and path.stat().st_size and not is_own(path):
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UserError(f'{path.parent} is a file, not a folder: choose another place')
+    if not OutputFolder(path.parent, 'file').may_write(path.name) and not is_own(path):
         raise UserError(
-            f'{path} is there already, and holds something else than what is going to be written: '
-            'choose another name, or move it away'
+            f'{path} is there already, and was not made by this tool: choose another place, or '
+            'move it away'
         )
 
 

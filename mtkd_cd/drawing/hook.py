@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.dist import all_gather_object, get_dist_info
+from mmengine.dist import all_gather_object, barrier, get_dist_info, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from mmengine.structures import BaseDataElement
@@ -16,7 +16,7 @@ from mmengine.visualization import Visualizer
 
 from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.files import OutputFolder, check_not_read
 from mtkd_cd.drawing.error_map import error_map, mask_image
 from mtkd_cd.drawing.panel import compose_panel, png_bytes
 from mtkd_cd.drawing.photo import read_photo
@@ -24,6 +24,8 @@ from mtkd_cd.evaluation.counts import at_size_of, confusion_counts
 from mtkd_cd.evaluation.image_names import Paths, image_name, image_names, image_paths
 from mtkd_cd.evaluation.scores import image_scores, predicted_cars, true_cars
 from mtkd_cd.registry import HOOKS
+
+PICTURES = ('A', 'B', 'label', 'prediction', 'error_map', 'panels')
 
 
 class _DrawingHook(Hook, ABC):
@@ -142,7 +144,8 @@ class ChangeVisualizationHook(_DrawingHook):
 
     Raises:
         UserError: ``interval`` below 1 or ``max_images`` negative; while testing, an image that
-            cannot be read again, or no folder to write to.
+            cannot be read again, or no folder to write to, or one that the images are read from, or
+            that holds other files of these names.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class ChangeVisualizationHook(_DrawingHook):
         _check_choice(interval, max_images)
         super().__init__(ignore_index, backend_args)
         self.out_dir = None if out_dir is None else Path(out_dir)
+        self._output: OutputFolder | None = None
         self.draw = draw
         self.interval = interval
         self.max_images = max_images
@@ -171,10 +175,20 @@ class ChangeVisualizationHook(_DrawingHook):
         )
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Look at the names of the images, and find the folder."""
-        if self.draw and self.out_dir is None:
+        """Look at the names of the images, and find the folder; the pictures of an earlier test in
+        it go."""
+        dataset = runner.test_loop.dataloader.dataset
+        self._start(dataset)
+        if not self.draw:
+            return
+        if self.out_dir is None:
             self.out_dir = _picture_folder(runner.visualizer)
-        self._start(runner.test_loop.dataloader.dataset)
+        self._output = open_picture_folder(
+            self.out_dir, [path for one in self._names for path in one]
+        )
+        if is_main_process():
+            self._output.clear()
+        barrier()
 
     def after_test_iter(
         self,
@@ -184,13 +198,11 @@ class ChangeVisualizationHook(_DrawingHook):
         outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
         """Draw the images of a batch."""
-        if not self.draw or self.out_dir is None:
+        if self._output is None:
             return
         for _, name, pictures in self._draw(outputs):
             for folder, picture in pictures.items():
-                with atomic_write(
-                    self.out_dir / folder / Path(name).with_suffix('.png'), 'wb'
-                ) as file:
+                with self._output.open(Path(folder, name).with_suffix('.png')) as file:
                     file.write(png_bytes(picture))
 
 
@@ -283,6 +295,22 @@ class ChangeBoardHook(_DrawingHook):
                 f'val_{Path(name).with_suffix("").as_posix().replace("/", "_")}', panel, step
             )
         self._panels = []
+
+
+def open_picture_folder(folder: str | os.PathLike, images: Sequence[str]) -> OutputFolder:
+    """A folder for the pictures of a test.
+
+    Args:
+        folder: The folder.
+        images: Files that are read.
+
+    Raises:
+        UserError: It, or one of its folders, is one that the images are read from.
+    """
+    reads = {os.path.dirname(image) for image in images}
+    for place in (folder, *(Path(folder, name) for name in PICTURES)):
+        check_not_read(place, reads)
+    return OutputFolder(folder, 'pictures')
 
 
 def _picture_folder(visualizer: Visualizer) -> Path:

@@ -61,7 +61,7 @@ from mtkd_cd.engine.record import (
     write_data,
     write_record,
 )
-from mtkd_cd.evaluation import load_table
+from mtkd_cd.evaluation.image_table import is_table
 from mtkd_cd.registry import DATASETS, RUNNERS
 
 BEST = 'best.pth'
@@ -469,7 +469,7 @@ def run_test(
     check_not_read(cfg.work_dir, reads)
     if has_labels(dataset):
         if out is not None:
-            check_own_file(out, _is_table, reads)
+            check_own_file(out, reads, is_table)
             per_image_evaluator(cfg)['out_file'] = str(out)
     else:
         _predict_only(cfg, show_dir)
@@ -525,14 +525,6 @@ def _predict_only(cfg: Config, show_dir: str | Path | None) -> None:
         if 'Annotations' not in str(transform.get('type'))
     ]
     cfg.test_evaluator = []
-
-
-def _is_table(path: Path) -> bool:
-    try:
-        load_table(path)
-    except UserError:
-        return False
-    return True
 
 
 class TerseRunner(Runner):

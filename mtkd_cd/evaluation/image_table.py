@@ -265,6 +265,15 @@ def check_table_suffix(path: str | os.PathLike) -> None:
         )
 
 
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a file is one that :meth:`ImageTable.save` wrote."""
+    try:
+        load_table(path)
+    except (UserError, OSError):
+        return False
+    return True
+
+
 def load_table(
     path: str | os.PathLike, partition: CARPartition | None = None, zero_division: float = 1.0
 ) -> ImageTable:

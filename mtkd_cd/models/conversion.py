@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import check_not_read, own_file
 
 Weights = dict[str, Any]
 
@@ -100,7 +101,8 @@ def convert_weights(
         The layout of ``source``.
 
     Raises:
-        UserError: A file that cannot be read or is in none of the layouts (or not in ``layout``),
+        UserError: ``destination`` is ``source``, or a file that was not converted by this; a file
+            that cannot be read or is in none of the layouts (or not in ``layout``),
             or an unknown ``layout``.
     """
     if layout is not None and layout not in LAYOUTS:
@@ -111,7 +113,8 @@ def convert_weights(
     candidates = {layout: LAYOUTS[layout]} if layout else LAYOUTS
     for name, candidate in candidates.items():
         if all(key in weights for key in candidate.signature):
-            save_checkpoint(candidate.convert(weights), destination)
+            check_not_read(destination, [source])
+            save_checkpoint(candidate.convert(weights), destination, own_file)
             return name
     known = '; '.join(
         f'{name}: {candidate.title}, with {" and ".join(candidate.signature)}'

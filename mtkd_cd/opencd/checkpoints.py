@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtkd_cd.core.checkpoint import read_weights, save_checkpoint
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import check_not_read, own_file
 
 TEACHERS = {'teacher_s.': 'small', 'teacher_m.': 'medium', 'teacher_l.': 'large'}
 
@@ -59,5 +60,6 @@ def convert_distilled(source: str | os.PathLike, folder: str | os.PathLike) -> d
     files = {}
     for name, state_dict in split_distilled(weights).items():
         files[name] = Path(folder, f'{name}.pth')
-        save_checkpoint(dict(state_dict=state_dict), files[name])
+        check_not_read(files[name], [source])
+        save_checkpoint(dict(state_dict=state_dict), files[name], own_file)
     return files

@@ -12,6 +12,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import MANIFEST
 from mtkd_cd.drawing import ChangeVisualizationHook, error_map
 
 NAMES = ('town/0.png', 'wood/0.png', 'im.v1.png', 'im.v2.png', 'x.png')
@@ -91,7 +92,8 @@ def _read(path):
 
 
 def _written(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file()}
+    files = [path for path in folder.rglob('*') if path.is_file() and path.name != MANIFEST]
+    return {str(path.relative_to(folder)) for path in files}
 
 
 def test_the_test_loop_writes_all_pictures_of_each_image(root, tmp_path):
