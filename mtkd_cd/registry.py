@@ -203,9 +203,24 @@ def _problem_of(cfg: Any, defaults: Mapping | None, registry: Registry) -> str |
     try:
         signature.bind_partial(**settings)  # names that are not taken are told before those missing
         signature.bind(**settings)
+        _refuse_names_nobody_takes(target, settings)
     except TypeError as error:
         return f'{getattr(target, "__name__", target)}: {error}'
     return None
+
+
+def _refuse_names_nobody_takes(target: Any, settings: Mapping) -> None:
+    """Raise ``TypeError`` for a name that a class hands on in ``**kwargs`` and no base takes."""
+    taken: set[str] = set()
+    for owner in inspect.getmro(target) if inspect.isclass(target) else ():
+        if '__init__' not in vars(owner) or owner is object:
+            continue
+        parameters = inspect.signature(owner.__init__).parameters.values()
+        taken |= {parameter.name for parameter in parameters}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            for name in settings.keys() - taken:
+                raise TypeError(f'got an unexpected keyword argument {name!r}')
+            return
 
 
 def _unknown(name: str, registry: Registry) -> str:

@@ -1,5 +1,13 @@
+"""What importing costs, and that everything is registered all the same."""
+
+import os
 import subprocess
 import sys
+
+import pytest
+
+# What tools for tables and labels must not wait for.
+HEAVY = ('torch', 'mmcv', 'mmseg', 'transformers')
 
 
 def run(code):
@@ -8,24 +16,80 @@ def run(code):
     )
 
 
-def test_import_registers_and_needs_neither_torchvision_nor_compiled_ops():
-    """Both are made unimportable first."""
+def modules_after(code):
+    result = run(f'{code}\nimport sys; print(*sys.modules)')
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_everything_is_found_without_torchvision_compiled_ops_and_transformers():
+    """All three are made unimportable, or watched, first; mmengine's root registries get nothing
+    but the name of the package, as from a config of another scope with ``custom_imports``."""
     result = run(
         'import sys\n'
         "sys.modules['torchvision'] = None\n"
         "sys.modules['mmcv._ext'] = None\n"
         'import mtkd_cd\n'
-        'from mtkd_cd.registry import MODELS, DATASETS, METRICS\n'
-        "assert all(MODELS.get(name) for name in ('MultiTeacherDistiller', 'OriginPartitionCascade', 'Changer', 'FC_EF', 'FCNHead'))\n"
-        "assert DATASETS.get('CARPartitionDataset') and METRICS.get('PerImageChangeMetric')\n"
-        "assert not any(name.startswith('mmcv.ops') and module for name, module in sys.modules.items())\n"
+        'from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, TRANSFORMS\n'
+        "for registry, names in ((MODELS, ('MultiTeacherDistiller', 'OriginPartitionCascade', "
+        "'Changer', 'FC_EF', 'LN2d', 'BCLLoss', 'TinyFPN', 'DualInputSegDataPreProcessor')), "
+        "(DATASETS, ('CARPartitionDataset', 'SYSU_CD_Dataset')), "
+        "(METRICS, ('PerImageChangeMetric',)), (HOOKS, ('ChangeBoardHook', 'BestWeightsHook')), "
+        "(LOOPS, ('ReplayableIterLoop',)), (TRANSFORMS, ('MultiImgRandomCrop',))):\n"
+        '    for name in names:\n'
+        "        assert registry.get(f'mtkd_cd.{name}').__name__ == name\n"
+        'from mmengine.registry import DefaultScope\n'
+        "with DefaultScope.overwrite_default_scope('mtkd_cd'):\n"
+        '    with MODELS.switch_scope_and_registry(None) as ours:\n'
+        "        assert ours.get('FCNHead').__module__.startswith('mmseg.')\n"
+        "        assert ours.get('FC_EF') and ours.get('Nothing') is None\n"
+        "assert 'transformers' not in sys.modules\n"
+        "assert not any(name.startswith('mmcv.ops') and module "
+        'for name, module in sys.modules.items())\n'
     )
     assert result.returncode == 0, result.stderr
+    assert result.stdout == ''
 
 
-def test_import_prints_nothing():
-    result = run(
-        'import warnings; warnings.filterwarnings("ignore", category=DeprecationWarning); import '
-        'mtkd_cd'
+def test_importing_the_package_imports_and_prints_nothing():
+    code = 'import sys; before = len(sys.modules); import mtkd_cd; print(len(sys.modules) - before)'
+    result = run(code)
+    assert result.stderr == ''
+    assert int(result.stdout) <= 5
+
+
+def test_parts_for_tables_and_labels_import_neither_torch_nor_mmseg():
+    parts = (
+        'apis',
+        'registry',
+        'core.car',
+        'core.files',
+        'data.labels',
+        'data.pairs',
+        'data.layout',
+        'data.car_index',
+        'data.synthetic',
+        'evaluation.image_table',
+        'evaluation.scores',
+        'evaluation.statistics',
+        'evaluation.masks',
+        'analysis.check',
+        'analysis.car_stats',
+        'reporting.comparison',
+        'reporting.build',
     )
-    assert (result.stdout, result.stderr) == ('', '')
+    found = modules_after('import ' + ', '.join(f'mtkd_cd.{part}' for part in parts))
+    assert found.isdisjoint(HEAVY)
+
+
+@pytest.mark.slow
+def test_checking_data_stays_light(scenes, tmp_path):
+    found = modules_after(
+        'import contextlib\n'
+        'from mtkd_cd.cli.main import main\n'
+        'with contextlib.suppress(SystemExit):\n'
+        f"    main(['check-data', {os.fspath(scenes)!r}, '--figure', {str(tmp_path / 'f.png')!r}])\n"
+        'print()'
+    )
+    assert (tmp_path / 'f.png').is_file()
+    assert found.isdisjoint(HEAVY)

@@ -31,7 +31,7 @@ def run_tool(
     that names what does not exist; a full disk) is printed as ``error: ...`` without a traceback,
     exit code 2. Ctrl-C exits with 130, a closed pipe with 141. Anything else is a bug and keeps its
     traceback. Checkpoints are read as tensors and plain values only, until the tool parses
-    ``--trust-checkpoint`` (:func:`add_run_arguments`).
+    ``--trust-checkpoint`` (:func:`add_trust_argument`).
 
     Args:
         main: Takes the arguments, ``None`` for those of the process; returns the exit code,
@@ -111,6 +111,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override config entries',
     )
+    add_trust_argument(parser)
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """``--trust-checkpoint``, which takes effect when it is parsed: in ``load_from``, a resumed
+    run, the distiller, the cascade and wherever else a checkpoint is read."""
     parser.add_argument(
         '--trust-checkpoint',
         action=_TrustCheckpoint,
