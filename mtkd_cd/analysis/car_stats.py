@@ -244,7 +244,7 @@ def config_lines(thresholds: Sequence[float]) -> dict[str, str]:
     partition = CARPartition(thresholds)
     values = f'thresholds={partition.thresholds}'
     renamed = partition.names != CARPartition().names
-    data = f'dict(dataset=dict({values}{f", partition={partition.names[0]!r}" if renamed else ""}))'
+    data = f'dict(dataset=dict({values}{f", range={partition.names[0]!r}" if renamed else ""}))'
     return {
         'run_mtkd': f'python tools/run_mtkd.py MODEL --thresholds {" ".join(map(repr, partition.thresholds))}\n',
         'partition': f'train_dataloader = {data}\nval_dataloader = {data}\n',

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mtkd_cd.cli.common import ConfigOptions, add_data_arguments, apply_data_arguments, at_least
+from mtkd_cd.cli.common import (
+    ConfigOptions,
+    add_data_arguments,
+    add_range_argument,
+    apply_data_arguments,
+    at_least,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--out', help='folder to write to (default: browse in the work dir of the config)'
     )
-    parser.add_argument('--partition', help='CAR range of a specialist: small, medium or large')
+    add_range_argument(parser)
     add_data_arguments(parser)
     parser.add_argument('--seed', type=at_least(0), help="default: the config's")
     parser.add_argument(
@@ -39,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from mtkd_cd.analysis.browse import pairs_summary, partition_of, training_pairs, write_pairs
-    from mtkd_cd.engine.config import load_config, set_partition, work_dir_of
+    from mtkd_cd.engine.config import load_config, set_range, work_dir_of
 
     cfg = load_config(args.config, args.cfg_options)
     apply_data_arguments(cfg, args)
-    if args.partition:
-        set_partition(cfg, args.partition)
+    if args.range:
+        set_range(cfg, args.range)
     pairs = list(training_pairs(cfg, args.num, args.seed))
     out = args.out or Path(work_dir_of(cfg), 'browse')
     written = write_pairs(pairs, out, args.rows, _data_folders(cfg.train_dataloader.dataset))

@@ -102,7 +102,7 @@ def _output_is_closed() -> bool:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What every tool that runs a config takes, after mmengine's conventions."""
-    parser.add_argument('--work-dir', help='default: work_dirs/<stage>/<model>[/<range>]')
+    parser.add_argument('--work-dir', help='default: work_dirs/<strategy>/<model>[/<range>]')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -152,6 +152,13 @@ def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
         set_image_size(cfg, args.image_size)
     if args.crop_size:
         set_crop_size(cfg, args.crop_size)
+
+
+def add_range_argument(parser: argparse.ArgumentParser) -> None:
+    """The CAR range of a specialist; ``--partition`` is what it was called once."""
+    parser.add_argument(
+        '--range', '--partition', help='CAR range of a specialist: small, medium or large'
+    )
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:

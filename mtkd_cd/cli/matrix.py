@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from mtkd_cd.cli.common import ConfigOptions, at_least
+from mtkd_cd.cli.options import add_options
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.experiments.jobs import Cluster
 from mtkd_cd.experiments.matrix import RUN_SETTINGS, gather, read_experiment, run_matrix
-from mtkd_cd.recipe.stages import SPECIALISTS_FROM
 
+_NOT_OF_EXPERIMENT = ('thresholds', 'routing', 'seed', 'launcher', 'show_dir')
 _OF_EXPERIMENT = ('models', 'seeds', 'strategies', 'work_dir', *RUN_SETTINGS)
 
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         matrix = gather(experiment)
     else:
         slurm = dict(
-            slurm_partition=args.partition,
+            slurm_partition=args.slurm_partition,
             timeout_min=args.time,
             gpus_per_node=args.gpus,
             mem_gb=args.memory,
@@ -61,29 +62,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         '--strategies', nargs='+', help='origin, continued, op, mtkd, and variants such as op@0.1'
     )
-    what.add_argument('--work-dir')
-    what.add_argument('--data-root')
-    what.add_argument('--dataset-type')
-    what.add_argument('--iters', type=at_least(1))
-    what.add_argument('--specialist-iters', type=at_least(1))
-    what.add_argument('--specialists-from', choices=SPECIALISTS_FROM)
-    what.add_argument('--student-iters', type=at_least(1))
-    what.add_argument('--image-size', type=at_least(1))
-    what.add_argument('--crop-size', type=at_least(1))
-    what.add_argument('--batch-size', type=at_least(1))
-    what.add_argument('--num-workers', type=at_least(0))
-    what.add_argument('--val-interval', type=at_least(1))
-    what.add_argument('--lr', type=float)
-    what.add_argument('--loss-weight', '--lambda', type=float)
-    what.add_argument('--amp', action='store_true', default=None)
-    what.add_argument('--device', choices=['auto', 'cpu', 'cuda'])
-    what.add_argument(
-        '--keep-checkpoints',
-        action='store_true',
-        default=None,
-        help='of finished trainings, to resume from',
-    )
-    what.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE')
+    add_options(what, leave_out=_NOT_OF_EXPERIMENT, unset=True)
     where = parser.add_argument_group('where and how')
     where.add_argument(
         '--cluster',
@@ -112,7 +91,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     where.add_argument(
         '--gather', action='store_true', help='run nothing, write the table of what there is'
     )
-    where.add_argument('--partition', help="Slurm's partition")
+    where.add_argument('--slurm-partition', '--partition', help="Slurm's partition")
     where.add_argument(
         '--time',
         type=at_least(1),

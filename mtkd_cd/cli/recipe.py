@@ -3,35 +3,32 @@ again after an interruption."""
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmengine.dist import is_main_process
 
-from mtkd_cd.cli.arguments import add_recipe_arguments, recipe_options
+from mtkd_cd.cli.options import add_recipe_arguments, options_of
 from mtkd_cd.core.files import CONFIGS
-from mtkd_cd.recipe.stages import OPTIONAL_STAGES, STAGES, run_recipe
-from mtkd_cd.recipe.variant import ROUTINGS
+from mtkd_cd.core.strategy import KINDS
+from mtkd_cd.recipe.steps import PAPER_KINDS, model_name, run_recipe
+from mtkd_cd.reporting.summaries import recipe_markdown
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe; without options, as in the paper."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_recipe_arguments(parser)
-    parser.add_argument('--stages', nargs='+', choices=(*STAGES, *OPTIONAL_STAGES), default=STAGES)
     parser.add_argument(
-        '--thresholds', nargs='+', type=float, help='CAR thresholds; 0.1 alone makes two teachers'
-    )
-    parser.add_argument(
-        '--routing', choices=ROUTINGS, default='car', help='how an image finds its specialist'
-    )
-    parser.add_argument(
-        '--show-dir',
-        type=Path,
-        help='write pictures of each test image to origin/, op/ and mtkd/ here',
+        '--strategies',
+        '--stages',
+        nargs='+',
+        choices=KINDS,
+        default=PAPER_KINDS,
+        help=f'what to do now (default: {" ".join(PAPER_KINDS)})',
     )
     args = parser.parse_args(argv)
 
-    options = recipe_options(args, CONFIGS, 'thresholds', 'routing', 'show_dir')
-    report = run_recipe(args.model, options, args.stages)
+    options = options_of(args, CONFIGS)
+    results = run_recipe(args.model, options, args.strategies)
     if is_main_process():
-        print(f'\n{report.as_markdown()}\nwritten to {options.work_dir / "report" / args.model}')
+        folder = options.layout(model_name(args.model)).report
+        print(f'\n{recipe_markdown(results)}\nwritten to {folder}')

@@ -3,26 +3,18 @@ again to go on, beside itself to help."""
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 
-from mtkd_cd.cli.arguments import add_recipe_arguments, recipe_options
 from mtkd_cd.cli.common import at_least
+from mtkd_cd.cli.options import add_recipe_arguments, options_of
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.experiments.lambda_search import Search, run_search
-from mtkd_cd.recipe.variant import ROUTINGS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Search; origin and specialists have to be there, trained by run_mtkd.py with the same
     options."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_recipe_arguments(parser)
-    parser.add_argument(
-        '--thresholds', nargs='+', type=float, help='CAR thresholds of the specialists'
-    )
-    parser.add_argument(
-        '--routing', choices=ROUTINGS, default='car', help='how an image finds its specialist'
-    )
+    add_recipe_arguments(parser, leave_out=('show_dir', 'keep_checkpoints'))
     parser.add_argument(
         '--trials',
         type=at_least(1),
@@ -61,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.loss_weight is not None:
         parser.error('--lambda is what is searched; give the search its --range or --grid')
 
-    options = recipe_options(args, CONFIGS, 'thresholds', 'routing')
-    options = replace(options, keep_checkpoints=False)
+    options = options_of(args, CONFIGS, keep_checkpoints=False)
     search = Search(
         args.model,
         options,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from mmengine.dist import is_main_process
 
-from mtkd_cd.cli.arguments import add_recipe_arguments, recipe_options
 from mtkd_cd.cli.common import at_least
+from mtkd_cd.cli.options import add_recipe_arguments, options_of
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.experiments.threshold_search import search_text, search_thresholds
 
@@ -15,7 +15,7 @@ from mtkd_cd.experiments.threshold_search import search_text, search_thresholds
 def main(argv: Sequence[str] | None = None) -> None:
     """Search, and print the table and the config lines of the best."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_recipe_arguments(parser)
+    add_recipe_arguments(parser, leave_out=('thresholds', 'routing', 'show_dir'))
     parser.add_argument(
         '--num-ranges',
         nargs='+',
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    options = recipe_options(args, CONFIGS)
+    options = options_of(args, CONFIGS)
     trials = search_thresholds(args.model, options, args.num_ranges, args.score)
     if is_main_process():
         print(f'\n{search_text(trials, args.model, options, args.score)}')

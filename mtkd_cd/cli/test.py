@@ -1,4 +1,4 @@
-"""Test a config: the trained weights in the stage's place, a checkpoint, or (configs/op) the
+"""Test a config: the trained weights in the strategy's place, a checkpoint, or (configs/op) the
 cascade of origin and specialists.
 
 Prints the means of the per-image scores with their intervals, and pooled scores (docs/evaluation.md
@@ -16,11 +16,21 @@ from mmengine.dist import is_main_process
 from mtkd_cd.cli.common import (
     add_data_arguments,
     add_machine_arguments,
+    add_range_argument,
     add_run_arguments,
     apply_data_arguments,
 )
-from mtkd_cd.engine.config import is_cascade, load_config, set_machine, set_partition, work_dir_of
-from mtkd_cd.engine.run import BEST, run_test
+from mtkd_cd.core.strategy import BEST
+from mtkd_cd.engine.config import (
+    is_cascade,
+    is_type,
+    load_config,
+    set_machine,
+    set_range,
+    strategy_of,
+    work_dir_of,
+)
+from mtkd_cd.engine.run import run_test, set_provenance
 from mtkd_cd.evaluation import PerImageChangeMetric, load_table
 from mtkd_cd.evaluation.image_table import NUM_QUANTILES, check_table_suffix
 
@@ -42,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         '--out',
         help=f'write the table of each image here too, .json or .csv; {TABLE} in the work dir has it anyway',
     )
-    parser.add_argument(
-        '--partition', help='CAR range of the specialist to test: small, medium or large'
-    )
+    add_range_argument(parser)
     add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)
@@ -53,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_table_suffix(args.out)
 
     cfg = load_config(args.config, args.cfg_options)
-    if args.partition:
-        set_partition(cfg, args.partition)
+    if args.range:
+        set_range(cfg, args.range)
     apply_data_arguments(cfg, args)
     training_dir = work_dir_of(cfg)
     checkpoint = args.checkpoint or (None if is_cascade(cfg) else training_dir / BEST)
@@ -66,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             cfg, checkpoint, out=args.out, show_dir=args.show_dir, trusted=args.trust_checkpoint
         )
         return
+    set_provenance(cfg, strategy_of(cfg))
     # JSON, whatever --out says: it keeps the CAR ranges too.
     path = Path(cfg.work_dir, TABLE)
     run_test(
@@ -84,8 +93,4 @@ def _per_image_evaluator(cfg: Config) -> Mapping[str, Any] | None:
     """The config of the metric that makes the table; ``None`` where a config evaluates
     otherwise."""
     first = cfg.test_evaluator[0] if isinstance(cfg.test_evaluator, list) else cfg.test_evaluator
-    return (
-        first
-        if str(first.get('type')).rpartition('.')[2] == PerImageChangeMetric.__name__
-        else None
-    )
+    return first if is_type(first, PerImageChangeMetric.__name__) else None

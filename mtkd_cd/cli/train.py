@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from mtkd_cd.cli.common import (
     add_data_arguments,
     add_machine_arguments,
+    add_range_argument,
     add_run_arguments,
     apply_data_arguments,
 )
-from mtkd_cd.engine.config import load_config, set_amp, set_machine, set_partition
+from mtkd_cd.engine.config import load_config, set_amp, set_machine, set_range
 from mtkd_cd.engine.run import prepare_training, run_training
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train a config; its place is ``work_dirs/<stage>/<model>[/<range>]`` unless told
+    """Train a config; its place is ``work_dirs/<strategy>/<model>[/<range>]`` unless told
     otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='for instance configs/origin/fc_ef.py')
@@ -24,15 +25,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU'
     )
-    parser.add_argument('--partition', help='CAR range of a specialist: small, medium or large')
+    add_range_argument(parser)
     add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
 
     cfg = load_config(args.config, args.cfg_options)
-    if args.partition:
-        set_partition(cfg, args.partition)
+    if args.range:
+        set_range(cfg, args.range)
     apply_data_arguments(cfg, args)
     if args.work_dir:
         cfg.work_dir = args.work_dir

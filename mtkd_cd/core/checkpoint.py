@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.strategy import training_command
 
 DIGEST = 'digest'  # entry of a checkpoint's meta
 _SHOWN_KEYS = 6
@@ -119,38 +120,6 @@ def load_only_tensors(enabled: bool = True) -> None:
         os.environ[_FORCE_TENSORS] = '1'
     else:
         os.environ.pop(_FORCE_TENSORS, None)
-
-
-def training_command(path: str | os.PathLike) -> str | None:
-    """The command that makes a file where the recipe's stages leave it:
-    ``.../<stage>[@<variant>]/<model>[/<range>]/best.pth``, or
-    ``.../routing[@<variant>]/<model>/routing.json``."""
-    match Path(path).parts[-4:]:
-        case [*_, 'origin' | 'continued' | 'mtkd' as stage, model, 'best.pth']:
-            return f'python tools/train.py configs/{stage}/{model}.py'
-        case ['partition', model, range_name, 'best.pth']:
-            return f'python tools/train.py configs/partition/{model}.py --partition {range_name}'
-        case [*_, place, model, 'best.pth'] if place.startswith('mtkd@'):
-            return _variant_command(place, model)
-        case [place, model, _, 'best.pth'] if place.startswith('partition@'):
-            return _variant_command(place, model)
-        case [*_, place, model, 'routing.json'] if place.partition('@')[0] == 'routing':
-            return (
-                f'{_variant_command(place.replace("routing", "op", 1), model)} --routing validated'
-            )
-    return None
-
-
-def _variant_command(place: str, model: str) -> str:
-    """The command that makes what a variant's stage leaves; ``place`` is called as
-    ``mtkd_cd.recipe.variant`` calls it."""
-    stage, _, variant = place.partition('@')
-    parts = variant.split('+') if variant else []
-    options = [
-        f'--routing {part}' if part.isalpha() else f'--thresholds {part.replace("_", " ")}'
-        for part in parts
-    ]
-    return ' '.join(['python tools/run_mtkd.py', model, '--stages', stage, *options])
 
 
 def read_checkpoint(path: str | os.PathLike, *, trusted: bool | None = None) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from mmengine.logging import print_log
 from tqdm import tqdm
 
 from mtkd_cd.core.car import change_area_ratio
-from mtkd_cd.data.labels import read_label
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.data.labels import read_label
 
 _VERSION = 1
 # Data sets with more label folders (one per scene, say) get one index for all of them.

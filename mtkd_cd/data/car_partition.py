@@ -15,8 +15,8 @@ from mmengine.dataset import (
 from mmengine.logging import print_log
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, car_histogram, suggest_thresholds
-from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.registry import DATASETS
 
 
@@ -30,26 +30,34 @@ class CARPartitionDataset:
     Args:
         dataset: Config or object: a data set of ours, of Open-CD, of mmseg, or mmengine's ``ConcatDataset``, ``RepeatDataset`` or
             ``ClassBalancedDataset`` round such ones.
-        partition: Name of the wanted range, or names of several.
+        range: Name of the wanted range, or names of several.
         thresholds: As :class:`~mtkd_cd.core.car.CARPartition` takes them.
         names: As :class:`~mtkd_cd.core.car.CARPartition` takes them.
         lazy_init: Whether to leave reading the lists and labels for later.
+        partition: What ``range`` was called once; configs may still call it so.
 
     Raises:
-        UserError: An unknown range; no sample lies in it (tells the CARs that there are); samples without labels.
+        UserError: No range, or both names of it; an unknown range; no sample lies in it (tells the CARs that there are); samples without labels.
     """
 
     def __init__(
         self,
         dataset: Any,
-        partition: str | Sequence[str],
+        range: str | Sequence[str] | None = None,
         thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
         names: Sequence[str] | None = None,
         lazy_init: bool = False,
+        partition: str | Sequence[str] | None = None,
     ) -> None:
         self.car_partition = CARPartition(thresholds, names)
-        self.partition = (partition,) if isinstance(partition, str) else tuple(partition)
-        self._wanted = [self.car_partition.index_of_name(name) for name in self.partition]
+        if (range is None) == (partition is None):
+            raise UserError(
+                f'CARPartitionDataset has range={range!r} and partition={partition!r}: name the '
+                f'wanted CAR range once, as range; there are {", ".join(self.car_partition.names)}'
+            )
+        wanted: Any = partition if range is None else range
+        self.ranges = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+        self._wanted = [self.car_partition.index_of_name(name) for name in self.ranges]
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if not hasattr(self.dataset, 'get_data_info'):
             raise UserError(
@@ -155,7 +163,7 @@ class CARPartitionDataset:
 
     def _empty_text(self, cars: np.ndarray) -> str:
         wanted = (
-            ', '.join(f'{name} ({self.car_partition.bounds_text(name)})' for name in self.partition)
+            ', '.join(f'{name} ({self.car_partition.bounds_text(name)})' for name in self.ranges)
             or 'none'
         )
         suggested = suggest_thresholds(cars, len(self.car_partition))

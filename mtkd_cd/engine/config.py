@@ -1,8 +1,7 @@
 """Configs as the tools use them: loaded with errors a user can act on, and adjusted by what the
 command line says."""
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ from mmengine.dist import init_dist, is_distributed
 from mmengine.utils.dl_utils import set_multi_processing
 
 from mtkd_cd.core.car import CARPartition
-from mtkd_cd.core.checkpoint import training_command
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.models.mtkd.routing import FILENAME as ROUTING
+from mtkd_cd.core.strategy import Layout, Place, Strategy, training_command
+from mtkd_cd.core.text import closest
 from mtkd_cd.models.mtkd.routing import choose_routing
-from mtkd_cd.recipe.variant import Variant, strategy_name
 
-WORK_DIRS = 'work_dirs'
 _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
     *(
         'activation_checkpointing',
@@ -39,11 +36,9 @@ _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
         'work_dir',
     ),
 )
-_FAST_WRAPPER = dict(
-    cpu=dict(type='BFloat16OptimWrapper'), gpu=dict(type='AmpOptimWrapper', loss_scale='dynamic')
-)
-_PARTITIONED = ('CARPartitionDataset', 'OriginPartitionCascade', 'MultiTeacherDistiller')
-DEFAULT_VARIANT = Variant()
+SPECIALIST_DATA = 'CARPartitionDataset'
+CASCADE = 'OriginPartitionCascade'
+DISTILLER = 'MultiTeacherDistiller'
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -89,17 +84,17 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         raise UserError(f'--cfg-options {" ".join(options)}: {error.args[0]}') from error
 
 
-def closest(word: str, known: Any) -> str:
-    """``did you mean 'x'?``, or all that is known."""
-    words = [str(item) for item in known]
-    matches = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f'did you mean {matches[0]!r}?' if matches else f'there are {", ".join(words)}'
+def is_type(node: Any, *names: str) -> bool:
+    """Whether a node of a config builds one of these classes.
 
-
-def stage_of(cfg: Config) -> str:
-    """The strategy a config belongs to: the name of its folder (``origin``, ``continued``,
-    ``partition``, ``op``, ``mtkd``)."""
-    return Path(cfg.filename).parent.name
+    Args:
+        node: A dictionary with a ``type``: a name, with a scope or a module before it, or the class
+            itself, as in mmengine's pure-Python configs.
+        names: Of classes.
+    """
+    kind = node.get('type') if isinstance(node, Mapping) else None
+    name = kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name in names
 
 
 def model_of(cfg: Config) -> str:
@@ -107,104 +102,67 @@ def model_of(cfg: Config) -> str:
     return Path(cfg.filename).stem
 
 
-def stage_dir(
-    stage: str,
-    model: str,
-    range_name: str | None = None,
-    root: str | Path = WORK_DIRS,
-    variant: Variant = DEFAULT_VARIANT,
-) -> Path:
-    """Where a stage keeps its files: ``<root>/<stage>[@<variant>]/<model>[/<range>]``."""
-    return Path(root, strategy_name(stage, variant), model, *([range_name] if range_name else []))
+def strategy_of(cfg: Config) -> Strategy:
+    """The strategy of a config, by what is in it, wherever its file is.
+
+    A cascade is ``op``, a distiller ``mtkd``, training data of a CAR range make a specialist. A
+    config that starts from an origin's ``best.pth`` (``load_from``) is ``continued``, all others
+    are ``origin``.
+    """
+    data = (cfg.get('train_dataloader') or {}).get('dataset')
+    for node, name, kind in (
+        (cfg.get('model'), CASCADE, 'op'),
+        (cfg.get('model'), DISTILLER, 'mtkd'),
+        (data, SPECIALIST_DATA, 'partition'),
+    ):
+        if node is not None and is_type(node, name):
+            return Strategy(kind, **_given(node, 'thresholds', 'routing'))
+    start = Place.of(cfg.load_from) if cfg.get('load_from') else None
+    continued = start is not None and start.strategy.kind == 'origin'
+    return Strategy('continued' if continued else 'origin')
 
 
-def specialist_of(cfg: Config) -> str | None:
-    """The CAR range that a config trains on, if it does."""
-    dataset = cfg.train_dataloader.dataset
-    return dataset.partition if _is_type(dataset, 'CARPartitionDataset') else None
+def range_of(cfg: Config) -> str | None:
+    """The CAR range that a config trains on, if it does; several are joined by ``+``."""
+    data = (cfg.get('train_dataloader') or {}).get('dataset')
+    if not is_type(data, SPECIALIST_DATA):
+        return None
+    found = _range_in(data)
+    return found if isinstance(found, str) else '+'.join(found)
+
+
+def _range_in(data: Mapping[str, Any]) -> Any:
+    """``range``, or as it was once called."""
+    return data['range'] if 'range' in data else data['partition']
 
 
 def is_cascade(cfg: Config) -> bool:
     """Whether the config's model is the O-P cascade, which is tested and not trained."""
-    return _is_type(cfg.model, 'OriginPartitionCascade')
+    return is_type(cfg.get('model'), CASCADE)
 
 
 def work_dir_of(cfg: Config) -> Path:
-    """The config's own work dir, or the place of its stage and variant under ``work_dirs``."""
-    return Path(
-        cfg.get('work_dir')
-        or stage_dir(stage_of(cfg), model_of(cfg), specialist_of(cfg), variant=variant_of(cfg))
-    )
+    """The config's own work dir, or the place of its strategy under ``work_dirs``."""
+    own = cfg.get('work_dir')
+    return Path(own) if own else Layout(model_of(cfg)).place(strategy_of(cfg), range_of(cfg))
 
 
-def variant_of(cfg: Config) -> Variant:
-    """The variant of the recipe that a config belongs to, by the thresholds and the routing in
-    it."""
-    for node in (cfg.train_dataloader.dataset, cfg.model):
-        if _is_type(node, 'CARPartitionDataset', 'OriginPartitionCascade', 'MultiTeacherDistiller'):
-            return Variant(**_given(node, 'thresholds', 'routing'))
-    return DEFAULT_VARIANT
-
-
-def set_partition(cfg: Config, name: str) -> None:
+def set_range(cfg: Config, name: str) -> None:
     """Make a specialist's config that of the range ``name``: training and validation data.
 
     Raises:
-        UserError: The config has no partition, or there is no such range.
+        UserError: The config trains on no range, or there is no such range.
     """
-    wrappers = [node for node in _nodes(cfg) if _is_type(node, 'CARPartitionDataset')]
+    wrappers = [node for node in nodes(cfg) if is_type(node, SPECIALIST_DATA)]
     if not wrappers:
         raise UserError(
-            f'--partition {name}: {cfg.filename} trains on no CAR range; take the config of that '
+            f'--range {name}: {cfg.filename} trains on no CAR range; take the config of that '
             'name in configs/partition/'
         )
     for wrapper in wrappers:
         CARPartition(**_given(wrapper, 'thresholds', 'names')).index_of_name(name)
-        wrapper.partition = name
-
-
-def set_thresholds(cfg: Config, thresholds: Sequence[float]) -> None:
-    """Cut the data, the cascade's specialists and the teachers at these CARs.
-
-    Scores keep their ranges, so that those of different strategies can be compared.
-    """
-    partition = CARPartition(thresholds)
-    for node in _nodes(cfg):
-        if _is_type(node, *_PARTITIONED):
-            node.thresholds = partition.thresholds
-        if _is_type(node, 'CARPartitionDataset') and node.partition not in partition.names:
-            node.partition = partition.names[0]
-    set_checkpoints(cfg, WORK_DIRS)
-
-
-def set_checkpoints(cfg: Config, root: str | Path) -> None:
-    """Look for the weights that a config starts from, if it does, and a validated routing in the
-    stages' places under ``root``."""
-    model = model_of(cfg)
-    origin = str(stage_dir('origin', model, root=root) / 'best.pth')
-    if stage_of(cfg) == 'continued':
-        cfg.load_from = origin
-    if 'checkpoints' not in cfg.model:
-        return
-    first = 'student' if 'student' in cfg.model else 'origin'
-    partition = partition_of(cfg)
-    variant = Variant(partition.thresholds)
-    cfg.model.checkpoints = {
-        first: origin,
-        **{
-            name: str(stage_dir('partition', model, name, root, variant) / 'best.pth')
-            for name in partition.names
-        },
-    }
-    if cfg.model.get('routing', 'car') == 'validated':
-        cfg.model.routing_file = str(
-            stage_dir('routing', model, root=root, variant=variant) / ROUTING
-        )
-
-
-def partition_of(cfg: Config) -> CARPartition:
-    """The CAR ranges of a cascade's specialists or a distiller's teachers."""
-    return CARPartition(**_given(cfg.model, 'thresholds', 'names'))
+        wrapper.pop('partition', None)
+        wrapper['range'] = name
 
 
 def starting_weights(cfg: Config) -> dict[str, str]:
@@ -220,7 +178,11 @@ def starting_weights(cfg: Config) -> dict[str, str]:
     checkpoints = dict(cfg.model.get('checkpoints') or {})
     if cfg.model.get('routing', 'car') != 'validated':
         return start | checkpoints
-    routing = choose_routing('validated', cfg.model.get('routing_file'), partition_of(cfg))
+    routing = choose_routing(
+        'validated',
+        cfg.model.get('routing_file'),
+        CARPartition(**_given(cfg.model, 'thresholds', 'names')),
+    )
     used = ('origin', 'student', *(routing.detectors if is_cascade(cfg) else routing.teachers))
     return (
         start
@@ -316,7 +278,7 @@ def describe_scale(cfg: Config) -> str:
         if resize is None
         else f'resized to {resize.get("scale") or resize.get("scale_factor")}'
     )
-    windows = next((node for node in _nodes(cfg.model) if node.get('mode') == 'slide'), None)
+    windows = next((node for node in nodes(cfg.model) if node.get('mode') == 'slide'), None)
     if windows is None:
         return f'Images are tested {images}, each as a whole'
     crop, stride = windows.crop_size, windows.stride
@@ -327,14 +289,14 @@ def describe_scale(cfg: Config) -> str:
 
 
 def _set_crops(cfg: Config, size: int) -> None:
-    for node in _nodes(cfg):
-        if _is_type(node, 'MultiImgRandomCrop'):
+    for node in nodes(cfg):
+        if is_type(node, 'MultiImgRandomCrop'):
             node.crop_size = (size, size)
 
 
 def _set_windows(cfg: Config, size: int) -> None:
     """Make the sliding windows ``size`` x ``size`` pixels large, overlapping as they did."""
-    for node in _nodes(cfg):
+    for node in nodes(cfg):
         if node.get('mode') == 'slide' and 'crop_size' in node and 'stride' in node:
             node.stride = tuple(
                 max(1, round(size * stride / crop))
@@ -347,15 +309,15 @@ def _resize_images(pipeline: list, size: int) -> None:
     """Set the target of the pipeline's resizing, or begin it: before the labels of a test are
     loaded, which predictions are compared with at their own size, and after those of training."""
     for step in pipeline:
-        if _is_type(step, 'MultiImgResize'):
+        if is_type(step, 'MultiImgResize'):
             step.scale = (size, size)
             return
     after = (
         'MultiImgLoadAnnotations'
-        if any(_is_type(step, 'MultiImgRandomCrop') for step in pipeline)
+        if any(is_type(step, 'MultiImgRandomCrop') for step in pipeline)
         else 'MultiImgLoadImageFromFile'
     )
-    place = next((index for index, step in enumerate(pipeline) if _is_type(step, after)), None)
+    place = next((index for index, step in enumerate(pipeline) if is_type(step, after)), None)
     if place is not None:
         pipeline.insert(
             place + 1, ConfigDict(type='MultiImgResize', scale=(size, size), keep_ratio=True)
@@ -365,10 +327,10 @@ def _resize_images(pipeline: list, size: int) -> None:
 def _pipelines(cfg: Config) -> list[list]:
     """Every list of a config that loads pairs, each once."""
     found: dict[int, list] = {}
-    for node in _nodes(cfg):
+    for node in nodes(cfg):
         for value in node.values():
             if isinstance(value, list) and any(
-                isinstance(step, dict) and _is_type(step, 'MultiImgLoadImageFromFile')
+                isinstance(step, dict) and is_type(step, 'MultiImgLoadImageFromFile')
                 for step in value
             ):
                 found[id(value)] = value
@@ -378,15 +340,15 @@ def _pipelines(cfg: Config) -> list[list]:
 def _test_resize(cfg: Config) -> Any:
     """The step that resizes test images, if there is one."""
     for loader in ('test_dataloader', 'val_dataloader'):
-        for node in _nodes(cfg.get(loader) or {}):
-            if _is_type(node, 'MultiImgResize'):
+        for node in nodes(cfg.get(loader) or {}):
+            if is_type(node, 'MultiImgResize'):
                 return node
     return None
 
 
 def set_data(cfg: Config, root: str | Path | None = None, dataset_type: str | None = None) -> None:
     """Read another folder, and as another data set class, in every split."""
-    for node in _nodes(cfg):
+    for node in nodes(cfg):
         if 'data_root' in node and 'type' in node:
             node.data_root = str(root) if root is not None else node.data_root
             node.type = dataset_type or node.type
@@ -426,15 +388,20 @@ def set_amp(cfg: Config) -> None:
         UserError: An optimiser wrapper that has no mixed precision.
     """
     wrapper = cfg.optim_wrapper
-    if wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
+    wrapper.setdefault('type', 'OptimWrapper')
+    if not is_type(wrapper, 'OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(
             f'--amp: the config has optim_wrapper.type={wrapper.type!r}; it works with OptimWrapper'
         )
-    if wrapper.type == 'OptimWrapper':
+    if is_type(wrapper, 'OptimWrapper'):
+        on_cpu = mmengine.device.utils.get_device() == 'cpu'
         wrapper.update(
-            _FAST_WRAPPER['cpu' if mmengine.device.utils.get_device() == 'cpu' else 'gpu']
+            dict(type=own_type(cfg, 'BFloat16OptimWrapper'))
+            if on_cpu
+            else dict(type='AmpOptimWrapper', loss_scale='dynamic')
         )
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='ChannelsLastHook')]
+    hook = dict(type=own_type(cfg, 'ChannelsLastHook'))
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
 
 
 def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> None:
@@ -457,12 +424,12 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
         mmengine.device.utils.DEVICE = 'cpu'
     cfg.launcher = launcher
     wrapper: Any = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper' and mmengine.device.utils.get_device() == 'cpu':
+    if is_type(wrapper, 'AmpOptimWrapper') and mmengine.device.utils.get_device() == 'cpu':
         wrapper.type = 'OptimWrapper'
         wrapper.pop('loss_scale', None)
         wrapper.pop('dtype', None)
-    for node in _nodes(cfg):
-        if _is_type(node, 'SyncBN'):
+    for node in nodes(cfg):
+        if is_type(node, 'SyncBN', 'SyncBatchNorm'):
             node.type = 'BN'
     if launcher == 'none':
         return
@@ -488,22 +455,22 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
             torch.distributed.init_process_group('gloo')
 
 
-def _nodes(node: Any) -> Iterator[Any]:
+def nodes(node: Any) -> Iterator[Any]:
     """Every dictionary in a config."""
     if isinstance(node, Config):
         node = node._cfg_dict
     if isinstance(node, dict):
         yield node
         for value in list(node.values()):
-            yield from _nodes(value)
+            yield from nodes(value)
     elif isinstance(node, (list, tuple)):
         for value in node:
-            yield from _nodes(value)
+            yield from nodes(value)
 
 
-def _is_type(node: Mapping[str, Any], *names: str) -> bool:
-    """Whether a node builds one of these classes, scope prefix or not."""
-    return str(node.get('type', '')).rpartition('.')[2] in names
+def own_type(cfg: Config, name: str) -> str:
+    """The name of a class of ours in a config of any default scope."""
+    return name if cfg.get('default_scope') == 'mtkd_cd' else f'mtkd_cd.{name}'
 
 
 def _given(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:

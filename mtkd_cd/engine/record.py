@@ -49,7 +49,15 @@ def settings_of(cfg: Config) -> dict[str, Any]:
     """The settings that determine a training run's result, flat: ``{'train_cfg.max_iters': 200000,
     ...}``."""
     chosen = {key: cfg.get(key) for key in _SETTINGS} | {'processes': get_world_size()}
-    return json.loads(json.dumps(dict(_flat(chosen)), default=str))
+    return json.loads(json.dumps(dict(_flat(chosen)), default=name_of))
+
+
+def name_of(value: Any) -> str:
+    """What stands in a record for a value that JSON does not know; a class or a function, as the
+    types of pure-Python configs are, by its name."""
+    if hasattr(value, '__qualname__'):
+        return f'{value.__module__}.{value.__qualname__}'
+    return str(value)
 
 
 def file_digest(path: str | Path) -> str:

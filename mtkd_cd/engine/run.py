@@ -24,6 +24,7 @@ from mtkd_cd.core.checkpoint import load_weights, non_finite, read_checkpoint
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import check_not_read, check_own_file, sweep_temporaries
 from mtkd_cd.core.locks import alone
+from mtkd_cd.core.strategy import BEST, Strategy
 from mtkd_cd.data.stamp import data_stamp, digest_of
 from mtkd_cd.engine import (
     BestWeightsHook,
@@ -42,13 +43,16 @@ from mtkd_cd.engine.checkup import (
     shared_memory_advice,
 )
 from mtkd_cd.engine.config import (
+    SPECIALIST_DATA,
     check_checkpoints,
     check_exists,
     describe_scale,
     is_cascade,
+    is_type,
     model_of,
-    stage_of,
+    range_of,
     starting_weights,
+    strategy_of,
     work_dir_of,
 )
 from mtkd_cd.engine.hooks.exact_resume import inexact_because
@@ -64,7 +68,6 @@ from mtkd_cd.engine.record import (
 from mtkd_cd.evaluation.image_table import is_table
 from mtkd_cd.registry import DATASETS, RUNNERS
 
-BEST = 'best.pth'
 LOCK = '.lock'
 PER_IMAGE = 'PerImageChangeMetric'
 _CHECKPOINTS = ('iter_{}.pth', 'epoch_{}.pth')  # mmengine's names
@@ -143,13 +146,13 @@ def _open_validation_data(cfg: Config) -> tuple[Any, list[str]]:
     try:
         return _open_dataset(cfg, dataset), []
     except UserError:
-        if 'partition' not in dataset or 'dataset' not in dataset:
+        if not is_type(dataset, SPECIALIST_DATA):
             raise
         opened = _open_dataset(cfg, dataset.dataset)
         cfg.val_dataloader.dataset = dataset.dataset
         return opened, [
-            f'No validation image has a CAR in the range {dataset.partition!r}: validating on all '
-            'of them'
+            f'No validation image has a CAR in the range {range_of(cfg)!r}: validating on all of '
+            'them'
         ]
 
 
@@ -495,13 +498,33 @@ def per_image_evaluator(cfg: Config) -> dict[str, Any]:
     evaluators = cfg.get('test_evaluator') or []
     cfg.test_evaluator = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     for evaluator in cfg.test_evaluator:
-        if str(evaluator.get('type')).rpartition('.')[2] == PER_IMAGE:
+        if is_type(evaluator, PER_IMAGE):
             return evaluator
     cfg.test_evaluator = [
         *cfg.test_evaluator,
         dict(type=f'mtkd_cd.{PER_IMAGE}', prefix='per_image' if cfg.test_evaluator else None),
     ]
     return cfg.test_evaluator[-1]
+
+
+def set_provenance(cfg: Config, strategy: Strategy) -> None:
+    """Let the per-image table of a config's test say which run it is of.
+
+    Args:
+        cfg: The config.
+        strategy: What is tested.
+    """
+    data = cfg.test_dataloader.dataset
+    while 'data_root' not in data and 'dataset' in data:
+        data = data.dataset
+    names = (Path(str(data.get('data_root') or '')).name, data.get('split'))
+    of_range = range_of(cfg)
+    per_image_evaluator(cfg)['provenance'] = dict(
+        model=model_of(cfg),
+        strategy=f'{strategy}/{of_range}' if of_range else strategy.text,
+        seed=(cfg.get('randomness') or {}).get('seed'),
+        dataset='/'.join(name for name in names if name) or None,
+    )
 
 
 def has_labels(dataset: Any) -> bool:
@@ -544,7 +567,7 @@ class TerseRunner(Runner):
 def _runner(cfg: Config, terse: bool) -> Iterator[Runner]:
     """A runner of its own name; its log file and loader processes are closed at the end."""
     # mmengine keeps loggers, message hubs and visualisers by this name, per process.
-    cfg.experiment_name = f'{stage_of(cfg)}_{model_of(cfg)}_{time.time_ns()}'
+    cfg.experiment_name = f'{strategy_of(cfg)}_{model_of(cfg)}_{time.time_ns()}'
     runner = (
         RUNNERS.build(cfg)
         if 'runner_type' in cfg

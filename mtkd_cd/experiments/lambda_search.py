@@ -13,19 +13,13 @@ from mmengine.runner import Runner
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.locks import alone
+from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.engine.record import read_record
 from mtkd_cd.engine.run import prepare_training, run_training
 from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, last_lines, run_jobs
-from mtkd_cd.recipe.stages import (
-    RecipeOptions,
-    Step,
-    drop_checkpoints,
-    is_trained,
-    recipe,
-    step_config,
-)
-from mtkd_cd.recipe.variant import strategy_name
+from mtkd_cd.recipe.options import RecipeOptions
+from mtkd_cd.recipe.steps import Step, drop_checkpoints, is_trained, recipe, step_config
 
 PARAMETER = 'lambda'
 METRIC = 'mIoU'
@@ -60,7 +54,13 @@ class Search:
     @property
     def name(self) -> str:
         """Of the study and its files: the model, with the variant where there is one."""
-        return strategy_name('mtkd', self.options.variant).replace('mtkd', self.model)
+        variant = self.strategy.variant
+        return f'{self.model}@{variant}' if variant else self.model
+
+    @property
+    def strategy(self) -> Strategy:
+        """Of the students."""
+        return self.options.strategy('mtkd')
 
     @property
     def folder(self) -> Path:
@@ -121,17 +121,17 @@ def run_search(search: Search, workers: int = 1, threads: int | None = None) -> 
 
 
 def _check_teachers(search: Search) -> None:
-    for step in recipe(search.options.variant):
-        if step.stage not in ('origin', 'partition') or step.action != 'train':
+    for step in recipe(search.strategy):
+        if step.strategy.kind not in ('origin', 'partition') or step.action != 'train':
             continue
         cfg = step_config(step, search.model, search.options)
         if not is_trained(cfg):
-            thresholds = ' '.join(map(str, search.options.variant.thresholds))
+            thresholds = ' '.join(map(str, search.strategy.thresholds))
             raise UserError(
                 f'the search starts from a finished {str(step).removeprefix("train ")}, and '
                 f'{cfg.work_dir} holds none. To train it, with '
-                f'the options given here: python tools/run_mtkd.py {search.model} --stages origin '
-                f'partition --thresholds {thresholds}'
+                f'the options given here: python tools/run_mtkd.py {search.model} --strategies '
+                f'origin partition --thresholds {thresholds} --work-dir {search.options.work_dir}'
             )
 
 
@@ -143,7 +143,7 @@ def train_control(search: Search) -> None:
 
 
 def _control_config(search: Search) -> Config:
-    return step_config(Step('continued', 'train'), search.model, search.options)
+    return step_config(Step(Strategy('continued'), 'train'), search.model, search.options)
 
 
 def work(search: Search) -> None:
@@ -185,7 +185,7 @@ def _queue_next(search: Search, study: Any) -> bool:
 def _train_trial(search: Search, study: Any, trial: Any) -> None:
     weight = weight_of(trial)
     cfg = step_config(
-        Step('mtkd', 'train', variant=search.options.variant),
+        Step(search.strategy, 'train'),
         search.model,
         replace(search.options, loss_weight=weight),
     )
@@ -274,7 +274,7 @@ def _study(search: Search) -> Any:
         study.pruner = optuna.pruners.NopPruner()
     else:
         cfg = step_config(
-            Step('mtkd', 'train', variant=search.options.variant), search.model, search.options
+            Step(search.strategy, 'train'), search.model, search.options
         )
         warmup = cfg.train_cfg.get('max_iters', 0) // 3
         study.pruner = optuna.pruners.MedianPruner(

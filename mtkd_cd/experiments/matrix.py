@@ -12,52 +12,20 @@ from typing import Any
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.locks import alone
-from mtkd_cd.core.strategies import strategy_title
-from mtkd_cd.core.text import format_markdown_table
+from mtkd_cd.core.strategy import TESTED_KINDS, WORK_DIRS, Layout, Strategy
+from mtkd_cd.core.text import closest
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine.record import write_json
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.evaluation.scores import MEAN_NAMES
 from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, last_lines, run_jobs
-from mtkd_cd.recipe.stages import (
-    OPTIONAL_STAGES,
-    STAGES,
-    RecipeOptions,
-    Step,
-    is_tested,
-    is_trained,
-    recipe,
-    run_recipe,
-    step_config,
-)
-from mtkd_cd.recipe.variant import Variant, parse_strategy
+from mtkd_cd.recipe.options import RecipeOptions, option_fields
+from mtkd_cd.recipe.steps import Step, is_tested, is_trained, recipe, run_recipe, step_config
+from mtkd_cd.reporting.summaries import matrix_markdown
 
-STRATEGIES = tuple(stage for stage in (*STAGES, *OPTIONAL_STAGES) if stage != 'partition')
 REFERENCES = ('origin', 'continued')
 # What an experiment may say about a run, for all models or for one.
-RUN_SETTINGS = (
-    *(
-        'data_root',
-        'dataset_type',
-        'iters',
-        'specialist_iters',
-        'specialists_from',
-        'student_iters',
-        'image_size',
-        'crop_size',
-    ),
-    *(
-        'batch_size',
-        'num_workers',
-        'val_interval',
-        'lr',
-        'loss_weight',
-        'amp',
-        'device',
-        'keep_checkpoints',
-        'cfg_options',
-    ),
-)
+RUN_SETTINGS = tuple(one.name for one in option_fields('run'))
 
 
 @dataclass(frozen=True)
@@ -66,7 +34,7 @@ class Experiment:
 
     Attributes:
         models: Names of the models, each with its own run settings (fields of
-            :class:`~mtkd_cd.recipe.stages.RecipeOptions`).
+            :class:`~mtkd_cd.recipe.options.RecipeOptions`).
         seeds: A recipe each.
         strategies: ``origin``, ``continued``, ``op``, ``mtkd``, and variants such as ``op@0.1``.
         work_dir: The recipe of a seed works in ``<work_dir>/seed<k>``, the gathered tables are
@@ -82,18 +50,18 @@ class Experiment:
     configs: Path
     seeds: Sequence[int] = (0, 1, 2)
     strategies: Sequence[str] = ('origin', 'continued', 'op', 'mtkd')
-    work_dir: Path = Path(adjust.WORK_DIRS, 'matrix')
+    work_dir: Path = Path(WORK_DIRS, 'matrix')
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = sorted(path.stem for path in (self.configs / 'origin').glob('*.py'))
         for model, own in self.models.items():
             if model not in known:
-                raise UserError(f'unknown model {model!r}: {adjust.closest(model, known)}')
+                raise UserError(f'unknown model {model!r}: {closest(model, known)}')
             _check_settings(own, f'models.{model}.')
         _check_settings(self.settings, '')
         for name in self.strategies:
-            parse_strategy(name, STRATEGIES)
+            Strategy.parse(name, TESTED_KINDS)
         if not (self.models and self.seeds and self.strategies):
             raise UserError(
                 'an experiment needs models, seeds and strategies: --models changer_mitb0, or a '
@@ -101,13 +69,16 @@ class Experiment:
             )
 
     @property
-    def variants(self) -> dict[Variant, list[str]]:
-        """The strategies of each variant; what none has an effect on comes first, with the
-        default."""
-        found: dict[Variant, list[str]] = {Variant(): []}
+    def variants(self) -> dict[Strategy, list[str]]:
+        """The kinds that are wanted of each variant, which is called as its ``mtkd``.
+
+        Origin and control have no variant: they are done with the default.
+        """
+        found: dict[Strategy, list[str]] = {Strategy('mtkd'): []}
         for name in self.strategies:
-            found.setdefault(parse_strategy(name, STRATEGIES)[1], []).append(name)
-        return {variant: names for variant, names in found.items() if names}
+            strategy = Strategy.parse(name, TESTED_KINDS)
+            found.setdefault(strategy.of('mtkd'), []).append(strategy.kind)
+        return {variant: kinds for variant, kinds in found.items() if kinds}
 
     @property
     def cells(self) -> Iterator[tuple[str, int, str]]:
@@ -119,7 +90,7 @@ class Experiment:
             for strategy in self.strategies
         )
 
-    def options(self, model: str, seed: int, variant: Variant) -> RecipeOptions:
+    def options(self, model: str, seed: int, variant: Strategy) -> RecipeOptions:
         """The options of a recipe."""
         own: dict[str, Any] = {**self.settings, **self.models[model]}
         own['cfg_options'] = {
@@ -136,7 +107,9 @@ class Experiment:
 
     def table(self, model: str, seed: int, strategy: str) -> Path:
         """The per-image table of a cell."""
-        return self.seed_dir(seed) / 'report' / model / f'{strategy}.csv'
+        wanted = Strategy.parse(strategy)
+        kind = self.options(model, seed, wanted).tables
+        return Layout(model, self.seed_dir(seed)).table(wanted, kind)
 
 
 def read_experiment(path: Path | None, configs: Path, overrides: Mapping[str, Any]) -> Experiment:
@@ -185,7 +158,7 @@ def _check_settings(settings: Mapping[str, Any], prefix: str) -> None:
     for key in settings:
         if key not in RUN_SETTINGS:
             raise UserError(
-                f'{prefix}{key} is no setting of an experiment: {adjust.closest(key, RUN_SETTINGS)}'
+                f'{prefix}{key} is no setting of an experiment: {closest(key, RUN_SETTINGS)}'
             )
 
 
@@ -193,11 +166,11 @@ def run_recipes(experiment: Experiment, model: str, seed: int) -> None:
     """One job: the recipes of a model and a seed, variant after variant; what is finished is
     skipped."""
     with alone(experiment.seed_dir(seed) / f'.{model}.lock'):
-        for variant, strategies in experiment.variants.items():
-            stages = {parse_strategy(name, STRATEGIES)[0] for name in strategies} | {'origin'}
-            if stages & {'op', 'mtkd'}:
-                stages.add('partition')
-            run_recipe(model, experiment.options(model, seed, variant), tuple(stages))
+        for variant, wanted in experiment.variants.items():
+            kinds = {'origin', *wanted}
+            if kinds & {'op', 'mtkd'}:
+                kinds.add('partition')
+            run_recipe(model, experiment.options(model, seed, variant), tuple(kinds))
 
 
 def run_matrix(experiment: Experiment, cluster: Cluster, retries: int = 1) -> 'Matrix':
@@ -284,14 +257,14 @@ def _cell(
     strategy: str,
     failures: Mapping[tuple[str, int], str],
 ) -> Cell:
-    stage, variant = parse_strategy(strategy, STRATEGIES)
-    steps = [step for step in recipe(variant) if step.stage == stage]
+    wanted = Strategy.parse(strategy, TESTED_KINDS)
+    steps = [step for step in recipe(wanted) if step.strategy == wanted]
     table = experiment.table(model, seed, strategy)
     why = failures.get((model, seed), '')
     if table.is_file():
         try:
             if all(
-                _is_done(step, model, experiment.options(model, seed, variant), table)
+                _is_done(step, model, experiment.options(model, seed, wanted), table)
                 for step in steps
             ):
                 return Cell(model, strategy, seed, 'done', scores=load_table(table).means())
@@ -321,68 +294,19 @@ class Matrix:
         """How many cells are done."""
         return f'{sum(cell.state == "done" for cell in self.cells)} of {len(self.cells)} cells done'
 
-    def summary(self) -> list[dict[str, Any]]:
-        """Per model and strategy: number of seeds; of each score, the mean and standard deviation
-        over seeds; and those of its
-        differences to the origin and to the control, seed by seed."""
-        done = {
+    def summary(self) -> list['Summary']:
+        """What the seeds of each model and strategy come to."""
+        scores = {
             (cell.model, cell.strategy, cell.seed): cell.scores
             for cell in self.cells
             if cell.state == 'done'
         }
-        rows = []
-        for model, strategy in dict.fromkeys((cell.model, cell.strategy) for cell in self.cells):
-            seeds = [seed for name, other, seed in done if (name, other) == (model, strategy)]
-            row: dict[str, Any] = dict(model=model, strategy=strategy, seeds=len(seeds))
-            for column in MEAN_NAMES:
-                row[column] = _spread([done[model, strategy, seed][column] for seed in seeds])
-                for reference in REFERENCES:
-                    paired = [
-                        seed
-                        for seed in seeds
-                        if (model, reference, seed) in done and strategy != reference
-                    ]
-                    differences = [
-                        done[model, strategy, seed][column] - done[model, reference, seed][column]
-                        for seed in paired
-                    ]
-                    row[f'{column} - {reference}'] = _spread(differences)
-            rows.append(row)
-        return rows
+        pairs = dict.fromkeys((cell.model, cell.strategy) for cell in self.cells)
+        return [_summary(model, strategy, scores) for model, strategy in pairs]
 
     def as_markdown(self) -> str:
         """The tables as text."""
-        wanted = len({cell.seed for cell in self.cells})
-        lines = [
-            'Per-image averages on the test data in percent: mean ± standard deviation over seeds. '
-            'Differences are of the same seed.'
-        ]
-        lines.append('')
-        header = [
-            'model',
-            'strategy',
-            'seeds',
-            *MEAN_NAMES,
-            *(f'mIoU - {reference}' for reference in REFERENCES),
-        ]
-        rows = [
-            [row['model'], strategy_title(row['strategy']), f'{row["seeds"]}/{wanted}']
-            + [_text(row[column], '.2f') for column in MEAN_NAMES]
-            + [_text(row[f'mIoU - {reference}'], '+.2f') for reference in REFERENCES]
-            for row in self.summary()
-        ]
-        lines += [format_markdown_table(header, rows), '', self.progress]
-        missing = [
-            [c.model, c.strategy, str(c.seed), c.state, ' '.join(c.why.split())]
-            for c in self.cells
-            if c.state != 'done'
-        ]
-        if missing:
-            lines += [
-                '',
-                format_markdown_table(['model', 'strategy', 'seed', 'state', 'why'], missing),
-            ]
-        return '\n'.join(lines) + '\n'
+        return matrix_markdown(self)
 
     def write(self, folder: Path) -> None:
         """Write ``matrix.md``, ``matrix.csv`` (a row per cell) and ``matrix.json`` (both)."""
@@ -397,22 +321,65 @@ class Matrix:
             writer.writerows({**dataclasses.asdict(cell), **cell.scores} for cell in self.cells)
         write_json(
             folder / 'matrix.json',
-            dict(cells=[dataclasses.asdict(cell) for cell in self.cells], summary=self.summary()),
+            dict(
+                cells=[dataclasses.asdict(cell) for cell in self.cells],
+                summary=[dataclasses.asdict(row) for row in self.summary()],
+            ),
         )
 
 
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean, and standard deviation where there are two values."""
-    if not values:
-        return None
-    return (
-        dict(mean=statistics.fmean(values), std=statistics.stdev(values))
-        if len(values) > 1
-        else dict(mean=values[0])
-    )
+@dataclass(frozen=True)
+class Spread:
+    """Values of several seeds.
+
+    Attributes:
+        mean: Their mean.
+        std: Their standard deviation; ``None`` for one value.
+    """
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> 'Spread | None':
+        """``None`` without values."""
+        if not values:
+            return None
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def _text(spread: Mapping[str, float] | None, form: str) -> str:
-    if spread is None:
-        return ''
-    return format(spread['mean'], form) + (f' ± {spread["std"]:.2f}' if 'std' in spread else '')
+@dataclass(frozen=True)
+class Summary:
+    """A model and a strategy over the seeds.
+
+    Attributes:
+        model: Name of the model.
+        strategy: Text of the strategy.
+        seeds: How many are done.
+        scores: Of each score.
+        differences: Of each score's difference to a reference, seed by seed: by reference
+            (``origin``, ``continued``), then score.
+    """
+
+    model: str
+    strategy: str
+    seeds: int
+    scores: Mapping[str, Spread | None]
+    differences: Mapping[str, Mapping[str, Spread | None]]
+
+
+_Scores = Mapping[tuple[str, str, int], Mapping[str, float]]
+
+
+def _summary(model: str, strategy: str, scores: _Scores) -> Summary:
+    own = {key[2]: values for key, values in scores.items() if key[:2] == (model, strategy)}
+    differences = {}
+    for reference in REFERENCES:
+        others = {key[2]: values for key, values in scores.items() if key[:2] == (model, reference)}
+        both = [seed for seed in own if seed in others and strategy != reference]
+        differences[reference] = {
+            column: Spread.of([own[seed][column] - others[seed][column] for seed in both])
+            for column in MEAN_NAMES
+        }
+    spreads = {column: Spread.of([one[column] for one in own.values()]) for column in MEAN_NAMES}
+    return Summary(model, strategy, len(own), spreads, differences)

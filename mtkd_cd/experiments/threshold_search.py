@@ -9,16 +9,16 @@ from typing import Literal
 from mmengine.dist import barrier, is_main_process
 
 from mtkd_cd.analysis.car_stats import propose_for, read_splits
-from mtkd_cd.core.car import DEFAULT_THRESHOLDS, THRESHOLD_RULES
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, THRESHOLD_RULES, CARPartition
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import BEST, Strategy
 from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.engine.record import write_json
-from mtkd_cd.engine.run import BEST
 from mtkd_cd.evaluation import ImageTable
 from mtkd_cd.evaluation.scores import image_scores
 from mtkd_cd.evaluation.statistics import paired_difference
-from mtkd_cd.recipe.stages import RecipeOptions, Step, run_recipe, step_config, validation_table
-from mtkd_cd.recipe.variant import Variant
+from mtkd_cd.recipe.options import RecipeOptions
+from mtkd_cd.recipe.steps import Step, run_recipe, step_config, validation_table
 
 PAPER = {2: (0.1,), 3: DEFAULT_THRESHOLDS}  # arXiv:2502.13407, tables 2 and 5, by number of ranges
 
@@ -74,7 +74,7 @@ def search_thresholds(
     model: str,
     options: RecipeOptions,
     num_ranges: Sequence[int] = (2, 3),
-    stage: Literal['op', 'mtkd'] = 'mtkd',
+    kind: Literal['op', 'mtkd'] = 'mtkd',
 ) -> list[Trial]:
     """Train specialists, and students, for every candidate, and score them on the validation split.
     The test split is not read.
@@ -86,36 +86,31 @@ def search_thresholds(
         model: Name of a benchmark model.
         options: Of the recipe; ``thresholds`` are the search's own.
         num_ranges: Numbers of ranges to try.
-        stage: What is scored, the cascade or the student.
+        kind: What is scored, the cascade or the student.
 
     Returns:
         The trials, best first; among equals the one with fewer ranges. Also in
-        ``<work_dir>/report/<model>/thresholds-<stage>.json``.
+        ``<work_dir>/report/<model>/thresholds-<kind>.json``.
 
     Raises:
-        UserError: As :func:`candidate_thresholds` and :func:`~mtkd_cd.recipe.stages.run_recipe`.
+        UserError: As :func:`candidate_thresholds` and :func:`~mtkd_cd.recipe.steps.run_recipe`.
     """
-    origin_cfg = step_config(Step('origin', 'train'), model, options)
+    origin_step = Step(Strategy('origin'), 'train')
+    origin_cfg = step_config(origin_step, model, options)
     dataset = origin_cfg.train_dataloader.dataset
     candidates = candidate_thresholds(str(dataset.data_root), options.dataset_type, num_ranges)
-    stages = ('origin', 'partition', *(('mtkd',) if stage == 'mtkd' else ()))
+    kinds = ('origin', 'partition', *(('mtkd',) if kind == 'mtkd' else ()))
     trials = []
     for thresholds, sources in candidates.items():
         own = dataclasses.replace(options, thresholds=thresholds)
-        run_recipe(model, own, stages, tests=False)
-        origin = _validate(Step('origin', 'train'), model, own)
-        trials.append(
-            _trial(
-                thresholds,
-                sources,
-                _validate(Step(stage, 'test', variant=own.variant), model, own),
-                origin,
-            )
-        )
+        run_recipe(model, own, kinds, tests=False)
+        origin = _validate(origin_step, model, own)
+        table = _validate(Step(own.strategy(kind), 'test'), model, own)
+        trials.append(_trial(thresholds, sources, table, origin))
     trials.sort(key=lambda trial: (-trial.score, len(trial.thresholds)))
     if is_main_process():
         write_json(
-            options.work_dir / 'report' / model / f'thresholds-{stage}.json',
+            options.layout(model).report / f'thresholds-{kind}.json',
             [dataclasses.asdict(trial) for trial in trials],
         )
     barrier()
@@ -123,8 +118,8 @@ def search_thresholds(
 
 
 def _validate(step: Step, model: str, options: RecipeOptions) -> ImageTable:
-    place = step.place(model, options.work_dir)
-    return validation_table(step_config(step, model, options), place / 'validation', place / BEST)
+    place, cfg = step.place(options.layout(model)), step_config(step, model, options)
+    return validation_table(cfg, place / 'validation', step.strategy, place / BEST)
 
 
 def _trial(
@@ -140,12 +135,12 @@ def _trial(
     )
 
 
-def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, stage: str) -> str:
+def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, kind: str) -> str:
     """The table of the trials; of the best, the command that goes on with it, and the lines for a
     config derived from the shipped one."""
     rows = [
         [
-            str(Variant(trial.thresholds).partition),
+            str(CARPartition(trial.thresholds)),
             ', '.join(THRESHOLD_RULES.get(source, source) for source in trial.sources),  # type: ignore[call-overload]
             f'{trial.score:.2f}',
             f'{trial.difference:+.2f} [{trial.low:+.2f}, {trial.high:+.2f}]',
@@ -155,16 +150,16 @@ def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, sta
     best = dataclasses.replace(options, thresholds=trials[0].thresholds)
     # Variants have places of their own: lines without the paths would find the default's
     # specialists.
-    files = step_config(Step(stage, 'test', variant=best.variant), model, best).model.checkpoints
+    files = best.layout(model).checkpoints(best.strategy(kind))
     paths = ''.join(f'        {name}={path!r},\n' for name, path in files.items())
     return '\n'.join(
         [
-            f'{model}, {stage}: mIoU on the validation split in percent, and difference to the origin with its 95 % bootstrap interval.\n',
+            f'{model}, {kind}: mIoU on the validation split in percent, and difference to the origin with its 95 % bootstrap interval.\n',
             format_markdown_table(['CAR ranges', 'proposed by', 'mIoU', 'to the origin'], rows),
             '\nThe best, trained and tested:',
             f'python tools/run_mtkd.py {model} --thresholds '
             f'{" ".join(map(repr, trials[0].thresholds))}   # and the other options as here',
-            f'or in a config derived from configs/{stage}/{model}.py:',
+            f'or in a config derived from configs/{kind}/{model}.py:',
             f'model = dict(\n    thresholds={trials[0].thresholds},\n    checkpoints=dict(\n        _delete_=True,\n{paths}    ),\n)',
         ]
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtkd_cd.core.strategies import strategy_title
+from mtkd_cd.core.strategy import strategy_title
 from mtkd_cd.paper.published import model_title, published_dataset, published_scores
 from mtkd_cd.reporting import figures
 from mtkd_cd.reporting.comparison import Comparison, Difference, Reference

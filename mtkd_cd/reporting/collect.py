@@ -14,7 +14,7 @@ import numpy as np
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.strategies import strategy_rank
+from mtkd_cd.core.strategy import strategy_rank
 from mtkd_cd.core.text import label_and_path, some
 from mtkd_cd.evaluation import ImageTable, image_scores, load_table
 from mtkd_cd.evaluation.counts import COUNT_NAMES

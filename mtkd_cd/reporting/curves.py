@@ -9,7 +9,7 @@ from pathlib import Path
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.reporting.collect import Run
 
-CURVES = 'curves.csv'  # as mtkd_cd.recipe.stages calls it
+CURVES = 'curves.csv'  # as mtkd_cd.recipe.steps calls it
 COLUMNS = ('strategy', 'range', 'iter', 'mIoU')
 
 

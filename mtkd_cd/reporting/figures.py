@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mtkd_cd.core.car import CARPartition
-from mtkd_cd.core.strategies import strategy_title
+from mtkd_cd.core.strategy import strategy_title
 from mtkd_cd.paper.published import model_title, published_scores
 from mtkd_cd.reporting.comparison import Bin, Comparison, Entry, Reference
 from mtkd_cd.reporting.curves import Curve

@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mtkd_cd.core.strategy import strategy_in
+
 REPORT = 'report'  # the folder that the recipe writes its tables to
 _SEED = re.compile(r'seed[-_]?(\d+)')
 
@@ -82,9 +84,5 @@ def base_strategy(strategy: str) -> str:
 def thresholds_of(strategy: str) -> tuple[float, ...] | None:
     """CAR thresholds that a strategy's name gives: (0.1,) of ``op@0.1+validated``, ``None`` of
     ``op`` and ``op@validated``."""
-    _, _, variant = base_strategy(strategy).partition('@')
-    numbers = re.split('[_,]', variant.partition('+')[0])
-    try:
-        return tuple(float(number) for number in numbers)
-    except ValueError:
-        return None
+    found = strategy_in(strategy)
+    return found.thresholds if found and found.partition.tag else None

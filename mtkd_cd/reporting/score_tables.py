@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtkd_cd.core.strategies import strategy_title
+from mtkd_cd.core.strategy import strategy_in, strategy_title
 from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
 from mtkd_cd.paper.published import JL1_CD, SYSU_CD, model_title, published_models, published_scores
 from mtkd_cd.reporting.comparison import Bin, Comparison, Difference, Entry, Reference
@@ -233,11 +233,8 @@ def teachers_table(comparison: Comparison) -> Table:
     ]
 
     def row(entry: Entry) -> Row:
-        teachers = (
-            len(entry.runs[0].table.partition)
-            if base_strategy(entry.strategy).partition('@')[0] in ('op', 'mtkd')
-            else None
-        )
+        strategy = strategy_in(entry.strategy)
+        teachers = strategy.num_teachers if strategy else None
         found = reference.differences.get(str(entry))
         return [
             *_entry_cells(entry),

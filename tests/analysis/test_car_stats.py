@@ -22,7 +22,7 @@ from mtkd_cd.analysis.car_stats import (
 )
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine.config import load_config, set_partition, work_dir_of
+from mtkd_cd.engine.config import load_config, set_range, work_dir_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,7 +115,7 @@ def test_config_lines_fit_the_shipped_configs(tmp_path, thresholds, folder):
     }[len(thresholds)]
     if folder == 'partition':
         for loader in (cfg.train_dataloader, cfg.val_dataloader):
-            assert (loader.dataset.thresholds, loader.dataset.partition) == (thresholds, names[0])
+            assert (loader.dataset.thresholds, loader.dataset.range) == (thresholds, names[0])
     elif folder != 'origin':
         assert cfg.model.thresholds == thresholds
         assert [
@@ -242,7 +242,7 @@ def test_model_lines_find_what_training_by_the_data_lines_leaves(thresholds, tmp
         load_config(tmp_path / folder / 'fc_ef.py') for folder in ('partition', 'mtkd')
     )
     for name in CARPartition(thresholds).names:
-        set_partition(specialist, name)
+        set_range(specialist, name)
         assert student.model.checkpoints[name] == str(work_dir_of(specialist) / 'best.pth')
 
 

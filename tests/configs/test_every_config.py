@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mtkd_cd.data.synthetic import make_dataset
-from mtkd_cd.recipe.stages import RecipeOptions, run_recipe
+from mtkd_cd.recipe.options import RecipeOptions
+from mtkd_cd.recipe.steps import run_recipe
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in (CONFIGS / 'origin').glob('*.py'))
@@ -71,7 +72,7 @@ def test_recipe_runs(name, scenes, tmp_path):
         cfg_options={'model.pretrained': None, **UNSERIALIZED, **SHALLOW.get(name, {})},
     )
     report = run_recipe(name, options)
-    assert set(report.metrics) == {'origin', 'op', 'mtkd'}
+    assert {strategy.text for strategy in report.metrics} == {'origin', 'op', 'mtkd'}
     assert all(math.isfinite(value) for metrics in report.metrics.values() for value in metrics.values())
     places = [f'origin/{name}', *(f'partition/{name}/{range_name}' for range_name in ('small', 'medium', 'large')), f'mtkd/{name}']
     states = [torch.load(tmp_path / place / 'best.pth', weights_only=True)['state_dict'] for place in places]

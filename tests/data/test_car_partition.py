@@ -50,7 +50,7 @@ def rows_of(dataset):
 
 @pytest.mark.parametrize('name', RANGES)
 def test_thresholds_belong_to_the_range_below(config, name):
-    dataset = DATASETS.build({'type': 'CARPartitionDataset', 'partition': name, 'dataset': config})
+    dataset = DATASETS.build({'type': 'CARPartitionDataset', 'range': name, 'dataset': config})
     assert rows_of(dataset) == RANGES[name]
     assert dataset.cars.tolist() == [CHANGED[row] / 400 for row in RANGES[name]]
     assert [dataset.get_data_info(idx)['car'] for idx in range(2)] == dataset.cars.tolist()
@@ -207,7 +207,7 @@ class TestWrappers:
         parts = [
             {
                 'type': 'CARPartitionDataset',
-                'partition': name,
+                'range': name,
                 'dataset': {**config, 'pipeline': [pack]},
             }
             for name in RANGES

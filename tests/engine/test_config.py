@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.engine import config as adjust
-from mtkd_cd.recipe.stages import RecipeOptions, Step, step_config
+from mtkd_cd.recipe.options import RecipeOptions
+from mtkd_cd.recipe.steps import Step, step_config
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -43,36 +45,21 @@ def test_option_without_a_place_in_the_config(options, said):
 
 def test_places_of_the_stages():
     specialist = load('partition')
-    adjust.set_partition(specialist, 'large')
+    adjust.set_range(specialist, 'large')
     assert adjust.work_dir_of(load('origin')) == Path('work_dirs/origin/fc_ef')
     assert adjust.work_dir_of(specialist) == Path('work_dirs/partition/fc_ef/large')
     assert (
-        specialist.train_dataloader.dataset.partition
-        == specialist.val_dataloader.dataset.partition
+        specialist.train_dataloader.dataset.range
+        == specialist.val_dataloader.dataset.range
         == 'large'
     )
 
 
 def test_unknown_range_lists_those_there_are():
     with pytest.raises(UserError, match=r"unknown CAR range 'tiny'.*small, medium, large"):
-        adjust.set_partition(load('partition'), 'tiny')
+        adjust.set_range(load('partition'), 'tiny')
     with pytest.raises(UserError, match=r'no CAR range'):
-        adjust.set_partition(load('origin'), 'small')
-
-
-def test_two_teachers():
-    student = load('mtkd')
-    adjust.set_thresholds(student, [0.1])
-    assert student.model.thresholds == (0.1,)
-    assert list(student.model.checkpoints) == ['student', 'small', 'large']
-    specialist = load('partition')
-    adjust.set_thresholds(specialist, [0.1])
-    adjust.set_partition(specialist, 'large')
-    assert specialist.train_dataloader.dataset.thresholds == (0.1,)
-    with pytest.raises(UserError, match='medium'):
-        adjust.set_partition(specialist, 'medium')
-    with pytest.raises(UserError, match='increasing order'):
-        adjust.set_thresholds(student, [0.2, 0.05])
+        adjust.set_range(load('origin'), 'small')
 
 
 def test_missing_checkpoint_names_the_command_that_makes_it():
@@ -175,10 +162,10 @@ def test_options_of_the_origin_reach_every_stage():
         },
     )
     steps = [
-        Step('origin', 'train'),
-        Step('partition', 'train', 'medium'),
-        Step('op', 'test'),
-        Step('mtkd', 'train'),
+        Step(Strategy('origin'), 'train'),
+        Step(Strategy('partition'), 'train', 'medium'),
+        Step(Strategy('op'), 'test'),
+        Step(Strategy('mtkd'), 'train'),
     ]
     origin, specialist, cascade, student = (step_config(step, 'fc_ef', options) for step in steps)
     assert {
@@ -204,7 +191,7 @@ def test_options_of_the_origin_reach_every_stage():
 
 @pytest.mark.parametrize('stage', ['origin', 'continued'])
 def test_val_interval_counts_iterations_whatever_the_schedule_counts(stage):
-    step, options = Step(stage, 'train'), RecipeOptions(CONFIGS, val_interval=50)
+    step, options = Step(Strategy(stage), 'train'), RecipeOptions(CONFIGS, val_interval=50)
     cfg = step_config(step, 'ttp_vitsam_l', options)
     assert 'max_epochs' in cfg.train_cfg
     assert not cfg.train_cfg.val_by_epoch

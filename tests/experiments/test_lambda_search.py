@@ -21,7 +21,7 @@ from mtkd_cd.experiments.lambda_search import (
     _study,
     weight_of,
 )
-from mtkd_cd.recipe.stages import RecipeOptions
+from mtkd_cd.recipe.options import RecipeOptions
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -37,7 +37,7 @@ def test_search_without_specialists_names_the_command_that_makes_them(tool, reci
     code, err = tool('experiments/search_lambda', *recipe_argv())
     assert code == 2
     assert 'finished origin' in err
-    assert 'python tools/run_mtkd.py fc_ef --stages origin partition --thresholds 0.05 0.2' in err
+    assert 'python tools/run_mtkd.py fc_ef --strategies origin partition --thresholds 0.05 0.2' in err
 
 
 @pytest.mark.slow

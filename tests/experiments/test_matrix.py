@@ -13,9 +13,11 @@ import pytest
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.locks import alone
+from mtkd_cd.core.strategy import Strategy
+from mtkd_cd.evaluation import load_table
 from mtkd_cd.experiments import matrix as matrix_module
 from mtkd_cd.experiments.jobs import Cluster, Job, run_jobs
-from mtkd_cd.experiments.matrix import Cell, Matrix, read_experiment
+from mtkd_cd.experiments.matrix import Cell, Matrix, Spread, read_experiment
 
 REPO = Path(__file__).parents[2]
 
@@ -51,7 +53,7 @@ def times(folder):
     return {
         path: path.stat().st_mtime_ns
         for path in folder.rglob('*')
-        if path.name in ('best.pth', 'origin.csv', 'mtkd.csv')
+        if path.name in ('best.pth', 'origin.json', 'mtkd.json')
     }
 
 
@@ -65,10 +67,8 @@ def test_every_cell_is_run_once_and_gathered(tool, argv, tmp_path):
     assert set(table) == {('fc_ef', strategy, seed) for strategy in strategies for seed in (0, 1)}
     assert {row['state'] for row in table.values()} == {'done'}
     for (model, strategy, seed), row in table.items():
-        with (tmp_path / 'matrix' / f'seed{seed}' / 'report' / model / f'{strategy}.csv').open(
-            newline=''
-        ) as file:
-            scores = [float(image['mIoU']) for image in csv.DictReader(file)]
+        path = tmp_path / 'matrix' / f'seed{seed}' / 'report' / model / f'{strategy}.json'
+        scores = [image['mIoU'] for image in load_table(path).rows()]
         assert float(row['mIoU']) == pytest.approx(statistics.fmean(scores))
     summary = {
         row['strategy']: row
@@ -79,7 +79,7 @@ def test_every_cell_is_run_once_and_gathered(tool, argv, tmp_path):
         - float(table['fc_ef', 'continued', seed]['mIoU'])
         for seed in (0, 1)
     ]
-    assert summary['mtkd']['mIoU - continued'] == pytest.approx(
+    assert summary['mtkd']['differences']['continued']['mIoU'] == pytest.approx(
         dict(mean=statistics.fmean(differences), std=statistics.stdev(differences))
     )
     assert summary['op@0.1']['seeds'] == 2
@@ -287,11 +287,12 @@ def test_spread_and_differences_are_those_of_the_seeds():
         for key, value in scores.items()
     ]
     matrix = Matrix([*named, Cell('m', 'continued', 0, 'failed', 'a\nb')])
-    rows = {row['strategy']: row for row in matrix.summary()}
-    assert rows['mtkd']['mIoU'] == dict(mean=57.0, std=pytest.approx(8.485281374238571))
-    assert rows['mtkd']['mIoU - origin'] == dict(mean=2.0, std=pytest.approx(2**0.5))
-    assert rows['mtkd']['mIoU - continued'] == dict(mean=1.0)
-    assert rows['origin']['mIoU - origin'] is None
+    rows = {row.strategy: row for row in matrix.summary()}
+    student = rows['mtkd']
+    assert student.scores['mIoU'] == Spread(57.0, pytest.approx(8.485281374238571))
+    assert student.differences['origin']['mIoU'] == Spread(2.0, pytest.approx(2**0.5))
+    assert student.differences['continued']['mIoU'] == Spread(1.0, None)
+    assert rows['origin'].differences['origin']['mIoU'] is None
     text = matrix.as_markdown()
     assert '57.00 ± 8.49' in text
     assert '+2.00 ± 1.41' in text
@@ -310,7 +311,7 @@ def test_settings_of_a_model_go_before_those_of_all_and_the_command_line_before_
         'models = dict(fc_ef=dict(iters=20, cfg_options={"a.c": 2}), bit_r18=dict())\n'
     )
     experiment = read_experiment(path, CONFIGS, {})
-    default = matrix_module.Variant()
+    default = Strategy('mtkd')
     assert [experiment.options(model, 3, default).iters for model in experiment.models] == [20, 10]
     assert experiment.options('fc_ef', 3, default).cfg_options == {'a.b': 1, 'a.c': 2}
     experiment = read_experiment(

@@ -13,7 +13,7 @@ from mtkd_cd.engine.config import load_config
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.experiments import threshold_search
 from mtkd_cd.experiments.threshold_search import Trial, candidate_thresholds, search_text
-from mtkd_cd.recipe.stages import RecipeOptions
+from mtkd_cd.recipe.options import RecipeOptions
 
 REPO = Path(__file__).parents[2]
 

@@ -1,6 +1,5 @@
 """The whole recipe: every stage once, in order, across interruptions, with one table at the end."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -14,8 +13,9 @@ import pytest
 import torch
 
 from mtkd_cd.core.checkpoint import read_weights
-from mtkd_cd.recipe.stages import recipe
-from mtkd_cd.recipe.variant import Variant
+from mtkd_cd.core.strategy import Strategy
+from mtkd_cd.evaluation import load_table
+from mtkd_cd.recipe.steps import recipe
 
 REPO = Path(__file__).parents[2]
 
@@ -43,15 +43,23 @@ def run_and_kill(tool, argv: list[str], moment: Path) -> None:
 def figures(folder: Path) -> dict:
     """What the report says, and the per-image tables, byte for byte."""
     report = json.loads((folder / 'report' / 'fc_ef' / 'report.json').read_text())
-    tables = {path.name: path.read_bytes() for path in (folder / 'report' / 'fc_ef').glob('*.csv')}
+    tables = {path.name: path.read_bytes() for path in (folder / 'report' / 'fc_ef').glob('*.json') if path.name != 'report.json'}
     return (
         dict(
             metrics=report['metrics'],
             differences=report['differences'],
-            steps=list(report['seconds']),
+            steps=steps_in(report),
         )
         | tables
     )
+
+
+def steps_in(report: dict) -> list[str]:
+    """The steps that a report knows the times of, as :class:`Step` writes them."""
+    return [
+        f'{step["action"]} {step["strategy"]}' + (f'/{step["range"]}' if step['range'] else '')
+        for step in report['steps']
+    ]
 
 
 _WHOLE: list[Path] = []
@@ -79,7 +87,7 @@ def test_recipe_is_the_papers():
         'train mtkd',
         'test mtkd',
     ]
-    assert [str(step) for step in recipe(Variant((0.1,)))][2:4] == [
+    assert [str(step) for step in recipe(Strategy('mtkd', (0.1,)))][2:4] == [
         'train partition@0.1/small',
         'train partition@0.1/large',
     ]
@@ -96,8 +104,7 @@ def test_recipe_leaves_weights_tables_and_report(whole):
         assert (whole / place / 'best.pth').is_file()
     report = json.loads((whole / 'report' / 'fc_ef' / 'report.json').read_text())
     for stage, scores in report['metrics'].items():
-        with (whole / 'report' / 'fc_ef' / f'{stage}.csv').open(newline='') as file:
-            rows = list(csv.DictReader(file))
+        rows = load_table(whole / 'report' / 'fc_ef' / f'{stage}.json').rows()
         assert len(rows) == 7
         assert scores['mIoU'] == pytest.approx(
             sum(float(row['mIoU']) for row in rows) / 7, abs=0.01
@@ -105,7 +112,9 @@ def test_recipe_leaves_weights_tables_and_report(whole):
     assert report['differences']['mtkd']['mIoU'] == pytest.approx(
         report['metrics']['mtkd']['mIoU'] - report['metrics']['origin']['mIoU']
     )
-    assert list(report['seconds']) == [str(step) for step in recipe() if step.stage != 'continued']
+    assert steps_in(report) == [
+        str(step) for step in recipe() if step.strategy.kind != 'continued'
+    ]
     markdown = (whole / 'report' / 'fc_ef' / 'report.md').read_text()
     assert (
         f'| O-P    | {report["metrics"]["op"]["mIoU"]:.2f} '
@@ -138,7 +147,7 @@ def weights_and_tables(folder: Path) -> dict[Path, int]:
     files = [
         path
         for path in folder.rglob('*')
-        if path.suffix in ('.pth', '.csv') and path.name != 'curves.csv'
+        if path.suffix == '.pth' or path.stem in ('origin', 'op', 'mtkd', 'op@0.1')
     ]
     return {path: path.stat().st_mtime_ns for path in files}
 
@@ -186,7 +195,7 @@ def test_killed_stage_does_not_change_the_table(whole, tool, recipe_argv, tmp_pa
     run_and_kill(tool, argv, cut / 'origin/fc_ef/iter_2.pth')
     assert tool('run_mtkd', *argv) == (0, '')
     assert figures(cut)['metrics']['origin'] == figures(whole)['metrics']['origin']
-    assert figures(cut)['origin.csv'] == figures(whole)['origin.csv']
+    assert figures(cut)['origin.json'] == figures(whole)['origin.json']
 
 
 @pytest.mark.slow
@@ -202,11 +211,11 @@ def test_recipe_killed_in_every_stage_ends_with_the_same_table(whole, tool, reci
         'partition/fc_ef/medium/best.pth',
         'partition/fc_ef/large/iter_4.pth',
         'op/fc_ef/test',
-        'report/fc_ef/op.csv',
+        'report/fc_ef/op.json',
         'mtkd/fc_ef/run.json',
         'mtkd/fc_ef/iter_2.pth',
         'mtkd/fc_ef/test',
-        'report/fc_ef/mtkd.csv',
+        'report/fc_ef/mtkd.json',
     )
     for moment in moments:
         run_and_kill(tool, argv, cut / moment)
@@ -224,13 +233,13 @@ def test_two_teachers_share_the_origin_with_three(whole, tool, recipe_argv, tmp_
     assert {
         path: time for path, time in before.items() if path.suffix == '.pth'
     }.items() <= weights_and_tables(folder).items()
-    assert (folder / 'report' / 'fc_ef' / 'origin.csv').read_bytes() == (
-        whole / 'report' / 'fc_ef' / 'origin.csv'
+    assert (folder / 'report' / 'fc_ef' / 'origin.json').read_bytes() == (
+        whole / 'report' / 'fc_ef' / 'origin.json'
     ).read_bytes()
     assert {path.relative_to(folder).parts[:3] for path in new} == {
         ('partition@0.1', 'fc_ef', 'small'),
         ('partition@0.1', 'fc_ef', 'large'),
-        ('report', 'fc_ef', 'op@0.1.csv'),
+        ('report', 'fc_ef', 'op@0.1.json'),
     }
     cascade = json.loads((folder / 'op@0.1' / 'fc_ef' / 'test.json').read_text())['stamp'][
         'weights'
@@ -240,10 +249,9 @@ def test_two_teachers_share_the_origin_with_three(whole, tool, recipe_argv, tmp_
     report = json.loads((folder / 'report' / 'fc_ef' / 'report.json').read_text())
     assert set(report['metrics']) == {'origin', 'op', 'mtkd', 'op@0.1'}
     assert report['ranges']['partition@0.1'] == 'small: CAR <= 0.1, large: CAR > 0.1'
-    with (folder / 'report' / 'fc_ef' / 'op@0.1.csv').open(
-        newline=''
-    ) as file:  # scores keep the default's ranges, to be comparable
-        assert {row['range'] for row in csv.DictReader(file)} == {'small', 'medium', 'large'}
+    rows = load_table(folder / 'report' / 'fc_ef' / 'op@0.1.json').rows()
+    # Scores keep the default's ranges, to be comparable.
+    assert {row['range'] for row in rows} == {'small', 'medium', 'large'}
 
 
 def test_variant_without_specialists_names_the_command_that_makes_them(
@@ -252,7 +260,8 @@ def test_variant_without_specialists_names_the_command_that_makes_them(
     shutil.copytree(whole / 'origin', tmp_path / 'recipe' / 'origin')
     code, err = tool('run_mtkd', *recipe_argv('--thresholds', 0.1, 0.3, '--stages', 'mtkd'))
     assert code == 2
-    assert 'python tools/run_mtkd.py fc_ef --stages partition --thresholds 0.1 0.3' in err
+    command = 'python tools/run_mtkd.py fc_ef --strategies partition --thresholds 0.1 0.3'
+    assert f'{command} --work-dir {tmp_path / "recipe"}' in err
 
 
 def test_specialists_start_from_the_origin_where_asked(whole, tool, recipe_argv, tmp_path):
@@ -305,15 +314,13 @@ def test_two_processes(recipe_argv, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
-    assert list(report['seconds']) == [str(step) for step in recipe() if step.stage != 'continued']
+    assert steps_in(report) == [
+        str(step) for step in recipe() if step.strategy.kind != 'continued'
+    ]
     for stage in ('origin', 'op', 'mtkd'):
         # Seven images do not divide by two: each counts once.
-        assert (
-            len(
-                (tmp_path / 'recipe' / 'report' / 'fc_ef' / f'{stage}.csv').read_text().splitlines()
-            )
-            == 1 + 7
-        )
+        table = load_table(tmp_path / 'recipe' / 'report' / 'fc_ef' / f'{stage}.json')
+        assert len(table.files) == 7
     settings = json.loads((tmp_path / 'recipe' / 'mtkd' / 'fc_ef' / 'run.json').read_text())[
         'settings'
     ]

@@ -91,9 +91,9 @@ def test_finished_routing_is_not_repeated(done, tool, recipe_argv, validated_sce
     def times():
         made = [path for path in (done / 'routing').rglob('*') if path.is_file()] + [
             *done.rglob('*.pth'),
-            *done.rglob('*.csv'),
+            *done.glob('report/*/*.json'),
         ]
-        return {path: path.stat().st_mtime_ns for path in made if path.name != 'curves.csv'}
+        return {path: path.stat().st_mtime_ns for path in made if path.name != 'report.json'}
 
     before = times()
     argv = recipe_argv(
@@ -135,8 +135,8 @@ def test_routing_file_is_needed_before_training_starts(train_argv, tool, tmp_pat
     )
     assert code == 2
     assert (
-        f'{missing} does not exist. Make it with: python tools/run_mtkd.py fc_ef --stages op '
-        '--routing validated' in err
+        f'{missing} does not exist. Make it with: python tools/run_mtkd.py fc_ef --strategies op '
+        f'--routing validated --work-dir {tmp_path}' in err
     )
     assert not (tmp_path / 'work' / 'run.json').exists()
 

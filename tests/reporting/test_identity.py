@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtkd_cd.core.strategies import strategy_rank, strategy_title
+from mtkd_cd.core.strategy import strategy_rank, strategy_title
 from mtkd_cd.reporting.identity import Identity, identity_of_path, relabelled
 
 

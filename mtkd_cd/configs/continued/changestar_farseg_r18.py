@@ -1,7 +1,4 @@
 # The control for MTKD: the origin trained on for the student's iterations, on labels alone.
 _base_ = '../origin/changestar_farseg_r18.py'
-
-load_from = 'work_dirs/origin/{{fileBasenameNoExtension}}/best.pth'
-train_cfg = {{_base_.student_train_cfg}}
-param_scheduler = {{_base_.student_param_scheduler}}
-default_hooks = dict(checkpoint=dict(interval=1000))
+from mtkd_cd.recipe.derive import stub
+globals().update(stub(_base_, 'continued', '{{fileBasenameNoExtension}}'))

@@ -1,14 +1,4 @@
 # The O-P cascade, for testing: tools/test.py configs/op/changer_s50.py
 _base_ = '../origin/changer_s50.py'
-
-model = dict(
-    _delete_=True,
-    type='OriginPartitionCascade',
-    origin={{_base_.model}},
-    checkpoints=dict(
-        origin='work_dirs/origin/{{fileBasenameNoExtension}}/best.pth',
-        small='work_dirs/partition/{{fileBasenameNoExtension}}/small/best.pth',
-        medium='work_dirs/partition/{{fileBasenameNoExtension}}/medium/best.pth',
-        large='work_dirs/partition/{{fileBasenameNoExtension}}/large/best.pth',
-    ),
-)
+from mtkd_cd.recipe.derive import stub
+globals().update(stub(_base_, 'op', '{{fileBasenameNoExtension}}'))

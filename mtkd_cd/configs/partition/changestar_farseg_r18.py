@@ -1,7 +1,4 @@
-# A specialist of one CAR range: tools/train.py configs/partition/changestar_farseg_r18.py --partition small|medium|large
+# A specialist of one CAR range: tools/train.py configs/partition/changestar_farseg_r18.py --range small|medium|large
 _base_ = '../origin/changestar_farseg_r18.py'
-
-train_dataloader = dict(
-    dataset=dict(_delete_=True, type='CARPartitionDataset', partition='small', dataset={{_base_.train_dataloader.dataset}})
-)
-val_dataloader = dict(dataset=dict(_delete_=True, type='CARPartitionDataset', partition='small', dataset={{_base_.val_dataloader.dataset}}))
+from mtkd_cd.recipe.derive import stub
+globals().update(stub(_base_, 'partition', '{{fileBasenameNoExtension}}'))

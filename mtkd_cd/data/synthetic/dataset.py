@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.layout import SPLITS
 from mtkd_cd.data.synthetic.changes import make_pair
 from mtkd_cd.data.synthetic.render import random_looks, render
-from mtkd_cd.core.errors import UserError
 
 MIN_SIZE = 64
 MAX_CAR = 0.9

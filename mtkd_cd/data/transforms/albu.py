@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mtkd_cd.data.transforms.base import MultiImgTransform
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.transforms.base import MultiImgTransform
 from mtkd_cd.registry import TRANSFORMS
 
 

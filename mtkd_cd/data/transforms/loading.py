@@ -12,9 +12,9 @@ from mmengine.fileio import get as read_bytes
 from PIL import Image, TiffImagePlugin
 
 from mtkd_cd.core.car import change_area_ratio
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.transforms.base import MultiImgTransform
-from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import TRANSFORMS
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'

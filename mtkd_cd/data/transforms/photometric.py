@@ -6,8 +6,8 @@ import cv2
 import mmcv
 import numpy as np
 
-from mtkd_cd.data.transforms.base import MultiImgTransform, map_images, to_pair
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.transforms.base import MultiImgTransform, map_images, to_pair
 from mtkd_cd.registry import TRANSFORMS
 
 

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from mtkd_cd.core.car import ArrayOrTensor, CARPartition
-from mtkd_cd.core.checkpoint import training_command
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.strategy import ROUTING_FILE, ROUTINGS, training_command
 
 ORIGIN = 'origin'
-FILENAME = 'routing.json'
 RoutingKind = Literal['car', 'validated']
 
 
@@ -141,11 +140,11 @@ def check_routing(kind: str, file: str | os.PathLike | None) -> None:
     Raises:
         UserError: See above.
     """
-    if kind not in ('car', 'validated'):
-        raise UserError(f"routing={kind!r}: choose one of 'car', 'validated'")
+    if kind not in ROUTINGS:
+        raise UserError(f'routing={kind!r}: choose one of {", ".join(ROUTINGS)}')
     if kind == 'validated' and file is None:
         raise UserError(
-            f"routing='validated' needs routing_file, the {FILENAME} that holds the choice. "
+            f"routing='validated' needs routing_file, the {ROUTING_FILE} that holds the choice. "
             f'{_advice(None)}'
         )
 
@@ -199,5 +198,5 @@ def _teachers(by_range: Mapping[str, str], names: Sequence[str]) -> tuple[str, .
 
 def _advice(path: Path | None) -> str:
     command = training_command(path) if path is not None else None
-    default = 'python tools/run_mtkd.py MODEL --stages op --routing validated'
+    default = 'python tools/run_mtkd.py MODEL --strategies op --routing validated'
     return f'Make it with: {command or default}'

@@ -1,0 +1,42 @@
+"""Print the whole config of a model under a strategy."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtkd_cd.cli.options import add_options, options_of
+from mtkd_cd.core.files import CONFIGS, atomic_write
+from mtkd_cd.core.strategy import KINDS, ROUTINGS, Strategy
+from mtkd_cd.engine.config import range_of
+from mtkd_cd.recipe.steps import Step, model_name, step_config
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the config that the recipe would run with, the options applied."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('model', help='for instance changer_mitb0, or config of an origin')
+    parser.add_argument(
+        'strategy',
+        nargs='?',
+        default='origin',
+        help=f'{", ".join(KINDS)}, and variants such as op@0.1+{ROUTINGS[1]} (default: origin)',
+    )
+    parser.add_argument('--range', help='CAR range of a specialist (default: the first)')
+    parser.add_argument('--out', type=Path, help='write it to this file too')
+    add_options(parser, leave_out=('thresholds', 'routing', 'show_dir', 'keep_checkpoints'))
+    args = parser.parse_args(argv)
+
+    strategy = Strategy.parse(args.strategy)
+    options = options_of(
+        args, CONFIGS, thresholds=strategy.thresholds, routing=strategy.routing
+    )
+    action = 'test' if strategy.kind == 'op' else 'train'
+    cfg = step_config(Step(strategy, action, args.range), args.model, options)
+    if strategy.kind == 'partition' and args.range is None:
+        first = Step(strategy, action, range_of(cfg))
+        cfg.work_dir = str(first.place(options.layout(model_name(args.model))))
+    text = cfg.pretty_text
+    print(text, end='')
+    if args.out:
+        with atomic_write(args.out) as file:
+            file.write(text)

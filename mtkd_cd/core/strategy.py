@@ -1,0 +1,280 @@
+"""Strategies of training and testing, and the places of their files.
+
+A strategy has a kind and, where it differs from the paper's default, a variant: other CAR
+thresholds, another routing. Its text names it everywhere: ``op``, ``mtkd@0.1``,
+``op@0.1_0.3+validated``. It is the name of its folder, of its per-image table and of its line in a
+report. This module alone reads and writes that text, and this module alone knows the layout of a
+work dir.
+"""
+
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.core.errors import UserError
+
+KINDS = ('origin', 'continued', 'partition', 'op', 'mtkd')
+TESTED_KINDS = ('origin', 'continued', 'op', 'mtkd')  # in the order of tables
+ROUTINGS = ('car', 'validated')
+WORK_DIRS = 'work_dirs'
+BEST = 'best.pth'
+ROUTING_FILE = 'routing.json'
+_ROUTING = 'routing'  # folder of the tests that a validated routing follows from
+_TITLES = {'op': 'O-P', 'mtkd': 'MTKD'}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a model is trained, or tested.
+
+    Attributes:
+        kind: ``origin``: on all images. ``continued``: the origin, trained on. ``partition``:
+            specialists of the CAR ranges. ``op``: the cascade of origin and specialists. ``mtkd``:
+            the student of the specialists. ``routing``: the tests on validation data that a
+            validated routing follows from.
+        thresholds: CAR thresholds between the specialists.
+        routing: How an image finds its specialist: ``car``, by its CAR range; ``validated``, by the
+            scores on validation data, see ``docs/routing.md``.
+
+    What has no effect on a kind is set to the default: thresholds of ``origin`` and ``continued``,
+    the routing of these and of ``partition``. So equal strategies share their files.
+
+    Raises:
+        UserError: An unknown kind or routing, or bad thresholds.
+    """
+
+    kind: str
+    thresholds: tuple[float, ...] = DEFAULT_THRESHOLDS
+    routing: str = 'car'
+
+    def __post_init__(self) -> None:
+        if self.kind not in (*KINDS, _ROUTING):
+            raise UserError(f'unknown strategy {self.kind!r}: there are {", ".join(KINDS)}')
+        if self.routing not in ROUTINGS:
+            raise UserError(f'routing={self.routing!r}: choose one of {", ".join(ROUTINGS)}')
+        thresholds = CARPartition(self.thresholds).thresholds
+        if self.kind in ('origin', 'continued'):
+            thresholds = DEFAULT_THRESHOLDS
+        object.__setattr__(self, 'thresholds', thresholds)
+        if self.kind not in ('op', 'mtkd'):
+            object.__setattr__(self, 'routing', 'car')
+
+    @classmethod
+    def parse(cls, text: str, kinds: Sequence[str] = KINDS) -> 'Strategy':
+        """The strategy of a text.
+
+        Args:
+            text: For instance ``op@0.1+validated``.
+            kinds: Those that are wanted.
+
+        Raises:
+            UserError: No strategy is called so; says what it may be called.
+        """
+        kind, _, variant = text.partition('@')
+        if kind not in kinds:
+            raise UserError(
+                f'unknown strategy {text!r}: there are {", ".join(kinds)}, and variants such as '
+                'op@0.1'
+            )
+        strategy = cls(kind, **_parse_variant(variant))
+        if strategy.text != text:
+            raise UserError(f'strategy {text!r} is called {strategy.text!r}')
+        return strategy
+
+    @property
+    def variant(self) -> str:
+        """Empty for the default, else ``0.1``, ``0.1_0.3``, ``validated``, ``0.1+validated``."""
+        parts = (self.partition.tag, self.routing if self.routing != 'car' else '')
+        return '+'.join(part for part in parts if part)
+
+    @property
+    def text(self) -> str:
+        """``op``, ``op@0.1``: the name in folders, tables and commands."""
+        return f'{self.kind}@{self.variant}' if self.variant else self.kind
+
+    @property
+    def title(self) -> str:
+        """``O-P @ 0.1``: the name in headings, as the paper writes it."""
+        title = _TITLES.get(self.kind, self.kind)
+        return f'{title} @ {self.variant}' if self.variant else title
+
+    @property
+    def rank(self) -> tuple[int, str]:
+        """Sort key of tables: origin, continued, O-P, MTKD, each followed by its variants."""
+        known = self.kind in TESTED_KINDS
+        place = TESTED_KINDS.index(self.kind) if known else len(TESTED_KINDS)
+        return place, self.variant if known else self.text
+
+    @property
+    def partition(self) -> CARPartition:
+        """CAR ranges of the specialists."""
+        return CARPartition(self.thresholds)
+
+    @property
+    def num_teachers(self) -> int | None:
+        """Specialists that take part, one for each CAR range; ``None`` where none do."""
+        return len(self.partition) if self.kind in ('op', 'mtkd') else None
+
+    def of(self, kind: str) -> 'Strategy':
+        """The strategy of another kind in the same variant."""
+        return replace(self, kind=kind)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _parse_variant(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in text.split('+') if text else ():
+        if part in ROUTINGS[1:]:
+            found['routing'] = part
+            continue
+        try:
+            found['thresholds'] = tuple(float(number) for number in part.split('_'))
+        except ValueError:
+            raise UserError(
+                f'unknown variant {text!r}: CAR thresholds (0.1, or 0.1_0.3), '
+                f'{", ".join(ROUTINGS[1:])}, or both (0.1+{ROUTINGS[1]})'
+            ) from None
+    return found
+
+
+def strategy_in(name: str) -> Strategy | None:
+    """The strategy in a name from outside, as reports meet them: ``mine:op@0.1``, which a labelled
+    folder makes, or ``partition/small``. ``None`` where there is none."""
+    with suppress(UserError):
+        return Strategy.parse(name.rpartition(':')[2].partition('/')[0])
+    return None
+
+
+def strategy_title(name: str) -> str:
+    """Title of a name from outside: ``mine: O-P @ 0.1``; what is no strategy keeps its name."""
+    label, _, own = name.rpartition(':')
+    strategy, (base, at, variant) = strategy_in(own), own.partition('@')
+    if strategy is not None and '/' not in own:
+        title = strategy.title
+    else:
+        title = base + (f' @ {variant}' if at else '')
+    return f'{label}: {title}' if label else title
+
+
+def strategy_rank(name: str) -> tuple[str, int, str]:
+    """Sort key of names from outside: by label, then as :attr:`Strategy.rank`; what is no strategy
+    comes behind."""
+    label, _, own = name.rpartition(':')
+    strategy = strategy_in(own)
+    return (label, *(strategy.rank if strategy else (len(TESTED_KINDS), own)))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a model are.
+
+    Attributes:
+        model: Name of the model.
+        root: Work dir of the recipe.
+    """
+
+    model: str
+    root: Path = Path(WORK_DIRS)
+
+    def place(self, strategy: Strategy, range: str | None = None) -> Path:
+        """Folder of a strategy: ``<root>/<strategy>/<model>[/<range>]``."""
+        return Path(self.root, strategy.text, self.model, *([range] if range else []))
+
+    def weights(self, strategy: Strategy, range: str | None = None) -> Path:
+        """The best weights that a training left."""
+        return self.place(strategy, range) / BEST
+
+    def routing(self, strategy: Strategy) -> Path:
+        """The file of the validated routing of a strategy's thresholds."""
+        return self.place(strategy.of(_ROUTING)) / ROUTING_FILE
+
+    def checkpoints(self, strategy: Strategy) -> dict[str, str]:
+        """What a cascade, or a student, starts from, by the name that the model knows it by."""
+        first = 'student' if strategy.kind == 'mtkd' else 'origin'
+        specialists = strategy.of('partition')
+        return {first: str(self.weights(Strategy('origin')))} | {
+            name: str(self.weights(specialists, name)) for name in strategy.partition.names
+        }
+
+    @property
+    def report(self) -> Path:
+        """Folder of the tables and of the report."""
+        return Path(self.root, 'report', self.model)
+
+    def table(self, strategy: Strategy, kind: str = 'json') -> Path:
+        """The per-image table of a strategy's test, ``json`` or ``csv``."""
+        return self.report / f'{strategy.text}.{kind}'
+
+    def variants(self) -> list[Strategy]:
+        """The default and the variants that have files here, each as its ``mtkd``."""
+        found = set()
+        for folder in Path(self.root).glob(f'*@*/{self.model}'):
+            with suppress(UserError):  # folders that are none of the recipe's
+                found.add(Strategy.parse(folder.parent.name).of('mtkd'))
+        default = Strategy('mtkd')
+        return [default, *sorted(found - {default}, key=lambda strategy: strategy.variant)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the path of a file says.
+
+    Attributes:
+        layout: Model and root.
+        strategy: The strategy that the file is of.
+        range: CAR range of a specialist.
+    """
+
+    layout: Layout
+    strategy: Strategy
+    range: str | None = None
+
+    @classmethod
+    def of(cls, path: str | Path) -> 'Place | None':
+        """The place of weights or of a routing file; ``None`` for a file of another layout."""
+        *folders, name = Path(path).parts
+        # How many folders a file lies in, of which kinds.
+        known = {
+            BEST: ((3, ('partition',)), (2, ('origin', 'continued', 'mtkd'))),
+            ROUTING_FILE: ((2, (_ROUTING,)),),
+        }
+        for depth, kinds in known.get(name, ()):
+            if len(folders) < depth:
+                continue
+            text, model, *ranges = folders[-depth:]
+            with suppress(UserError):
+                strategy = Strategy.parse(text, kinds)
+                layout = Layout(model, Path(*folders[:-depth]))
+                return cls(layout, strategy, ranges[0] if ranges else None)
+        return None
+
+
+def training_command(path: str | Path) -> str | None:
+    """The command that makes a file of the layout, with its work dir; ``None`` for other files."""
+    place = Place.of(path)
+    if place is None:
+        return None
+    strategy, model, root = place.strategy, place.layout.model, place.layout.root
+    kind = strategy.kind
+    elsewhere = root != Path(WORK_DIRS)
+    # Others than these look for their teachers in work_dirs, or have no config of their own.
+    alone = kind in ('origin', 'partition') or (kind in ('continued', 'mtkd') and not elsewhere)
+    if alone and not strategy.variant:
+        words = ['python', 'tools/train.py', f'configs/{kind}/{model}.py']
+        words += ['--range', place.range] if place.range else []
+        words += ['--work-dir', str(Path(path).parent)] if elsewhere else []
+        return shlex.join(words)
+    wanted = 'op' if kind == _ROUTING else kind
+    routing = ROUTINGS[1] if kind == _ROUTING else strategy.routing
+    words = ['python', 'tools/run_mtkd.py', model, '--strategies', wanted]
+    if strategy.partition.tag:
+        words += ['--thresholds', *map(repr, strategy.thresholds)]
+    words += ['--routing', routing] if routing != 'car' else []
+    words += ['--work-dir', str(root)] if elsewhere else []
+    return shlex.join(words)

@@ -1,0 +1,177 @@
+"""A strategy's config, derived from the origin's.
+
+The origin's config holds all that is particular to a model: detector, data, optimiser, schedule.
+What another strategy changes follows from the strategy alone, and is written here once.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import WORK_DIRS, Layout, Strategy
+from mtkd_cd.engine.config import (
+    CASCADE,
+    DISTILLER,
+    SPECIALIST_DATA,
+    is_type,
+    model_of,
+    own_type,
+    set_iters,
+)
+
+STUDENT_VAL_INTERVAL = 1000  # iterations
+PAPERS_LAMBDA = 1e-4  # of most models
+
+
+def derive(
+    origin: Config,
+    strategy: Strategy,
+    range: str | None = None,
+    *,
+    model: str | None = None,
+    root: str | Path = WORK_DIRS,
+    distill_loss: Mapping[str, Any] | None = None,
+) -> Config:
+    """The config of a strategy.
+
+    Args:
+        origin: Config of the origin, with whatever the user has changed in it; it is not touched.
+        strategy: What is wanted.
+        range: CAR range of a specialist; default: the first.
+        model: Name that the files are under; default: the name of the origin's file.
+        root: Work dir in which the strategy finds the weights that it starts from.
+        distill_loss: Config of the student's distillation loss.
+
+    Returns:
+        A config of its own, without a work dir.
+
+    Raises:
+        UserError: There is no such range; the config has no model, data or schedule to derive from,
+            or is one of another strategy.
+    """
+    cfg = copy.deepcopy(origin)
+    if is_type(cfg.get('model'), CASCADE, DISTILLER):
+        raise UserError(
+            f'{cfg.filename} has a model of type {cfg.model.type!r}: strategies are derived from '
+            'the config of an origin, whose model is the detector itself'
+        )
+    layout = Layout(model or model_of(cfg), Path(root))
+    cfg.merge_from_dict(changes(cfg, strategy, layout, range, distill_loss))
+    if strategy.kind in ('continued', 'mtkd') and 'student_train_cfg' not in cfg:
+        _halve_schedule(cfg)
+    return cfg
+
+
+def stub(origin: Mapping[str, Any], text: str, model: str, **settings: Any) -> dict[str, Any]:
+    """What the shipped ``configs/<strategy>/<model>.py`` add to the origin's entries.
+
+    mmengine runs such a file with ``_base_`` in place and merges the file's variables into it, so
+    that these configs need no loader of ours.
+
+    Args:
+        origin: The entries of the origin's config.
+        text: Text of the strategy.
+        model: Name of the model.
+        settings: ``loss_weight``, the paper's lambda, of a student.
+    """
+    loss = distillation_loss(**settings) if settings else None
+    return changes(origin, Strategy.parse(text), Layout(model), distill_loss=loss)
+
+
+def distillation_loss(loss_weight: float) -> dict[str, Any]:
+    """The paper's distillation loss, weighed with lambda."""
+    return dict(type='ChangeMapMSELoss', loss_weight=loss_weight)
+
+
+def changes(
+    origin: Mapping[str, Any],
+    strategy: Strategy,
+    layout: Layout,
+    range: str | None = None,
+    distill_loss: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The entries in which a strategy's config differs from the origin's, to be merged into it."""
+    if strategy.kind == 'partition':
+        return _specialist(origin, strategy, range)
+    if strategy.kind == 'op':
+        return dict(model=_of_specialists(origin, strategy, layout, CASCADE, 'origin'))
+    if strategy.kind == 'continued':
+        start = str(layout.weights(Strategy('origin')))
+        return dict(load_from=start) | _student_schedule(origin)
+    if strategy.kind == 'mtkd':
+        student = _of_specialists(origin, strategy, layout, DISTILLER, 'student')
+        loss = dict(distill_loss or distillation_loss(PAPERS_LAMBDA))
+        if loss['type'] == 'ChangeMapMSELoss':
+            loss['type'] = own_type(origin, 'ChangeMapMSELoss')
+        student['distill_loss'] = loss
+        return dict(model=student) | _student_schedule(origin)
+    return {}
+
+
+def _specialist(origin: Mapping[str, Any], strategy: Strategy, range: str | None) -> dict[str, Any]:
+    """Training and validation data of one CAR range."""
+    partition = strategy.partition
+    name = partition.names[partition.index_of_name(range) if range else 0]
+    found = {}
+    for loader in ('train_dataloader', 'val_dataloader'):
+        if not origin.get(loader):
+            continue
+        found[loader] = dict(
+            dataset=dict(
+                _delete_=True,
+                type=own_type(origin, SPECIALIST_DATA),
+                range=name,
+                dataset=copy.deepcopy(origin[loader]['dataset']),
+                **_variant(strategy),
+            )
+        )
+    return found
+
+
+def _of_specialists(
+    origin: Mapping[str, Any], strategy: Strategy, layout: Layout, kind: str, inner: str
+) -> dict[str, Any]:
+    """A model round the origin's detector, which brings the specialists of the CAR ranges."""
+    model = {
+        '_delete_': True,
+        'type': own_type(origin, kind),
+        inner: copy.deepcopy(origin['model']),
+        'checkpoints': layout.checkpoints(strategy),
+        **_variant(strategy),
+    }
+    if strategy.routing != 'car':
+        model |= dict(routing=strategy.routing, routing_file=str(layout.routing(strategy)))
+    return model
+
+
+def _variant(strategy: Strategy) -> dict[str, Any]:
+    own = strategy.thresholds != DEFAULT_THRESHOLDS
+    return dict(thresholds=strategy.thresholds) if own else {}
+
+
+def _student_schedule(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Half as long, validated more often, as the origin's config says."""
+    if 'student_train_cfg' not in origin:
+        return {}
+    return dict(
+        train_cfg=copy.deepcopy(origin['student_train_cfg']),
+        param_scheduler=copy.deepcopy(origin['student_param_scheduler']),
+        default_hooks=dict(checkpoint=dict(interval=STUDENT_VAL_INTERVAL)),
+    )
+
+
+def _halve_schedule(cfg: Config) -> None:
+    """Of a config that says nothing about a student."""
+    train_cfg = cfg.get('train_cfg') or {}
+    length = train_cfg.get('max_iters')
+    if not length:
+        raise UserError(
+            f'{cfg.filename}: the student trains for half of the origin\'s train_cfg.max_iters, '
+            'and there is none: set it, or student_train_cfg and student_param_scheduler'
+        )
+    set_iters(cfg, max(1, length // 2), train_cfg.get('val_interval'))

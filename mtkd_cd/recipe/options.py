@@ -1,0 +1,142 @@
+"""The options of the recipe: one dataclass, from whose fields the command lines are made.
+
+A field of :class:`RecipeOptions` made with :func:`option` is an option of every tool that runs the
+recipe, and a setting of an experiment. Its name, type, default and help text stand nowhere else;
+:mod:`mtkd_cd.cli.options` makes the arguments of the fields.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import ROUTINGS, WORK_DIRS, Layout, Strategy
+
+SPECIALISTS_FROM = ('config', 'origin')
+
+
+def option(
+    help: str,
+    default: Any = None,
+    *,
+    least: int | None = None,
+    choices: Sequence[str] = (),
+    also: Sequence[str] = (),
+    of: str = 'run',
+) -> Any:
+    """A field that is an option of the command line.
+
+    Args:
+        help: Its line in ``--help``.
+        default: Its default; ``None`` leaves a config's own value.
+        least: Its smallest value.
+        choices: Its values.
+        also: Further spellings.
+        of: What it says something about: ``run``, each run of an experiment too; ``strategy``, the
+            variant; ``call``, this call alone.
+    """
+    made = {'default_factory': dict} if isinstance(default, Mapping) else {'default': default}
+    metadata = dict(help=help, least=least, choices=choices, also=also, of=of)
+    return field(**made, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What may differ from the shipped configs, the same for all strategies.
+
+    ``configs`` is the folder with ``origin/<model>.py``; ``None`` leaves a config's own value. All
+    changes are made to the origin's config, from which the strategies derive theirs.
+
+    Raises:
+        UserError: A value that is not among the choices, a bad threshold.
+    """
+
+    configs: Path
+    work_dir: Path = option(
+        'strategies keep their files in <work dir>/<strategy>/<model>, tables and report are in '
+        '<work dir>/report/<model>',
+        Path(WORK_DIRS),
+        of='call',
+    )
+    data_root: Path | None = option(
+        'folder with train/ and test/ (and val/, else a tenth of train is held out)'
+    )
+    dataset_type: str | None = option(
+        "registered data set class, default: the config's, JL1_CD_Dataset"
+    )
+    image_size: int | None = option('resize images to this side', least=1)
+    crop_size: int | None = option(
+        'side of training crops and, unless images are resized, of test windows', least=1
+    )
+    iters: int | None = option('iterations of the origin and of each specialist', least=1)
+    specialist_iters: int | None = option(
+        'iterations of each specialist, default: --iters', least=1
+    )
+    specialists_from: str = option(
+        "what specialists start from: the config's initial weights, as in the paper, or the "
+        "origin's, where there are no pretrained weights and too few images of a range",
+        'config',
+        choices=SPECIALISTS_FROM,
+    )
+    student_iters: int | None = option(
+        'iterations of the student and of `continued`, default: half of --iters', least=1
+    )
+    batch_size: int | None = option('pairs per step and process', least=1)
+    num_workers: int | None = option('loader processes', least=0)
+    val_interval: int | None = option('iterations between validations', least=1)
+    thresholds: Sequence[float] | None = option(
+        'CAR thresholds between the specialists; 0.1 alone makes two teachers', of='strategy'
+    )
+    routing: str = option(
+        'how an image finds its specialist', 'car', choices=ROUTINGS, of='strategy'
+    )
+    seed: int | None = option('seed of every run', of='call')
+    lr: float | None = option('learning rate')
+    loss_weight: float | None = option(
+        "weight of the distillation loss, the paper's lambda", also=('--lambda',)
+    )
+    amp: bool = option('mixed precision: float16 on a GPU, bfloat16 on the CPU', False)
+    device: str = option('where to run', 'auto', choices=('auto', 'cpu', 'cuda'))
+    launcher: str = option(
+        'how processes were started',
+        'none',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        of='call',
+    )
+    show_dir: Path | None = option(
+        'write pictures of each test image to <strategy>/ here', of='call'
+    )
+    tables: str = option(
+        'format of the per-image tables; json holds model, strategy and seed too',
+        'json',
+        choices=('json', 'csv'),
+    )
+    keep_checkpoints: bool = option(
+        'keep the checkpoints that a finished training could be resumed from', True
+    )
+    cfg_options: Mapping[str, Any] = option("override entries of the origin's config", {})
+
+    def __post_init__(self) -> None:
+        for one in option_fields():
+            value, choices = getattr(self, one.name), one.metadata['choices']
+            if choices and value not in choices:
+                raise UserError(f'{one.name}={value!r}: choose one of {", ".join(choices)}')
+        self.strategy('mtkd')
+
+    def strategy(self, kind: str) -> Strategy:
+        """The strategy of this kind in the variant that the options ask for."""
+        return Strategy(kind, tuple(self.thresholds or DEFAULT_THRESHOLDS), self.routing)
+
+    def layout(self, model: str) -> Layout:
+        """Where the files of a model are."""
+        return Layout(model, Path(self.work_dir))
+
+
+def option_fields(*scopes: str) -> Iterator[dataclasses.Field]:
+    """The fields that are options; with ``scopes``, those that say something about one of them."""
+    for one in dataclasses.fields(RecipeOptions):
+        if one.metadata and (not scopes or one.metadata['of'] in scopes):
+            yield one

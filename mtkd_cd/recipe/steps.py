@@ -1,0 +1,411 @@
+"""The paper's recipe (arXiv:2502.13407, sections 4.1 and 4.2): its steps as data, and the machine
+that works through them."""
+
+import csv
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.strategy import BEST, Layout, Strategy
+from mtkd_cd.core.text import closest
+from mtkd_cd.engine import config as adjust
+from mtkd_cd.engine import read_curve
+from mtkd_cd.engine.record import (
+    check_settings,
+    name_of,
+    read_json,
+    read_record,
+    settings_of,
+    write_json,
+)
+from mtkd_cd.engine.run import (
+    open_test_data,
+    prepare_training,
+    run_test,
+    run_training,
+    set_provenance,
+)
+from mtkd_cd.evaluation import ImageTable, load_table
+from mtkd_cd.models.mtkd.calibration import calibrate_routing
+from mtkd_cd.models.mtkd.routing import ORIGIN
+from mtkd_cd.recipe.derive import derive, distillation_loss
+from mtkd_cd.recipe.options import RecipeOptions
+from mtkd_cd.recipe.results import RecipeResults, StepTime
+from mtkd_cd.reporting.summaries import recipe_markdown
+
+PAPER_KINDS = ('origin', 'partition', 'op', 'mtkd')
+ROUTING = 'routing'
+TEST_RECORD = 'test.json'
+CURVES = 'curves.csv'
+# Derivation gives the student a schedule of its own; the user's options go before it.
+_OF_SCHEDULE = ('train_cfg', 'param_scheduler', 'default_hooks')
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training run or one test.
+
+    Attributes:
+        strategy: What is trained or tested.
+        action: What is done; ``validate`` tests origin and specialists on the validation split.
+        range: The CAR range of a specialist.
+    """
+
+    strategy: Strategy
+    action: Literal['train', 'validate', 'test']
+    range: str | None = None
+
+    def place(self, layout: Layout) -> Path:
+        """Where the step keeps its files."""
+        return layout.place(self.strategy, self.range)
+
+    def __str__(self) -> str:
+        """``train partition@0.1/small``."""
+        return f'{self.action} {self.strategy}{f"/{self.range}" if self.range else ""}'
+
+
+def recipe(variant: Strategy = Strategy('mtkd')) -> list[Step]:
+    """All steps in their order.
+
+    The origin learns from everything, a specialist from each CAR range. The cascade of them needs
+    no training. The control is the origin trained on alone. The student starts from the origin and
+    is taught by the specialists. A validated routing is found before cascade and student use it.
+
+    Args:
+        variant: A strategy with the wanted thresholds and routing.
+    """
+    specialists = variant.of('partition')
+    routing = [Step(variant.of(ROUTING), 'validate')] if variant.routing == 'validated' else []
+    return [
+        Step(Strategy('origin'), 'train'),
+        Step(Strategy('origin'), 'test'),
+        *(Step(specialists, 'train', name) for name in specialists.partition.names),
+        *routing,
+        Step(variant.of('op'), 'test'),
+        Step(Strategy('continued'), 'train'),
+        Step(Strategy('continued'), 'test'),
+        Step(variant.of('mtkd'), 'train'),
+        Step(variant.of('mtkd'), 'test'),
+    ]
+
+
+def run_recipe(
+    model: str, options: RecipeOptions, kinds: Sequence[str] = PAPER_KINDS, tests: bool = True
+) -> RecipeResults:
+    """Work through the recipe; what is finished is skipped, what was interrupted goes on.
+
+    Args:
+        model: Name of a benchmark model, or path of the config of an origin.
+        options: See there.
+        kinds: Kinds of the strategies to do now, a validated routing being part of those that
+            follow it; the results cover whatever has been tested.
+        tests: Whether to test too; without, the test split is not read.
+
+    Returns:
+        The results; ``<work_dir>/report/<model>/report.json`` and ``report.md`` say the same.
+
+    Raises:
+        UserError: Unknown model, a work dir that holds a run with other settings, bad data.
+    """
+    routed = not {'op', 'mtkd'}.isdisjoint(kinds)
+    steps = [
+        step
+        for step in recipe(options.strategy('mtkd'))
+        if step.strategy.kind in kinds or (step.strategy.kind == ROUTING and routed)
+    ]
+    steps = [step for step in steps if tests or step.action != 'test']
+    configs = [step_config(step, model, options) for step in steps]
+    layout = options.layout(model_name(model))
+    # All settings and all data, before the first hours are spent.
+    prepared = {
+        step: prepare_training(cfg) for step, cfg in zip(steps, configs) if step.action == 'train'
+    }
+    for cfg in [cfg for step, cfg in zip(steps, configs) if step.action == 'test'][:1]:
+        open_test_data(cfg)
+    for number, (step, cfg) in enumerate(zip(steps, configs), 1):
+        _announce(f'[{number}/{len(steps)}] {step}: {_summary(step, cfg)}')
+        if step in prepared:
+            run_training(prepared[step], resume=True, terse=True)
+            if not options.keep_checkpoints and is_main_process():
+                drop_checkpoints(Path(cfg.work_dir))
+        elif step.action == 'validate':
+            _find_routing(step, model, options)
+        else:
+            show_dir = options.show_dir / step.strategy.text if options.show_dir else None
+            _test_once(cfg, layout.table(step.strategy, options.tables), step.strategy, show_dir)
+    results = collect_results(layout)
+    if is_main_process():
+        results.write(layout.report)
+        with atomic_write(layout.report / 'report.md') as file:
+            file.write(recipe_markdown(results))
+        _write_curves(layout)
+    barrier()
+    return results
+
+
+def model_name(model: str) -> str:
+    """The name of a model that was given by its name or by the path of its config."""
+    return Path(model).stem if model.endswith('.py') else model
+
+
+def origin_config(model: str, options: RecipeOptions) -> Config:
+    """The origin's config with all that the user has changed.
+
+    Raises:
+        UserError: Unknown model, or an option that the config has no place for.
+    """
+    if model.endswith('.py'):
+        cfg = adjust.load_config(model)
+    else:
+        known = sorted(path.stem for path in (options.configs / 'origin').glob('*.py'))
+        if model not in known:
+            raise UserError(f'unknown model {model!r}: {closest(model, known)}')
+        cfg = adjust.load_config(options.configs / 'origin' / f'{model}.py')
+    adjust.merge_options(cfg, options.cfg_options)
+    adjust.set_machine(cfg, options.device, options.launcher)
+    if options.data_root is not None or options.dataset_type is not None:
+        adjust.set_data(cfg, options.data_root, options.dataset_type)
+    if options.image_size is not None:
+        adjust.set_image_size(cfg, options.image_size)
+    if options.crop_size is not None:
+        adjust.set_crop_size(cfg, options.crop_size)
+    adjust.set_loaders(cfg, options.batch_size, options.num_workers)
+    if options.lr is not None:
+        cfg.optim_wrapper.optimizer.lr = options.lr
+    if options.seed is not None:
+        cfg.setdefault('randomness', {})['seed'] = options.seed
+    if options.amp:
+        adjust.set_amp(cfg)
+    return cfg
+
+
+def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
+    """The config of a step: the origin's, the user's changes, then what the strategy changes."""
+    name, kind = model_name(model), step.strategy.kind
+    layout = options.layout(name)
+    cfg = derive(
+        origin_config(model, options),
+        step.strategy,
+        step.range,
+        root=layout.root,
+        distill_loss=_distillation_loss(model, options) if kind == 'mtkd' else None,
+    )
+    again = {key: value for key, value in options.cfg_options.items() if _is_of_schedule(key)}
+    adjust.merge_options(cfg, again)
+    if kind == 'partition' and options.specialists_from == 'origin':
+        cfg.load_from = str(layout.weights(Strategy('origin')))
+    iters = _iterations(kind, options)
+    if iters is not None:
+        adjust.set_iters(cfg, iters)
+    if options.val_interval is not None:
+        adjust.set_val_interval(cfg, options.val_interval)
+    cfg.work_dir = str(step.place(layout))
+    return cfg
+
+
+def _is_of_schedule(key: str) -> bool:
+    return key.partition('.')[0] in _OF_SCHEDULE
+
+
+def _iterations(kind: str, options: RecipeOptions) -> int | None:
+    if kind == 'partition':
+        return options.specialist_iters or options.iters
+    if kind in ('continued', 'mtkd'):
+        half = max(1, options.iters // 2) if options.iters else None
+        return options.student_iters or half
+    return options.iters
+
+
+def _distillation_loss(model: str, options: RecipeOptions) -> dict[str, Any] | None:
+    """That of ``configs/mtkd/<model>.py``, which states the paper's lambda, where there is one."""
+    path = options.configs / 'mtkd' / f'{model}.py'
+    loss: dict[str, Any] | None = None
+    if not model.endswith('.py') and path.is_file():
+        loss = dict(adjust.load_config(path).model.distill_loss)
+    if options.loss_weight is not None:
+        loss = (loss or distillation_loss(0.0)) | dict(loss_weight=options.loss_weight)
+    return loss
+
+
+def _summary(step: Step, cfg: Config) -> str:
+    if step.action != 'train':
+        return cfg.work_dir
+    schedulers = cfg.get('param_scheduler') or []
+    schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
+    warmup = next((one.end for one in schedulers if adjust.is_type(one, 'LinearLR')), 0)
+    epochs = cfg.train_cfg.get('max_epochs')
+    length = f'{epochs} epochs' if epochs else f'{cfg.train_cfg.max_iters} iterations'
+    unit = 'epochs' if epochs and cfg.train_cfg.get('val_by_epoch', True) else 'iterations'
+    schedule = f'{length}, warm-up {warmup}, validation every {cfg.train_cfg.val_interval} {unit}'
+    return f'{schedule}, in {cfg.work_dir}'
+
+
+def _find_routing(step: Step, model: str, options: RecipeOptions) -> None:
+    """Test the origin and every specialist on the whole validation split; who scores best where
+    serves there."""
+    layout, partition = options.layout(model_name(model)), step.strategy.partition
+    specialists = step.strategy.of('partition')
+    sources = {ORIGIN: Step(Strategy('origin'), 'train')} | {
+        name: Step(specialists, 'train', name) for name in partition.names
+    }
+    tables = {}
+    for name, source in sources.items():
+        weights = source.place(layout) / BEST
+        cfg = step_config(step, model, options)
+        place = step.place(layout) / name
+        tables[name] = validation_table(cfg, place, source.strategy, weights)
+    if is_main_process():
+        calibrate_routing(tables, partition).save(layout.routing(step.strategy))
+    barrier()
+
+
+def validation_table(
+    cfg: Config, place: Path, strategy: Strategy, weights: Path
+) -> ImageTable:
+    """Test on the validation split, unless it has been done before.
+
+    Args:
+        cfg: Config of a step.
+        place: Folder for logs and the record; the per-image table goes beside it, ``<place>.json``.
+        strategy: What is tested, for the table to say so.
+        weights: What to test; a cascade brings its own.
+
+    Returns:
+        The per-image table.
+
+    Raises:
+        UserError: No validation split, or no weights.
+    """
+    adjust.set_test_data_to_validation(cfg)
+    cfg.work_dir = str(place)
+    table = place.with_name(f'{place.name}.json')
+    _test_once(cfg, table, strategy, weights=weights)
+    return load_table(table)
+
+
+def _test_once(
+    cfg: Config,
+    table: Path,
+    strategy: Strategy,
+    show_dir: Path | None = None,
+    weights: Path | None = None,
+) -> None:
+    """Test, unless these weights, by default those of the work dir, have been tested like this
+    before."""
+    if is_tested(cfg, table, weights) and (show_dir is None or show_dir.is_dir()):
+        return
+    record_path = Path(cfg.work_dir) / TEST_RECORD
+    stamp = _test_stamp(cfg, weights)
+    start = time.monotonic()
+    tested = None if adjust.is_cascade(cfg) else weights or Path(cfg.work_dir) / BEST
+    cfg.work_dir = str(Path(cfg.work_dir) / 'test')
+    set_provenance(cfg, strategy)
+    metrics = run_test(cfg, tested, out=table, show_dir=show_dir, terse=True)
+    if is_main_process():
+        for other in {'.json', '.csv'} - {table.suffix}:  # of the same test, in the other format
+            table.with_suffix(other).unlink(missing_ok=True)
+        write_json(
+            record_path, dict(stamp=stamp, metrics=metrics, seconds=time.monotonic() - start)
+        )
+    barrier()
+
+
+def is_tested(cfg: Config, table: Path, weights: Path | None = None) -> bool:
+    """Whether the per-image table is that of a step's present weights, tested as its config says.
+
+    Args:
+        cfg: The step's config.
+        table: Where the table is.
+        weights: Other weights than those of the step's own training.
+
+    Raises:
+        UserError: There are no weights to test; names the command that makes them.
+    """
+    record = read_json(Path(cfg.work_dir) / TEST_RECORD)
+    return _test_stamp(cfg, weights) == (record or {}).get('stamp') and table.is_file()
+
+
+def _test_stamp(cfg: Config, weights: Path | None) -> dict[str, Any]:
+    own = [weights or Path(cfg.work_dir) / BEST]
+    files = (
+        [Path(path) for path in adjust.starting_weights(cfg).values()]
+        if adjust.is_cascade(cfg)
+        else own
+    )
+    for path in files:
+        adjust.check_exists(path, str(path))
+    test = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
+    return dict(
+        test=json.dumps(test, default=name_of, sort_keys=True),
+        weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+    )
+
+
+def is_trained(cfg: Config) -> bool:
+    """Whether a step's training has finished.
+
+    Raises:
+        UserError: Its work dir holds a run with other settings.
+    """
+    check_settings(cfg.work_dir, settings_of(cfg))
+    return bool(read_record(cfg.work_dir).get('finished')) and (Path(cfg.work_dir) / BEST).is_file()
+
+
+def drop_checkpoints(place: Path) -> None:
+    """Delete what a training in this work dir could be resumed from; the best weights stay."""
+    for path in (*place.glob('iter_*.pth'), place / 'last_checkpoint'):
+        path.unlink(missing_ok=True)
+
+
+def _write_curves(layout: Layout) -> None:
+    """The validation curves of all trainings, in one table."""
+    steps = [step for step in _steps_of(layout) if step.action == 'train']
+    rows = [
+        dict(
+            strategy=step.strategy.text,
+            range=step.range or '',
+            iter=point['iter'],
+            mIoU=point['mIoU'],
+        )
+        for step in steps
+        for point in read_curve(step.place(layout) / 'curve.csv')
+    ]
+    with atomic_write(layout.report / CURVES) as file:
+        writer = csv.DictWriter(file, ('strategy', 'range', 'iter', 'mIoU'), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def collect_results(layout: Layout) -> RecipeResults:
+    """What the records of all strategies say, of every variant that has files: the metrics of every
+    test and the time of every step."""
+    results = RecipeResults(layout.model)
+    for step in _steps_of(layout):
+        name = 'run.json' if step.action == 'train' else TEST_RECORD
+        record = read_json(step.place(layout) / name) or {}
+        if 'seconds' in record:
+            results.times.append(
+                StepTime(step.action, step.strategy, step.range, record['seconds'])
+            )
+        if 'metrics' in record:
+            results.metrics[step.strategy] = record['metrics']
+    return results
+
+
+def _steps_of(layout: Layout) -> list[Step]:
+    """The steps of every variant that has files, each once."""
+    steps = [step for variant in layout.variants() for step in recipe(variant)]
+    return list(dict.fromkeys(steps))
+
+
+def _announce(text: str) -> None:
+    if is_main_process():
+        print(text, flush=True)

@@ -1,0 +1,157 @@
+"""Texts of strategies, what they change, and where their files are."""
+
+from pathlib import Path
+
+import pytest
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import (
+    KINDS,
+    Layout,
+    Place,
+    Strategy,
+    strategy_in,
+    strategy_rank,
+    strategy_title,
+    training_command,
+)
+
+
+@pytest.mark.parametrize(
+    ('text', 'thresholds', 'routing'),
+    [
+        ('op', (0.05, 0.2), 'car'),
+        ('op@0.1', (0.1,), 'car'),
+        ('mtkd@0.03_0.125', (0.03, 0.125), 'car'),
+        ('mtkd@validated', (0.05, 0.2), 'validated'),
+        ('op@0.1+validated', (0.1,), 'validated'),
+    ],
+)
+def test_text_and_strategy_stand_for_each_other(text, thresholds, routing):
+    strategy = Strategy(text.partition('@')[0], thresholds, routing)
+    assert strategy.text == text
+    assert Strategy.parse(text) == strategy
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('mtdk', 'unknown strategy'),
+        ('origin@0.1', "called 'origin'"),
+        ('op@0.10', "called 'op@0.1'"),
+        ('op@', "called 'op'"),
+        ('op@validated+0.1', "called 'op@0.1[+]validated'"),
+        ('op@0.2_0.1', 'increasing order'),
+        ('op@x', 'unknown variant'),
+        ('op@0.1+', 'unknown variant'),
+        ('op@0.1 0.3', 'unknown variant'),
+        ('op@car', 'unknown variant'),
+        ('op@nan', 'CAR thresholds'),
+    ],
+)
+def test_what_is_no_strategy_is_refused(text, said):
+    with pytest.raises(UserError, match=said):
+        Strategy.parse(text)
+
+
+def test_strategies_share_what_the_variant_does_not_change():
+    variant = Strategy('mtkd', (0.1,), 'validated')
+    assert [variant.of(kind).text for kind in KINDS] == [
+        'origin',
+        'continued',
+        'partition@0.1',
+        'op@0.1+validated',
+        'mtkd@0.1+validated',
+    ]
+    assert Strategy('origin', (0.1,), 'validated') == Strategy('origin')
+
+
+@pytest.mark.parametrize(
+    ('name', 'teachers', 'thresholds'),
+    [
+        ('op', 3, (0.05, 0.2)),
+        ('op@0.05_0.2_0.5', 4, (0.05, 0.2, 0.5)),
+        ('mine:op@0.1+validated', 2, (0.1,)),
+        ('mtkd@validated', 3, (0.05, 0.2)),
+        ('partition@0.1/small', None, (0.1,)),
+        ('origin', None, (0.05, 0.2)),
+    ],
+)
+def test_names_from_outside_tell_teachers_and_thresholds(name, teachers, thresholds):
+    strategy = strategy_in(name)
+    assert (strategy.num_teachers, strategy.thresholds) == (teachers, thresholds)
+
+
+def test_names_that_are_no_strategies_keep_their_name_and_come_last():
+    assert strategy_in('lambda 1e-3') is None
+    names = ['zebra', 'mtkd@validated', 'mtkd', 'op', 'continued', 'origin', 'a:op']
+    ordered = ['origin', 'continued', 'op', 'mtkd', 'mtkd@validated', 'zebra', 'a:op']
+    assert sorted(names, key=strategy_rank) == ordered
+    assert [strategy_title(name) for name in ('op@0.1', 'mine:op', 'zebra')] == [
+        'O-P @ 0.1',
+        'mine: O-P',
+        'zebra',
+    ]
+
+
+def test_layout_and_place_stand_for_each_other():
+    layout = Layout('fc_ef', Path('/data/runs'))
+    for strategy, name, where in (
+        (Strategy('origin'), None, 'origin/fc_ef/best.pth'),
+        (Strategy('mtkd', (0.1,), 'validated'), None, 'mtkd@0.1+validated/fc_ef/best.pth'),
+        (Strategy('partition', (0.1,)), 'large', 'partition@0.1/fc_ef/large/best.pth'),
+    ):
+        path = layout.weights(strategy, name)
+        assert path == Path('/data/runs', where)
+        assert Place.of(path) == Place(layout, strategy, name)
+    routing = layout.routing(Strategy('op', (0.1,), 'validated'))
+    assert routing == Path('/data/runs/routing@0.1/fc_ef/routing.json')
+    assert Place.of(routing).layout == layout
+    assert Place.of('weights/origin.pth') is None
+    assert Place.of('best.pth') is None
+
+
+def test_checkpoints_of_cascade_and_student():
+    layout = Layout('m', Path('w'))
+    assert layout.checkpoints(Strategy('op', (0.1,))) == {
+        'origin': 'w/origin/m/best.pth',
+        'small': 'w/partition@0.1/m/small/best.pth',
+        'large': 'w/partition@0.1/m/large/best.pth',
+    }
+    assert list(layout.checkpoints(Strategy('mtkd'))) == ['student', 'small', 'medium', 'large']
+
+
+def test_variants_are_those_with_files(tmp_path):
+    for folder in ('op@0.1/m', 'partition@0.1/m', 'mtkd@0.1+validated/m', 'op@0.3/other', 'x@y/m'):
+        (tmp_path / folder).mkdir(parents=True)
+    found = [strategy.text for strategy in Layout('m', tmp_path).variants()]
+    assert found == ['mtkd', 'mtkd@0.1', 'mtkd@0.1+validated']
+
+
+@pytest.mark.parametrize(
+    ('path', 'command'),
+    [
+        ('work_dirs/origin/m/best.pth', 'tools/train.py configs/origin/m.py'),
+        ('w/origin/m/best.pth', 'tools/train.py configs/origin/m.py --work-dir w/origin/m'),
+        (
+            '/a b/partition/m/small/best.pth',
+            "tools/train.py configs/partition/m.py --range small --work-dir '/a b/partition/m/small'",
+        ),
+        ('work_dirs/mtkd/m/best.pth', 'tools/train.py configs/mtkd/m.py'),
+        ('w/mtkd/m/best.pth', 'tools/run_mtkd.py m --strategies mtkd --work-dir w'),
+        (
+            'w/partition@0.1_0.3/m/large/best.pth',
+            'tools/run_mtkd.py m --strategies partition --thresholds 0.1 0.3 --work-dir w',
+        ),
+        (
+            'work_dirs/mtkd@0.1+validated/m/best.pth',
+            'tools/run_mtkd.py m --strategies mtkd --thresholds 0.1 --routing validated',
+        ),
+        (
+            'w/routing/m/routing.json',
+            'tools/run_mtkd.py m --strategies op --routing validated --work-dir w',
+        ),
+    ],
+)
+def test_command_that_makes_a_file_makes_it_there(path, command):
+    assert training_command(path) == f'python {command}'
