@@ -7,8 +7,7 @@ from pathlib import Path
 from mtkd_cd.cli.options import add_options, options_of
 from mtkd_cd.core.files import CONFIGS, atomic_write
 from mtkd_cd.core.strategy import KINDS, ROUTINGS, Strategy
-from mtkd_cd.engine.config import range_of
-from mtkd_cd.recipe.steps import Step, model_name, step_config
+from mtkd_cd.recipe.steps import Step, step_config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,11 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = options_of(
         args, CONFIGS, thresholds=strategy.thresholds, routing=strategy.routing
     )
-    action = 'test' if strategy.kind == 'op' else 'train'
-    cfg = step_config(Step(strategy, action, args.range), args.model, options)
-    if strategy.kind == 'partition' and args.range is None:
-        first = Step(strategy, action, range_of(cfg))
-        cfg.work_dir = str(first.place(options.layout(model_name(args.model))))
+    name = args.range
+    if strategy.kind == 'partition' and name is None:
+        name = strategy.partition.names[0]
+    cfg = step_config(Step(strategy, 'train', name), args.model, options)
     text = cfg.pretty_text
     print(text, end='')
     if args.out:

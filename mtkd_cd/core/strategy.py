@@ -23,6 +23,7 @@ ROUTINGS = ('car', 'validated')
 WORK_DIRS = 'work_dirs'
 BEST = 'best.pth'
 ROUTING_FILE = 'routing.json'
+CURVES = 'curves.csv'  # validation curves of all trainings, beside the tables
 _ROUTING = 'routing'  # folder of the tests that a validated routing follows from
 _TITLES = {'op': 'O-P', 'mtkd': 'MTKD'}
 

@@ -131,7 +131,7 @@ def range_of(cfg: Config) -> str | None:
     return found if isinstance(found, str) else '+'.join(found)
 
 
-def _range_in(data: Mapping[str, Any]) -> Any:
+def _range_in(data: Any) -> Any:
     """``range``, or as it was once called."""
     return data['range'] if 'range' in data else data['partition']
 

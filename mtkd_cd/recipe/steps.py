@@ -14,7 +14,7 @@ from mmengine.dist import barrier, is_main_process
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
-from mtkd_cd.core.strategy import BEST, Layout, Strategy
+from mtkd_cd.core.strategy import BEST, CURVES, Layout, Strategy
 from mtkd_cd.core.text import closest
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine import read_curve
@@ -44,7 +44,6 @@ from mtkd_cd.reporting.summaries import recipe_markdown
 PAPER_KINDS = ('origin', 'partition', 'op', 'mtkd')
 ROUTING = 'routing'
 TEST_RECORD = 'test.json'
-CURVES = 'curves.csv'
 # Derivation gives the student a schedule of its own; the user's options go before it.
 _OF_SCHEDULE = ('train_cfg', 'param_scheduler', 'default_hooks')
 

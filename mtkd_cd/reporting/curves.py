@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import CURVES
 from mtkd_cd.reporting.collect import Run
 
-CURVES = 'curves.csv'  # as mtkd_cd.recipe.steps calls it
 COLUMNS = ('strategy', 'range', 'iter', 'mIoU')
 
 

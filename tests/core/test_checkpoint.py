@@ -17,7 +17,6 @@ from mtkd_cd.core.checkpoint import (
     read_checkpoint,
     read_weights,
     save_checkpoint,
-    training_command,
 )
 from mtkd_cd.core.errors import UserError
 
@@ -275,33 +274,6 @@ def test_batch_norm_counters_may_be_missing(tmp_path):
     )
     load_weights(nn.BatchNorm2d(2), tmp_path / 'old.pth')
 
-
-@pytest.mark.parametrize(
-    ('path', 'command'),
-    [
-        ('work_dirs/origin/fc_ef/best.pth', 'python tools/train.py configs/origin/fc_ef.py'),
-        ('/x/mtkd/fc_ef/best.pth', 'python tools/train.py configs/mtkd/fc_ef.py'),
-        ('w/continued/fc_ef/best.pth', 'python tools/train.py configs/continued/fc_ef.py'),
-        (
-            'w/partition/fc_ef/small/best.pth',
-            'python tools/train.py configs/partition/fc_ef.py --partition small',
-        ),
-        (
-            'w/partition@0.1/fc_ef/small/best.pth',
-            'python tools/run_mtkd.py fc_ef --stages partition --thresholds 0.1',
-        ),
-        (
-            'w/mtkd@0.1_0.3+validated/fc_ef/best.pth',
-            'python tools/run_mtkd.py fc_ef --stages mtkd --thresholds 0.1 0.3 --routing validated',
-        ),
-        ('somewhere/else.pth', None),
-        ('some@where/else.pth', None),
-    ],
-)
-def test_missing_stage_checkpoint_names_its_command(path, command):
-    assert training_command(path) == command
-    with pytest.raises(UserError, match='does not exist'):
-        read_checkpoint(path)
 
 
 def test_failed_save_leaves_the_previous_checkpoint(linear, monkeypatch):

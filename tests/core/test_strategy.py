@@ -155,3 +155,8 @@ def test_variants_are_those_with_files(tmp_path):
 )
 def test_command_that_makes_a_file_makes_it_there(path, command):
     assert training_command(path) == f'python {command}'
+
+
+def test_file_of_another_layout_has_no_command():
+    for path in ('somewhere/else.pth', 'some@where/else.pth', 'op/m/best.pth'):
+        assert training_command(path) is None

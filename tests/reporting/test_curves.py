@@ -3,9 +3,9 @@
 import pytest
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.recipe import stages
+from mtkd_cd.core.strategy import CURVES
 from mtkd_cd.reporting import aligned, build_report, collect_runs, compare
-from mtkd_cd.reporting.curves import CURVES, Curve, read_curves
+from mtkd_cd.reporting.curves import Curve, read_curves
 
 ROWS = 'strategy,range,iter,mIoU\norigin,,200,51.5\norigin,,100,50\npartition@0.1,small,100,70.25\n'
 
@@ -24,10 +24,6 @@ def test_curves_are_read_once_per_model_and_seed_in_the_order_of_iterations(runs
         Curve('fc_ef', 'origin', '', 3, (100, 200), (50.0, 51.5)),
         Curve('fc_ef', 'partition@0.1', 'small', 3, (100,), (70.25,)),
     ]
-
-
-def test_file_has_the_name_that_the_recipe_gives_it():
-    assert CURVES == stages.CURVES
 
 
 def test_report_shows_training_where_there_are_curves_and_lists_them_not_as_unknown_files(
