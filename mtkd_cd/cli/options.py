@@ -15,7 +15,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from mtkd_cd.cli.common import ConfigOptions, at_least
+from mtkd_cd.cli.common import ConfigOptions, add_trust_argument, at_least
 from mtkd_cd.recipe.options import RecipeOptions, option_fields
 
 
@@ -30,11 +30,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, leave_out: Container[s
         'model', help='name of a benchmark model, for instance changer_mitb0, or config of an origin'
     )
     add_options(parser, leave_out)
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='load checkpoints that hold pickled objects: they can run code',
-    )
+    add_trust_argument(parser)
     # torchrun's own, which says what an environment variable says too.
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 

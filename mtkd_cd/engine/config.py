@@ -165,6 +165,11 @@ def set_range(cfg: Config, name: str) -> None:
         wrapper['range'] = name
 
 
+def specialist_ranges(cfg: Config) -> CARPartition:
+    """The CAR ranges of a cascade's specialists or a distiller's teachers."""
+    return CARPartition(**_given(cfg.model, 'thresholds', 'names'))
+
+
 def starting_weights(cfg: Config) -> dict[str, str]:
     """The files that a run starts from, by name.
 
@@ -178,11 +183,7 @@ def starting_weights(cfg: Config) -> dict[str, str]:
     checkpoints = dict(cfg.model.get('checkpoints') or {})
     if cfg.model.get('routing', 'car') != 'validated':
         return start | checkpoints
-    routing = choose_routing(
-        'validated',
-        cfg.model.get('routing_file'),
-        CARPartition(**_given(cfg.model, 'thresholds', 'names')),
-    )
+    routing = choose_routing('validated', cfg.model.get('routing_file'), specialist_ranges(cfg))
     used = ('origin', 'student', *(routing.detectors if is_cascade(cfg) else routing.teachers))
     return (
         start

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine.config import check_exists, is_cascade, load_config, partition_of, work_dir_of
+from mtkd_cd.engine.config import check_exists, is_cascade, load_config, specialist_ranges, work_dir_of
 from mtkd_cd.engine.run import BEST
 from mtkd_cd.inference.card import RGB, Card
 from mtkd_cd.models.mtkd.building import Detector, build_detector
@@ -304,7 +304,7 @@ def _same(predictor: Predictor) -> Predictor:
 
 
 def _cascade_from_config(cfg: Config, device: str, trusted: bool) -> Model:
-    partition = partition_of(cfg)
+    partition = specialist_ranges(cfg)
     routing = choose_routing(
         cfg.model.get('routing', 'car'), cfg.model.get('routing_file'), partition
     )

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
+from mtkd_cd.core.locks import alone
 from mtkd_cd.experiments.lambda_search import (
     PruningHook,
     Search,
