@@ -96,8 +96,10 @@ class _ChildRegistry(Registry):
         return {*self._module_dict, *self._behind.module_dict, *parent}
 
 
-DATASETS = _ChildRegistry('DATASETS', 'data.benchmarks', 'data.car_partition', 'engine.replay')
-DATA_SAMPLERS = _ChildRegistry('DATA_SAMPLERS', 'engine.replay')
+DATASETS = _ChildRegistry(
+    'DATASETS', 'data.benchmarks', 'data.car_partition', 'data.subsets', 'engine.replay'
+)
+DATA_SAMPLERS = _ChildRegistry('DATA_SAMPLERS', 'data.samplers', 'engine.replay')
 TRANSFORMS = _ChildRegistry('TRANSFORMS', 'data.transforms')
 MODELS = _ChildRegistry(
     'MODELS',

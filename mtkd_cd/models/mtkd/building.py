@@ -61,10 +61,13 @@ def check_range_names(overrides: Mapping[str, Any] | None, partition: CARPartiti
         partition.index_of_name(name)
 
 
-def check_checkpoint_names(checkpoints: Mapping[str, str], names: tuple[str, ...]) -> None:
-    """Raise a UserError unless ``checkpoints`` has exactly the entries ``names``."""
+def check_checkpoint_names(
+    checkpoints: Mapping[str, str], names: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> None:
+    """Raise a UserError unless ``checkpoints`` has the entries ``names``, and beside them none that
+    is not ``optional``."""
     missing = [name for name in names if not checkpoints.get(name)]
-    unknown = [name for name in checkpoints if name not in names]
+    unknown = [name for name in checkpoints if name not in (*names, *optional)]
     if missing or unknown:
         raise UserError(
             f'checkpoints={dict(checkpoints)}: '

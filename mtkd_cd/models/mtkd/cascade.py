@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, change_area_ratio
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.losses.change_map import with_channels
 from mtkd_cd.models.mtkd.building import (
     Detector,
     build_detector,
@@ -20,7 +21,6 @@ from mtkd_cd.models.mtkd.building import (
     check_checkpoint_names,
     check_range_names,
 )
-from mtkd_cd.models.mtkd.change_map import with_channels
 from mtkd_cd.models.mtkd.normalisation import InputConverter
 from mtkd_cd.models.mtkd.routing import ORIGIN, RoutingKind, choose_routing, images_by_detector
 from mtkd_cd.registry import MODELS

@@ -1,6 +1,7 @@
 """Change maps (CM): the raw output of a decode head, tapped on its way, and made comparable between
 different heads."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from mmseg.models.utils import resize
 from torch import Tensor, nn
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.losses.change_map import with_channels
 
 ChangeMaps = tuple[Tensor, ...]
 BINARY_MAP = 'seg_logits'  # what Open-CD's semantic heads call it
@@ -71,7 +73,7 @@ def as_change_maps(
                 f'the decode head returns a dictionary without {entry!r}: set change_map to the '
                 f'entry that holds the binary change map, one of {", ".join(map(repr, output))}'
             )
-        output = output[entry]
+        return as_change_maps(output[entry])
     return (output,) if isinstance(output, Tensor) else tuple(output)
 
 
@@ -119,13 +121,25 @@ def logit_margin(change_map: Tensor) -> Tensor:
     return with_channels(change_map, 1)
 
 
-def with_channels(change_map: Tensor, channels: int) -> Tensor:
-    """A (N, C, h, w) or (C, h, w) change map of one or two channels with the other's number of
-    channels and the same probabilities; any other map as it is."""
-    found = change_map.shape[-3]
-    if (found, channels) == (1, 2):
-        return torch.cat([torch.zeros_like(change_map), change_map], -3)
-    if (found, channels) == (2, 1):
-        unchanged, changed = change_map.split(1, -3)
-        return changed - unchanged
-    return change_map
+def change_log_odds(
+    decode_head: nn.Module, change_maps: ChangeMaps, size: tuple[int, int]
+) -> Tensor:
+    """(N, 1, H, W): how sure a head is of change, positive where it predicts change.
+
+    Log-odds for softmax and sigmoid heads, the latter relative to the head's ``threshold``; for
+    STANet's distances how far they are beyond the head's. Several maps are averaged.
+
+    Args:
+        decode_head: The head.
+        change_maps: (N, C, h, w) each, the head's output.
+        size: (H, W) of the result.
+    """
+    margin = torch.stack([logit_margin(change_map.float()) for change_map in change_maps]).mean(0)
+    margin = resize(margin, size=size, mode='bilinear', align_corners=False)
+    distance = getattr(decode_head, 'distance_threshold', None)
+    if distance is not None:
+        return margin - distance
+    threshold = getattr(decode_head, 'threshold', None)
+    if change_maps[0].shape[1] == 1 and threshold is not None:
+        return margin - math.log(threshold / (1 - threshold))
+    return margin

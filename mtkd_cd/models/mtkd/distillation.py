@@ -1,83 +1,169 @@
 """The distillation term of a training step: who teaches each image, how much each cell of the
 change maps counts, and what it costs to differ."""
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.mtkd.building import Detector
-from mtkd_cd.models.mtkd.change_map import ChangeMaps, comparable_change_maps
-from mtkd_cd.models.mtkd.routing import Routing, RoutingKind, choose_routing, images_by_detector
-from mtkd_cd.models.mtkd.teacher_choice import TeacherChoice
+from mtkd_cd.models.mtkd.change_map import ChangeMaps, change_log_odds, comparable_change_maps
+from mtkd_cd.models.mtkd.routing import (
+    ORIGIN,
+    Routing,
+    car_routing,
+    check_routing,
+    load_routing,
+    origin_routing,
+)
+from mtkd_cd.models.mtkd.teacher_choice import TeacherChoice, check_choice
 from mtkd_cd.models.mtkd.teachers import Teachers
+from mtkd_cd.models.mtkd.unlabelled import UnlabelledPairs
+
+TeacherRouting = Literal['car', 'validated', 'origin', 'cascade', 'best']
 
 
+class Lesson(NamedTuple):
+    """What one teacher says about some images of a batch.
+
+    Attributes:
+        positions: Of the images in the batch.
+        change_maps: (n, C, h, w) each.
+        weight: (n, 1, H, W), how much each pixel counts.
+    """
+
+    positions: list[int]
+    change_maps: ChangeMaps
+    weight: Tensor
+
+
+@dataclass
 class Distillation:
     """What a distiller is beyond its student. No ``nn.Module``, so that state dict, optimiser, DDP
     and EMA see the student alone.
 
-    Args:
-        choice: Finds the CAR range of an image.
-        routing: Kind of the routing, and its file: who teaches a range.
+    Attributes:
+        choice: Finds the CAR range of a labelled image.
+        kind: How teachers are chosen, as :class:`MultiTeacherDistiller` takes it.
+        routing_file: The validated routing's file.
         teachers: The frozen detectors.
-        loss: Called with (student map, teacher map, weight).
-        mask_ignored: Leave out pixels that the label ignores.
+        loss: A module called with (student map, teacher map, weight).
+        mask_ignored: Whether to leave out pixels that the label ignores.
+        wrong_weight: How much a pixel counts where the teacher contradicts the label.
+        unlabelled: How pairs without labels count; ``None`` refuses them.
+        folds: Number of folds, each with its own specialists.
+
+    Raises:
+        UserError: An unknown kind, or one that needs a file and has none; weights or folds out of
+            range.
     """
 
-    def __init__(
-        self,
-        choice: TeacherChoice,
-        routing: tuple[RoutingKind, str | None],
-        teachers: Teachers,
-        loss: Any,  # a module; torch types its attributes as tensors
-        mask_ignored: bool,
-    ) -> None:
-        self.choice = choice
-        self.teachers = teachers
-        self.loss = loss
-        self.mask_ignored = mask_ignored
-        self._routing_source = routing
-        self._routing: Routing | None = None
+    choice: TeacherChoice
+    kind: TeacherRouting
+    routing_file: str | os.PathLike | None
+    teachers: Teachers
+    loss: Any
+    mask_ignored: bool = True
+    wrong_weight: float = 1.0
+    unlabelled: UnlabelledPairs | None = None
+    folds: int | None = None
+    _routing: Routing | None = None
+
+    def __post_init__(self) -> None:
+        check_choice('routing', self.kind, get_args(TeacherRouting))
+        if self.kind == 'validated':
+            check_routing(self.kind, self.routing_file)
+        if not 0 <= self.wrong_weight <= 1:
+            raise UserError(f'wrong_weight={self.wrong_weight!r}: it must lie in [0, 1]')
+        if self.folds is not None and self.folds < 2:
+            raise UserError(f'folds={self.folds!r}: at least 2 folds are needed')
+        if self.choice.compat is not None and self.kind != 'car':
+            raise UserError(
+                f'compat={self.choice.compat!r} reproduces Open-CD, which has no '
+                f'routing={self.kind!r}: leave one of the two out'
+            )
 
     @property
     def routing(self) -> Routing:
-        """Who teaches which range; read when first asked for."""
+        """Who teaches which range, by true and by predicted CAR; read when first asked for."""
         if self._routing is None:
-            self._routing = choose_routing(*self._routing_source, self.choice.partition)
+            partition = self.choice.partition
+            if self.kind == 'origin':
+                self._routing = origin_routing(partition)
+            elif self.kind == 'validated' or (self.kind == 'cascade' and self.routing_file):
+                self._routing = load_routing(str(self.routing_file), partition)
+            else:
+                self._routing = car_routing(partition)
         return self._routing
 
     def load_teachers(self, student: Detector) -> dict[str, Detector]:
         """Build and load every teacher that this distillation can need."""
-        return self.teachers.load(self.routing.teachers, student)
+        names = list(self.routing.teachers)
+        if self.kind == 'best':
+            names = [ORIGIN, *self.choice.partition.names]
+        elif self.kind == 'cascade':
+            names = [ORIGIN, *self.routing.detectors]
+        if self.unlabelled is not None:
+            names += [ORIGIN, *self.routing.detectors]
+        if self.folds is not None:
+            names = [
+                name if name == ORIGIN else f'{name}@{fold}'
+                for name in names
+                for fold in range(self.folds)
+            ]
+        return self.teachers.load(names, student)
 
-    def assign(self, data_samples: Sequence[SegDataSample]) -> list[str]:
-        """Name of the teacher of each image."""
-        return [self.routing.teachers[index] for index in self.choice.ranges(data_samples)]
+    def teach(
+        self, inputs: Tensor, data_samples: Sequence[SegDataSample], unlabelled: Sequence[int]
+    ) -> list[Lesson]:
+        """Ask the teachers about a batch; one forward of each that it needs.
 
-    def losses(
-        self, student_maps: ChangeMaps, inputs: Tensor, labels: Tensor, taught_by: Sequence[str]
-    ) -> dict[str, Tensor]:
+        Args:
+            inputs: (N, 6, H, W), normalised as the student's preprocessor does.
+            data_samples: N samples; the label of those in ``unlabelled`` is not looked at.
+            unlabelled: Positions of the pairs without a label.
+        """
+        labels = self._labels(inputs, data_samples, unlabelled)
+        asked: dict[str, list[int]] = {}
+        for position, names in enumerate(self._candidates(inputs, data_samples, unlabelled)):
+            for name in names:
+                fold_name = self._of_fold(name, data_samples[position], position in unlabelled)
+                asked.setdefault(fold_name, []).append(position)
+        answers = [
+            (name, positions, self.teachers.change_maps(name, inputs[positions]))
+            for name, positions in asked.items()
+        ]
+        if self.kind == 'best':
+            answers = self._best(answers, labels)
+        lessons = []
+        for name, positions, maps in answers:
+            is_labelled = [position not in unlabelled for position in positions]
+            weight = self._pixel_weight(name, maps, labels[positions], is_labelled)
+            lessons.append(Lesson(positions, maps, weight))
+        return lessons
+
+    def losses(self, student_maps: ChangeMaps, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
         """The loss over a batch, and its unweighted value for the log.
-
-        One forward of each teacher that the batch needs; every valid cell weighs the same.
 
         Args:
             student_maps: (N, C, h, w) each.
-            inputs: (N, 6, H, W), normalised as the student's preprocessor does.
-            labels: (N, 1, H, W).
-            taught_by: Name of the teacher of each image.
+            lessons: What the teachers say about the same batch.
         """
         terms, masses = [], []
-        for name, positions in images_by_detector(taught_by):
-            teacher_maps = self.teachers.change_maps(name, inputs[positions])
+        for positions, teacher_maps, pixel_weight in lessons:
             taught_maps = tuple(change_map[positions] for change_map in student_maps)
-            weight = self._weight(labels[positions], taught_maps[0])
+            # Of a cell, the mean over its pixels.
+            size = (taught_maps[0].shape[2], taught_maps[0].shape[3])
+            weight = F.adaptive_avg_pool2d(pixel_weight, size)
             for student, teacher in comparable_change_maps(taught_maps, teacher_maps):
-                terms.append(self._distance(student, teacher, weight))
+                terms.append(getattr(self.loss, 'distance', self.loss)(student, teacher, weight))
                 masses.append(weight.sum())
         mass = torch.stack(masses)
         distance = (torch.stack(terms) * mass).sum() / mass.sum().clamp(min=1)
@@ -88,13 +174,94 @@ class Distillation:
             self.loss.log_name: distance.detach(),
         }
 
-    def _distance(self, student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-        return getattr(self.loss, 'distance', self.loss)(student, teacher, weight)
+    def _labels(
+        self, inputs: Tensor, data_samples: Sequence[SegDataSample], unlabelled: Sequence[int]
+    ) -> Tensor:
+        """(N, 1, H, W), a copy; a pair without label ignores every pixel."""
+        ignored = torch.full(
+            (1, *inputs.shape[2:]), self.choice.ignore_index, dtype=torch.long, device=inputs.device
+        )
+        return torch.stack(
+            [
+                ignored if position in unlabelled else sample.gt_sem_seg.data.to(ignored)
+                for position, sample in enumerate(data_samples)
+            ]
+        )
 
-    def _weight(self, labels: Tensor, change_map: Tensor) -> Tensor:
-        """(N, 1, h, w): the share of each change map cell that counts, which is that of its valid
-        label pixels."""
-        size = (change_map.shape[2], change_map.shape[3])
-        if not self.mask_ignored:
-            return torch.ones((len(labels), 1, *size), device=change_map.device)
-        return F.adaptive_avg_pool2d((labels != self.choice.ignore_index).float(), size)
+    def _candidates(
+        self, inputs: Tensor, data_samples: Sequence[SegDataSample], unlabelled: Sequence[int]
+    ) -> list[tuple[str, ...]]:
+        """The teachers to ask about each image: one, or all from whom the best is chosen."""
+        candidates: list[tuple[str, ...]] = [()] * len(data_samples)
+        labelled = [i for i in range(len(data_samples)) if i not in unlabelled]
+        predicted = list(range(len(data_samples))) if self.kind == 'cascade' else list(unlabelled)
+        if self.kind == 'best':
+            for position in labelled:
+                candidates[position] = (ORIGIN, *self.choice.partition.names)
+        elif self.kind != 'cascade' and labelled:
+            ranges = self.choice.ranges([data_samples[position] for position in labelled])
+            for position, index in zip(labelled, ranges.tolist()):
+                candidates[position] = (self.routing.teachers[index],)
+        if predicted:
+            served = self.routing.serving(self.teachers.predicted_cars(inputs[predicted]))
+            for position, index in zip(predicted, served.tolist()):
+                candidates[position] = (self.routing.detectors[index],)
+        return candidates
+
+    def _of_fold(self, name: str, sample: SegDataSample, is_unlabelled: bool) -> str:
+        """The specialist that was trained without the fold of this image."""
+        if self.folds is None or name == ORIGIN:
+            return name
+        fold = 0 if is_unlabelled else sample.metainfo.get('fold')  # no specialist has seen those
+        if fold is None or not 0 <= fold < self.folds:
+            raise UserError(
+                f'{sample.metainfo.get("img_path", "a sample")} is of fold {fold}, and the '
+                f'teachers are of {self.folds} folds: wrap the training data in '
+                f"dict(type='FoldDataset', folds={self.folds}, ...)"
+            )
+        return f'{name}@{fold}'
+
+    def _best(
+        self, answers: list[tuple[str, list[int], ChangeMaps]], labels: Tensor
+    ) -> list[tuple[str, list[int], ChangeMaps]]:
+        """Of the answers about an image that with the smallest cross-entropy under its label; of
+        equals, the first."""
+        losses = torch.full((len(answers), len(labels)), torch.inf)
+        for row, (name, positions, maps) in enumerate(answers):
+            found = self._cross_entropy(self._log_odds(name, maps, labels), labels[positions])
+            losses[row, positions] = found.cpu()
+        best = np.argmin(losses.numpy(), axis=0)
+        chosen = []
+        for row, (name, positions, maps) in enumerate(answers):
+            kept = [i for i, position in enumerate(positions) if best[position] == row]
+            if kept:
+                kept_maps = tuple(change_map[kept] for change_map in maps)
+                chosen.append((name, [positions[i] for i in kept], kept_maps))
+        return chosen
+
+    def _cross_entropy(self, log_odds: Tensor, labels: Tensor) -> Tensor:
+        """(n,) mean over the valid pixels of each image."""
+        valid = (labels != self.choice.ignore_index).float()
+        changed = (labels == 1).float()
+        entropy = F.binary_cross_entropy_with_logits(log_odds, changed, reduction='none')
+        return (entropy * valid).sum((1, 2, 3)) / valid.sum((1, 2, 3)).clamp(min=1)
+
+    def _log_odds(self, name: str, maps: ChangeMaps, labels: Tensor) -> Tensor:
+        head = self.teachers.detectors[name].decode_head  # type: ignore[index]  # loaded by now
+        return change_log_odds(head, maps, (labels.shape[2], labels.shape[3]))
+
+    def _pixel_weight(
+        self, name: str, maps: ChangeMaps, labels: Tensor, is_labelled: list[bool]
+    ) -> Tensor:
+        """(n, 1, H, W): the weight of each pixel in the distillation."""
+        valid = labels != self.choice.ignore_index
+        weight = valid.float() if self.mask_ignored else torch.ones_like(labels, dtype=torch.float)
+        if self.wrong_weight == 1 and all(is_labelled):
+            return weight
+        log_odds = self._log_odds(name, maps, labels)
+        wrong = valid & ((log_odds > 0) != (labels == 1))
+        weight = weight * torch.where(wrong, self.wrong_weight, 1.0)
+        if self.unlabelled is None:
+            return weight
+        chosen = torch.tensor(is_labelled, device=labels.device)[:, None, None, None]
+        return torch.where(chosen, weight, self.unlabelled.pixel_weight(log_odds))

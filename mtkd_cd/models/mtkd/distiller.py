@@ -23,11 +23,22 @@ from mtkd_cd.models.mtkd.building import (
     check_checkpoint_names,
     check_range_names,
 )
-from mtkd_cd.models.mtkd.change_map import BINARY_MAP, record_change_maps
-from mtkd_cd.models.mtkd.distillation import Distillation
-from mtkd_cd.models.mtkd.routing import Routing, RoutingKind, check_routing
+from mtkd_cd.models.mtkd.change_map import (
+    BINARY_MAP,
+    ChangeMaps,
+    as_change_maps,
+    record_change_maps,
+)
+from mtkd_cd.models.mtkd.distillation import Distillation, TeacherRouting
+from mtkd_cd.models.mtkd.routing import ORIGIN, Routing
 from mtkd_cd.models.mtkd.teacher_choice import CarSource, TeacherChoice
-from mtkd_cd.models.mtkd.teachers import Teachers
+from mtkd_cd.models.mtkd.teachers import Teachers, is_one_detector
+from mtkd_cd.models.mtkd.unlabelled import (
+    UnlabelledPairs,
+    is_unlabelled,
+    refuse_unlabelled,
+    unchanged_label,
+)
 from mtkd_cd.registry import MODELS
 
 
@@ -42,7 +53,8 @@ class MultiTeacherDistiller(BaseModel):
     loads into the origin's config. All else lies in one plain attribute, ``distillation``.
 
     Loss entries are the student's own, ``loss_distill`` = lambda * MSE between the two change maps,
-    and ``mse_distill``, that MSE itself, which is logged and not trained on. Teachers are always in
+    and ``mse_distill``, that MSE itself, which is logged and not trained on (``kl_distill``,
+    ``margin_distill`` of those distances). Teachers are always in
     eval mode and never hold gradients.
 
     Works on every mmseg-style detector, of any scope: the student's ``loss()`` runs once per step
@@ -53,27 +65,42 @@ class MultiTeacherDistiller(BaseModel):
         student: Config of the detector to train, or the detector, which is copied.
         thresholds: CAR thresholds between the teachers' ranges.
         names: Names of the ranges; see :class:`~mtkd_cd.core.car.CARPartition`.
-        teachers: Config of the teacher of a range, by range name, where it is not the student's.
-            Its change map is made comparable, see
+        teachers: Config of all teachers where they are another detector than the student, or
+            configs by name: a range's or ``'origin'``. Their change maps are made comparable, see
             :func:`~mtkd_cd.models.mtkd.change_map.comparable_change_maps`.
-        checkpoints: A file for ``student`` (the origin's weights) and for each range. They are read
-            when training starts; prediction needs none.
-        routing: ``'car'``: each range is taught by its own specialist, as in the paper.
-            ``'validated'``: by the detector that ``routing_file`` names, which may be the frozen
-            origin (the student's own start) or another range's specialist; a specialist that
-            teaches nowhere is not loaded.
+        checkpoints: A file for ``student`` (its start) and for each range; for ``origin`` where it
+            is another one than the student's start. They are read when training starts; prediction
+            needs none.
+        routing: Who teaches an image. ``'car'``: the specialist of its CAR range, as in the paper.
+            ``'validated'``: whom ``routing_file`` names for this range, which may be the frozen
+            origin (by default the student's own start) or another range's specialist.
+            ``'origin'``: the origin, always. ``'cascade'``: whom the cascade of the teachers would
+            let predict, by the CAR that the origin predicts; with the cuts of ``routing_file``, if
+            given. ``'best'``: of origin and specialists the one with the smallest cross-entropy
+            under the image's label. Only detectors that can teach are loaded.
         routing_file: A ``routing.json``, see :mod:`mtkd_cd.models.mtkd.routing`; read when training
-            starts, and not with ``routing='car'``.
-        distill_loss: Config of a loss called with (student map, teacher map, weight); its
-            ``loss_weight`` is the paper's lambda.
-        car_source: Which CAR chooses the teacher, see
+            starts.
+        distill_loss: Config of a loss called with (student map, teacher map, weight), such as
+            :class:`~mtkd_cd.models.losses.ChangeMapLoss`; its ``loss_weight`` is the paper's
+            lambda.
+        car_source: Which CAR chooses the range, see
             :class:`~mtkd_cd.models.mtkd.teacher_choice.TeacherChoice`.
         mask_ignored: Leave pixels that the label ignores out of the distillation loss, by the share
             of each change map cell.
+        wrong_weight: How much a pixel counts in the distillation where its teacher contradicts the
+            label: 1 as in the paper, 0 to learn only from what teachers get right.
+        unlabelled: Let teachers teach pairs without labels too: ``dict()`` or the arguments of
+            :class:`~mtkd_cd.models.mtkd.unlabelled.UnlabelledPairs`. Their teacher is chosen by
+            the CAR that the origin predicts, as in a cascade. ``None`` refuses such pairs.
+        folds: Number of folds. The specialists of a range are then as many as there are folds, each
+            trained without one fold; an image is taught by one that has not seen it. ``{fold}`` in
+            a checkpoint's path stands for the number; samples carry ``fold`` in their metainfo.
         compat: ``'opencd'`` chooses teachers as Open-CD 1.1.0 does, for comparison: CAR of the
             augmented label with ignored pixels counted as change, ``<`` at the thresholds, no mask.
         change_map: Where a decode head returns a dictionary, the entry that holds the binary change
             map.
+        prediction: The entry of the origin's result that holds the binary change map, where the
+            CAR that it predicts chooses.
         ignore_index: Label value of ignored pixels.
         data_preprocessor: Config of the preprocessor of detectors whose configs have none;
             mmengine's runner hands on the one at the top of a config file.
@@ -104,38 +131,45 @@ class MultiTeacherDistiller(BaseModel):
         thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
         names: Sequence[str] | None = None,
         *,
-        teachers: Mapping[str, Any] | None = None,
+        teachers: Mapping[str, Any] | Detector | None = None,
         checkpoints: Mapping[str, str] | None = None,
-        routing: RoutingKind = 'car',
+        routing: TeacherRouting = 'car',
         routing_file: str | None = None,
         distill_loss: Mapping[str, Any] = {'type': 'mtkd_cd.ChangeMapMSELoss', 'loss_weight': 1e-4},
         car_source: CarSource = 'auto',
         mask_ignored: bool = True,
+        wrong_weight: float = 1.0,
+        unlabelled: Mapping[str, Any] | None = None,
+        folds: int | None = None,
         compat: Literal['opencd'] | None = None,
         change_map: str = BINARY_MAP,
+        prediction: str = 'pred_sem_seg',
         ignore_index: int = IGNORE_INDEX,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
         # Not super().__init__(): the student is complete.
-        check_routing(routing, routing_file)
-        if compat is not None and routing != 'car':
-            raise UserError(
-                f'compat={compat!r} reproduces Open-CD, which has no routing={routing!r}: leave '
-                'one of the two out'
-            )
         partition = CARPartition(thresholds, names)
-        if checkpoints is not None:
-            check_checkpoint_names(checkpoints, ('student', *partition.names))
-        check_range_names(teachers, partition)
+        if not is_one_detector(teachers):
+            check_range_names({n: None for n in teachers or {} if n != ORIGIN}, partition)
         self.distillation = Distillation(
             TeacherChoice(partition, car_source, compat, ignore_index),
-            (routing, routing_file),
-            Teachers(student, teachers, data_preprocessor, checkpoints, change_map),
+            routing,
+            routing_file,
+            Teachers(student, teachers, data_preprocessor, checkpoints, change_map, prediction),
             MODELS.build(dict(distill_loss)),
             mask_ignored and compat is None,
+            wrong_weight,
+            None if unlabelled is None else UnlabelledPairs(**unlabelled),
+            folds,
         )
-        self._start = checkpoints['student'] if checkpoints is not None else None
-        self._change_map = change_map
+        if checkpoints is not None:
+            specialists = () if routing == 'origin' else partition.names
+            has_own_origin = is_one_detector(teachers) or ORIGIN in (teachers or {})
+            needs_origin = routing in ('origin', 'cascade', 'best') or unlabelled is not None
+            own_origin = (ORIGIN,) if has_own_origin and needs_origin else ()
+            check_checkpoint_names(
+                checkpoints, ('student', *own_origin, *specialists), (ORIGIN, *partition.names)
+            )
 
     @property
     def student(self) -> Detector:
@@ -170,11 +204,12 @@ class MultiTeacherDistiller(BaseModel):
         Without checkpoints the student initialises itself as on its own, and the teachers keep the
         weights they were built with.
         """
-        if self._start is None:
+        start = self.distillation.teachers.student_checkpoint
+        if start is None:
             super().init_weights()
         else:
-            load_weights(self, self._start)
-            print_log(f'Student initialised from {self._start}', logger='current')
+            load_weights(self, start)
+            print_log(f'Student initialised from {start}', logger='current')
         self.distillation.load_teachers(self)
 
     def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
@@ -182,21 +217,66 @@ class MultiTeacherDistiller(BaseModel):
 
         Args:
             inputs: (N, 6, H, W), normalised.
-            data_samples: N samples with ``gt_sem_seg`` and, for ``car_source='stored'``, ``car`` in
-                the metainfo.
+            data_samples: N samples with ``gt_sem_seg``, unless they are unlabelled, and, for
+                ``car_source='stored'``, ``car`` in the metainfo.
         """
-        # Before the student's loss: it may edit the labels.
-        labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])  # (N, 1, H, W)
-        taught_by = self.distillation.assign(data_samples)
-        self.teachers  # noqa: B018  (are loaded before the forward is recorded)
-        with record_change_maps(self.decode_head, self._change_map) as recorded:
+        ignore_index = self.distillation.choice.ignore_index
+        unlabelled: list[int] = []
+        if self.distillation.unlabelled is None:
+            refuse_unlabelled(data_samples)
+        else:
+            found = [is_unlabelled(sample, ignore_index) for sample in data_samples]
+            unlabelled = [position for position, is_one in enumerate(found) if is_one]
+        self.teachers  # noqa: B018  (are loaded first)
+        # Before the student's loss, which may edit the labels.
+        lessons = self.distillation.teach(inputs, data_samples, unlabelled)
+        if not unlabelled:
+            losses, maps = self._supervise(inputs, data_samples)
+        elif len(unlabelled) < len(data_samples):
+            losses, maps = self._supervise_some(inputs, data_samples, unlabelled)
+        else:
+            losses, maps = self._supervise_none(inputs, data_samples)
+        return losses | self.distillation.losses(maps, lessons)
+
+    def _supervise(
+        self, inputs: Tensor, data_samples: list[SegDataSample]
+    ) -> tuple[dict[str, Any], ChangeMaps]:
+        """The student's own losses, and its change maps, recorded on the way."""
+        entry = self.distillation.teachers.change_map
+        with record_change_maps(self.decode_head, entry) as recorded:
             losses = super().loss(inputs, data_samples)
         if not recorded:
             raise UserError(
                 f'{type(self).__name__}.loss() never calls decode_head.forward, so its '
                 "change map can't be recorded"
             )
-        return losses | self.distillation.losses(recorded[-1], inputs, labels, taught_by)
+        return losses, recorded[-1]
+
+    def _supervise_some(
+        self, inputs: Tensor, data_samples: list[SegDataSample], unlabelled: list[int]
+    ) -> tuple[dict[str, Any], ChangeMaps]:
+        """The losses of the labelled pairs alone, and the change maps of all.
+
+        In two forwards: a label that ignores every pixel is not ignored by every loss. Dice pulls
+        such a pair to no change, and a cross-entropy averaged over all pixels shrinks with it.
+        """
+        labelled = [i for i in range(len(data_samples)) if i not in unlabelled]
+        losses, maps = self._supervise(inputs[labelled], [data_samples[i] for i in labelled])
+        entry = self.distillation.teachers.change_map
+        others = as_change_maps(self(inputs[unlabelled], mode='tensor'), entry)
+        place = torch.tensor(labelled + unlabelled, device=inputs.device).argsort()
+        return losses, tuple(torch.cat(both)[place] for both in zip(maps, others))
+
+    def _supervise_none(
+        self, inputs: Tensor, data_samples: list[SegDataSample]
+    ) -> tuple[dict[str, Any], ChangeMaps]:
+        """Losses of 0 under the usual names, which every parameter takes part in, as DDP wants."""
+        # Under a label that ignores everything some losses of mmseg fail, or are not a number.
+        unchanged = [
+            unchanged_label(sample, inputs.shape[2:], inputs.device) for sample in data_samples
+        ]
+        losses, maps = self._supervise(inputs, unchanged)
+        return {name: _nothing_of(value) for name, value in losses.items()}, maps
 
     def _apply(self, *args: Any, **kwargs: Any) -> 'MultiTeacherDistiller':
         super()._apply(*args, **kwargs)
@@ -220,3 +300,8 @@ def _distilling_class(distiller: type, student: type) -> type:
 
 def _bare_distiller(distiller: type, student: type) -> MultiTeacherDistiller:
     return object.__new__(_distilling_class(distiller, student))
+
+
+def _nothing_of(value: Any) -> Any:
+    """0, with gradients of 0."""
+    return value * 0 if isinstance(value, Tensor) else [_nothing_of(entry) for entry in value]

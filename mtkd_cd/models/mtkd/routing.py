@@ -117,10 +117,15 @@ def car_routing(partition: CARPartition) -> Routing:
     return Routing(partition, partition.names, partition.thresholds, partition.names)
 
 
+def origin_routing(partition: CARPartition) -> Routing:
+    """The origin for everything."""
+    return Routing(partition, (ORIGIN,) * len(partition), (), (ORIGIN,))
+
+
 def choose_routing(
     kind: RoutingKind, file: str | os.PathLike | None, partition: CARPartition
 ) -> Routing:
-    """The routing that a cascade or a distiller is configured with.
+    """The routing that a cascade is configured with.
 
     Args:
         kind: ``'car'`` or ``'validated'``.

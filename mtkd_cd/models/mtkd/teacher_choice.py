@@ -8,7 +8,7 @@ import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mtkd_cd.core.car import CARPartition, change_area_ratio
+from mtkd_cd.core.car import IGNORE_INDEX, CARPartition, change_area_ratio
 from mtkd_cd.core.errors import UserError
 
 CarSource = Literal['auto', 'stored', 'augmented']
@@ -35,7 +35,7 @@ class TeacherChoice:
     partition: CARPartition = field(default_factory=CARPartition)
     car_source: CarSource = 'auto'
     compat: Literal['opencd'] | None = None
-    ignore_index: int = 255
+    ignore_index: int = IGNORE_INDEX
 
     def __post_init__(self) -> None:
         check_choice('car_source', self.car_source, ('auto', 'stored', 'augmented'))

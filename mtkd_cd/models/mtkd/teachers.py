@@ -7,6 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.models.mtkd.building import Detector, build_detectors
 from mtkd_cd.models.mtkd.change_map import ChangeMaps, as_change_maps
@@ -15,32 +16,44 @@ from mtkd_cd.models.mtkd.routing import ORIGIN
 
 
 class Teachers:
-    """Frozen detectors by name: a range's, or ``'origin'``, the student's own start.
+    """Frozen detectors by name: a range's, ``'origin'``, or, with folds, ``'<range>@<fold>'``.
 
     No ``nn.Module``: they belong into no checkpoint, optimiser or DDP wrapper.
 
     Args:
-        default: Config of a teacher without one of its own.
-        configs: Config of a teacher, by name.
+        student: Config of the student, which is that of a teacher without one of its own.
+        teachers: Config of all teachers, or of some by name.
         data_preprocessor: Config of the preprocessor of detectors whose configs have none.
-        checkpoints: A file for ``student``, which is the origin's, and for each range; ``None``
-            leaves the weights as built.
+        checkpoints: A file by name, ``{fold}`` in it for the number of a fold, and ``student``'s,
+            which is the origin's unless there is one; ``None`` leaves the weights as built.
         change_map: See :func:`~mtkd_cd.models.mtkd.change_map.as_change_maps`.
+        prediction: Entry of the origin's result that holds the binary change map.
     """
 
     def __init__(
         self,
-        default: Mapping[str, Any] | Detector,
-        configs: Mapping[str, Any] | None,
+        student: Mapping[str, Any] | Detector,
+        teachers: Mapping[str, Any] | Detector | None,
         data_preprocessor: Mapping[str, Any] | None,
         checkpoints: Mapping[str, str] | None,
         change_map: str,
+        prediction: str,
     ) -> None:
-        self._sources = (default, configs, data_preprocessor)
+        for_all = is_one_detector(teachers)
+        self._default = teachers if for_all else student
+        self._configs = {} if for_all else dict(teachers or {})
+        self._origin_is_student = not for_all and ORIGIN not in self._configs
+        self._data_preprocessor = data_preprocessor
         self._checkpoints = checkpoints
-        self._change_map = change_map
+        self.change_map = change_map
+        self._prediction = prediction
         self._convert: dict[str, InputConverter] = {}
         self.detectors: dict[str, Detector] | None = None
+
+    @property
+    def student_checkpoint(self) -> str | None:
+        """The student's start."""
+        return self._checkpoints['student'] if self._checkpoints is not None else None
 
     def load(self, names: Iterable[str], student: Detector) -> dict[str, Detector]:
         """Build the teachers ``names``, load and freeze them; the only place where that is done.
@@ -48,7 +61,9 @@ class Teachers:
         Raises:
             UserError: A checkpoint that is missing, unreadable, not finite or of another model.
         """
-        teachers = build_detectors(names, *self._sources)
+        names = list(dict.fromkeys(names))
+        configs = {name: self._configs.get(_range_of(name), self._default) for name in names}
+        teachers = build_detectors(names, self._default, configs, self._data_preprocessor)
         device = next(student.parameters()).device
         for name, teacher in teachers.items():
             self._load_weights(name, teacher, student)
@@ -62,11 +77,18 @@ class Teachers:
 
     def _load_weights(self, name: str, teacher: Detector, student: Detector) -> None:
         if self._checkpoints is not None:
-            checkpoint = self._checkpoints['student' if name == ORIGIN else name]
+            checkpoint = self._checkpoint(name, self._checkpoints)
             load_weights(teacher, checkpoint)
             print_log(f'Teacher {name}: {checkpoint}', logger='current')
-        elif name == ORIGIN:
+        elif name == ORIGIN and self._origin_is_student:
             teacher.load_state_dict(student.state_dict())
+
+    @staticmethod
+    def _checkpoint(name: str, checkpoints: Mapping[str, str]) -> str:
+        if name == ORIGIN:
+            return checkpoints.get(ORIGIN) or checkpoints['student']
+        range_name, _, fold = name.partition('@')
+        return checkpoints[range_name].replace('{fold}', fold)
 
     @torch.no_grad()
     def change_maps(self, name: str, inputs: Tensor) -> ChangeMaps:
@@ -74,9 +96,27 @@ class Teachers:
         does."""
         assert self.detectors is not None, 'load() comes first'
         output = self.detectors[name](self._convert[name](inputs), mode='tensor')
-        return as_change_maps(output, self._change_map)
+        return as_change_maps(output, self.change_map)
+
+    @torch.no_grad()
+    def predicted_cars(self, inputs: Tensor) -> Tensor:
+        """(N,) CAR of what the origin predicts for (N, 6, H, W), as a cascade's origin would."""
+        assert self.detectors is not None, 'load() comes first'
+        results = self.detectors[ORIGIN].predict(self._convert[ORIGIN](inputs))
+        return torch.stack(
+            [change_area_ratio(result.get(self._prediction).data[0]) for result in results]
+        )
 
     def apply(self, fn: Callable[[nn.Module], Any]) -> None:
         """Call ``fn`` with every teacher that is there."""
         for teacher in (self.detectors or {}).values():
             fn(teacher)
+
+
+def is_one_detector(teachers: Mapping[str, Any] | Detector | None) -> bool:
+    """Whether ``teachers`` describes the detector of all teachers, not some of them by name."""
+    return isinstance(teachers, nn.Module) or (teachers is not None and 'type' in teachers)
+
+
+def _range_of(name: str) -> str:
+    return name.partition('@')[0]

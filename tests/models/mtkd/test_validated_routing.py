@@ -265,8 +265,8 @@ def test_cascade_without_its_routing_file_names_the_command(toy):
 def test_bad_routing_is_refused(toy, model, routing_file):
     key, file = 'origin' if 'Cascade' in model['type'] else 'student', routing_file()
     model = dict(model, **{key: toy.config()})
-    with pytest.raises(UserError, match="routing='best'"):
-        MODELS.build(dict(model, routing='best'))
+    with pytest.raises(UserError, match="routing='nobody'"):
+        MODELS.build(dict(model, routing='nobody'))
     with pytest.raises(UserError, match='needs routing_file'):
         MODELS.build(dict(model, routing='validated'))
     with pytest.raises(UserError, match='other ranges'):

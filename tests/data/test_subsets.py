@@ -1,0 +1,199 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+
+import mtkd_cd
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.samplers import RatioSampler
+from mtkd_cd.data.subsets import FoldDataset, UnlabelledDataset, fold_of
+from mtkd_cd.engine.replay import NumberedSampler
+from mtkd_cd.registry import DATASETS
+
+PIPELINE = [
+    dict(type='MultiImgLoadImageFromFile'),
+    dict(type='MultiImgLoadAnnotations'),
+    dict(type='MultiImgRandomRotate', prob=1.0, degree=30),
+    dict(type='MultiImgPackSegInputs'),
+]
+
+
+@pytest.fixture(autouse=True)
+def our_scope():
+    with DefaultScope.overwrite_default_scope('mtkd_cd'):
+        yield
+
+
+@pytest.fixture
+def pairs(write_pairs, tmp_path):
+    """``pairs(number, labels=True)``: config of a data set of so many pairs of 20 x 20 pixels."""
+
+    def make(number, labels=True, name='set'):
+        write_pairs(tmp_path / name, [10 * i for i in range(number)])
+        folders = dict(img_path_from='A', img_path_to='B')
+        if labels:
+            folders['seg_map_path'] = 'label'
+        return dict(
+            type='_BaseCDDataset',
+            data_root=str(tmp_path / name),
+            data_prefix=folders,
+            img_suffix='.png',
+            format_seg_map='to_binary',
+            pipeline=PIPELINE,
+        )
+
+    return make
+
+
+def names(dataset):
+    return [dataset.get_data_info(i)['img_path'][0] for i in range(len(dataset))]
+
+
+def test_folds_share_out_the_pairs_and_do_not_depend_on_the_others(pairs):
+    whole = DATASETS.build(pairs(30))
+    parts = [FoldDataset(pairs(30), folds=3, keep=fold) for fold in range(3)]
+    assert sorted(name for part in parts for name in names(part)) == names(whole)
+    assert min(len(part) for part in parts) >= 5
+    rest = FoldDataset(pairs(30), folds=3, leave_out=1)
+    assert set(names(rest)) == set(names(parts[0])) | set(names(parts[2]))
+    info = dict(img_path=['elsewhere/A/003.tif', 'elsewhere/B/003.tif'])
+    assert '003.png' in ' '.join(names(parts[fold_of(info, 3)]))  # by the name alone
+    assert names(FoldDataset(pairs(30), folds=3, keep=0, seed=1)) != names(parts[0])
+
+
+def test_sample_carries_its_fold_through_the_car_partition(pairs):
+    dataset = DATASETS.build(
+        dict(
+            type='CARPartitionDataset',
+            partition=('small', 'medium', 'large'),
+            dataset=dict(type='FoldDataset', dataset=pairs(12), folds=2),
+        )
+    )
+    for i in range(len(dataset)):
+        metainfo = dataset[i]['data_samples'].metainfo
+        assert metainfo['fold'] == fold_of(dataset.get_data_info(i), 2)
+        assert metainfo['car'] == pytest.approx(10 * i / 400)
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (dict(folds=3, keep=3), r'fold \[3\]: there are 3 folds, 0 to 2'),
+        (dict(folds=1), 'there are 1 folds'),
+        (dict(folds=3, keep=0, leave_out=1), 'give one of them'),
+        (dict(folds=500, keep=499), r'none of 4 pairs'),
+    ],
+)
+def test_bad_folds_are_refused(pairs, wrong, message):
+    with pytest.raises(UserError, match=message):
+        FoldDataset(pairs(4), **wrong)
+
+
+@pytest.mark.parametrize('labels', [True, False])
+def test_unlabelled_pairs_come_with_a_label_that_ignores_everything(pairs, labels):
+    dataset = UnlabelledDataset(pairs(3, labels))
+    assert len(dataset) == 3
+    sample = dataset[1]
+    label = sample['data_samples'].gt_sem_seg.data
+    assert label.shape == (1, 20, 20)
+    assert (label == 255).all()
+    assert sample['data_samples'].metainfo['unlabelled'] is True
+    assert 'car' not in sample['data_samples'].metainfo
+    assert dataset.get_data_info(1)['unlabelled']
+    assert sample['inputs'].shape == (6, 20, 20)
+
+
+def test_data_set_given_as_an_object_keeps_its_own_labels(pairs):
+    labelled = DATASETS.build(pairs(3))
+    UnlabelledDataset(labelled)
+    assert (labelled[2]['data_samples'].gt_sem_seg.data == 1).any()
+
+
+def test_wrapper_without_a_pipeline_is_refused(pairs):
+    with pytest.raises(UserError, match='found ConcatDataset'):
+        UnlabelledDataset(dict(type='ConcatDataset', datasets=[pairs(3)]))
+
+
+def concatenation(pairs, labelled=4, unlabelled=10):
+    return DATASETS.build(
+        dict(
+            type='ConcatDataset',
+            datasets=[
+                pairs(labelled),
+                dict(type='UnlabelledDataset', dataset=pairs(unlabelled, False, 'more')),
+            ],
+        )
+    )
+
+
+@pytest.mark.parametrize('ratio', [(1, 1), (1, 3), (3, 2)])
+def test_every_batch_holds_the_ratio_and_parts_are_drawn_through(pairs, ratio):
+    dataset = concatenation(pairs)
+    stream = iter(RatioSampler(dataset, ratio, seed=3))
+    size = sum(ratio)
+    batches = [[next(stream) for _ in range(size)] for _ in range(40)]
+    for batch in batches:
+        assert sum(index < 4 for index in batch) == ratio[0]
+    labelled = [index for batch in batches for index in batch if index < 4]
+    unlabelled = [index for batch in batches for index in batch if index >= 4]
+    assert all(sorted(labelled[i : i + 4]) == [0, 1, 2, 3] for i in range(0, 40, 4))
+    assert sorted(unlabelled[:10]) == list(range(4, 14))
+    assert labelled[:4] != labelled[4:8] or labelled[4:8] != labelled[8:12]  # shuffled anew
+
+
+def test_two_processes_share_each_part_without_overlap(pairs, monkeypatch):
+    dataset = concatenation(pairs)
+    drawn = []
+    for rank in (0, 1):
+        monkeypatch.setattr('mtkd_cd.data.samplers.get_dist_info', lambda rank=rank: (rank, 2))
+        stream = iter(RatioSampler(dataset, (1, 1), seed=3))
+        drawn.append([next(stream) for _ in range(4)])
+    for own in drawn:
+        assert sum(index < 4 for index in own) == 2
+    assert sorted(index for own in drawn for index in own if index < 4) == [0, 1, 2, 3]
+
+
+def test_resumed_stream_goes_on_where_it_was_cut(pairs):
+    dataset = concatenation(pairs)
+    config = dict(type='RatioSampler', ratio=(1, 3))
+    whole = iter(NumberedSampler(dataset, config, seed=5))
+    whole = [next(whole) for _ in range(50)]
+    resumed = NumberedSampler(dataset, config, seed=5)
+    resumed.skip(23)
+    resumed = iter(resumed)
+    assert [next(resumed) for _ in range(27)] == whole[23:]
+
+
+def test_ratio_without_parts_is_refused(pairs):
+    with pytest.raises(UserError, match='no ConcatDataset'):
+        RatioSampler(DATASETS.build(pairs(3)), (1, 1))
+    with pytest.raises(UserError, match='of 2 parts'):
+        RatioSampler(concatenation(pairs), (1, 1, 2))
+    with pytest.raises(UserError, match='integers'):
+        RatioSampler(concatenation(pairs), (0.5, 1))
+
+
+def test_unlabelled_batch_trains_a_distiller(pairs):
+    """From files to a step: labelled and unlabelled pairs in one batch of our own model."""
+    from mmengine.config import Config
+    from mmengine.dataset import pseudo_collate
+
+    from mtkd_cd.registry import MODELS
+
+    models = Path(mtkd_cd.__file__).parent / 'configs' / '_base_' / 'models'
+    student = Config.fromfile(models / 'fc_siam_diff.py').model
+    dataset = concatenation(pairs)
+    stream = iter(RatioSampler(dataset, (1, 1), seed=0))
+    torch.manual_seed(0)
+    np.random.seed(0)
+    batch = pseudo_collate([dataset[next(stream)] for _ in range(4)])
+    model = MODELS.build(
+        dict(type='MultiTeacherDistiller', student=student, unlabelled={}, routing='best')
+    )
+    data = model.data_preprocessor(batch, training=True)
+    losses = model.loss(**data)
+    assert losses['loss_distill'] > 0
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
