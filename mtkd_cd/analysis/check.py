@@ -9,27 +9,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from mtkd_cd.core.car import CARPartition, car_histogram
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import own_file
 from mtkd_cd.data.car_index import car_of_file
-from mtkd_cd.data.labels import label_coding
+from mtkd_cd.data.images import orientation_problem, read_header, read_stored
+from mtkd_cd.data.labels import check_not_black_and_white, label_coding
 from mtkd_cd.data.layout import LAYOUTS, SPLITS, Layout, layout_of_class
 from mtkd_cd.data.pairs import (
     Pair,
     PairFolders,
     Problem,
-    channel_problems,
     list_pairs,
     size_problems,
 )
+from mtkd_cd.data.radiometry import from_spec, no_rule_error, thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +56,7 @@ class PairFacts:
     Attributes:
         pair: Its files.
         sizes: {path: (width, height)} of the images and the label.
-        modes: Pillow's mode (``RGB``, ``L``, ...) of each image.
+        modes: ``RGB``, ``L`` for gray, or the bands and type of each image.
         digests: Hash of each image's pixels.
         coding: Of the label, as ``label_coding`` names it.
         car: CAR of the label.
@@ -86,12 +85,17 @@ class SplitReport:
 
 
 def check_dataset(
-    data_root: str, dataset_type: str | None = None, progress: bool = False
+    data_root: str,
+    dataset_type: str | None = None,
+    progress: bool = False,
+    *,
+    bands: Sequence[int] | None = None,
+    radiometry: Any = None,
 ) -> list[SplitReport]:
-    """Open every file of a data set.
+    """Open every file of a data set, with the readers that training uses.
 
-    Looked for are missing partners, unreadable files, unequal sizes, images of four channels,
-    unknown and mixed label codings, splits without any change, and pairs that are in two splits
+    Looked for are missing partners, unreadable files, unequal sizes and orientations, images of
+    other bands or of values that need a radiometry rule, unknown and mixed label codings, splits without any change, and pairs that are in two splits
     (same pixels, whatever the names of the files and the order of the dates).
 
     Args:
@@ -99,6 +103,8 @@ def check_dataset(
         dataset_type: Class whose folder names, suffixes and label coding hold; by default the names
             of the folders tell.
         progress: Show a progress bar.
+        bands: Those that training takes, see :func:`~mtkd_cd.data.images.read_image`.
+        radiometry: The rule that training uses.
 
     Returns:
         A report for each split that is there.
@@ -106,7 +112,11 @@ def check_dataset(
     Raises:
         UserError: ``data_root`` does not exist or holds no split; an unknown class.
     """
-    reports = [_check_split(*split, progress) for split in splits_on_disk(data_root, dataset_type)]
+    needs_rule = radiometry is None or from_spec(radiometry).name == 'identity'
+    reports = [
+        _check_split(*split, progress, bands, needs_rule)
+        for split in splits_on_disk(data_root, dataset_type)
+    ]
     _add_duplicates(reports)
     _add_odd_codings(reports)
     return reports
@@ -160,7 +170,13 @@ def splits_on_disk(
 
 
 def _check_split(
-    name: str, layout: Layout, folders: PairFolders, ann_file: str, progress: bool
+    name: str,
+    layout: Layout,
+    folders: PairFolders,
+    ann_file: str,
+    progress: bool,
+    bands: Sequence[int] | None,
+    needs_rule: bool,
 ) -> SplitReport:
     report = SplitReport(name)
     try:
@@ -171,7 +187,9 @@ def _check_split(
         report.problems.append(Problem(ann_file or os.path.dirname(folders.date_a), str(error)))
         return report
     with ThreadPoolExecutor() as pool:
-        inspected = pool.map(lambda pair: _inspect(pair, layout.format_seg_map), pairs)
+        inspected = pool.map(
+            lambda pair: _inspect(pair, layout.format_seg_map, bands, needs_rule), pairs
+        )
         for facts, problems in tqdm(
             inspected,
             f'opening {report.name}',
@@ -189,49 +207,50 @@ def _check_split(
                 'no label has a changed pixel: are these the labels, and is their coding right?',
             )
         )
+        if layout.format_seg_map is None:
+            labels = [facts.pair.label for facts in report.pairs if facts.car is not None]
+            try:
+                check_not_black_and_white([label for label in labels if label is not None])
+            except UserError as error:
+                report.problems.append(Problem(str(folders.label), str(error)))
     return report
 
 
-def _inspect(pair: Pair, format_seg_map: str | None) -> tuple[PairFacts, list[Problem]]:
-    facts, problems = PairFacts(pair), []
+def _inspect(
+    pair: Pair, format_seg_map: str | None, bands: Sequence[int] | None, needs_rule: bool
+) -> tuple[PairFacts, list[Problem]]:
+    facts, problems, turns = PairFacts(pair), [], []
     for path in (pair.date_a, pair.date_b):
         try:
-            pixels, mode, found = _decode(path)
-        except Exception as error:  # decoders raise all sorts of errors on broken files
-            problems.append(Problem(path, f'cannot be decoded: {error}'))
+            pixels, _, header = read_stored(path, bands)
+            if needs_rule and pixels.dtype != np.uint8:
+                raise no_rule_error(f'image {path}', {'it': thinned(pixels, band_axis=-1)})
+        except UserError as error:
+            problems.append(Problem(path, str(error).removeprefix(f'image {path} ')))
             continue
-        problems += found
-        facts.modes.append(mode)
+        facts.modes.append(_mode(pixels))
         facts.sizes[path] = (pixels.shape[1], pixels.shape[0])
         facts.digests.append(hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest())
+        turns.append(header.orientation)
+    if len(set(turns)) > 1:
+        text = orientation_problem(turns, (pair.date_a, pair.date_b))
+        problems.append(Problem(pair.date_a, text))
     if pair.label is not None:
         try:
             facts.car = car_of_file(pair.label, format_seg_map=format_seg_map)
             facts.coding = label_coding(pair.label)
-            with Image.open(pair.label) as label:
-                facts.sizes[pair.label] = label.size
+            with open(pair.label, 'rb') as file:
+                facts.sizes[pair.label] = read_header(file).size
         except UserError as error:
             problems.append(Problem(pair.label, str(error).removeprefix(f'label {pair.label} ')))
     return facts, problems + size_problems(facts.sizes, pair)
 
 
-def _decode(path: str) -> tuple[np.ndarray, str, list[Problem]]:
-    """Pixels, Pillow's mode, and a problem if the number of channels is wrong."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image), image.mode, channel_problems(path, image)
-    except UnidentifiedImageError:
-        # A TIFF that Pillow does not know may be one that the pipelines' decoder knows.
-        pixels = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            raise
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    problems = (
-        []
-        if channels in (1, 3)
-        else [Problem(path, f'has {channels} channels; a pair needs RGB or gray images')]
-    )
-    return pixels, f'{channels} x {pixels.dtype}', problems
+def _mode(pixels: np.ndarray) -> str:
+    channels = pixels.shape[2]
+    if pixels.dtype == np.uint8 and channels in (1, 3):
+        return 'L' if channels == 1 else 'RGB'
+    return f'{channels} x {pixels.dtype}'
 
 
 def _add_duplicates(reports: Sequence[SplitReport]) -> None:
@@ -254,7 +273,10 @@ def _add_odd_codings(reports: Sequence[SplitReport]) -> None:
     groups: dict[bool, list[tuple[SplitReport, PairFacts]]] = {True: [], False: []}
     for report in reports:
         for facts in report.pairs:
-            if facts.coding not in (None, 'all 0'):
+            # Without change, 255 is ignored under one coding and change under the other.
+            if facts.coding not in (None, 'all 0') and not (
+                facts.coding == '0/255' and facts.car == 0
+            ):
                 groups[facts.coding in ('0/1', '0/1/255')].append((report, facts))
     odd, usual = sorted(groups.values(), key=len)
     for report, facts in odd:

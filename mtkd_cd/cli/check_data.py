@@ -21,6 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         'JL1_CD_Dataset',
     )
     parser.add_argument(
+        '--bands',
+        type=lambda text: tuple(int(band) for band in text.split(',')),
+        help='bands that the model takes, from 1: 4,3,2',
+    )
+    parser.add_argument(
+        '--radiometry',
+        help='rule of the data set for images of more than 8 bits: "linear(low=0, high=3000)"',
+    )
+    parser.add_argument(
         '--thresholds',
         type=float,
         nargs='+',
@@ -35,7 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     partition = CARPartition(args.thresholds)
-    reports = check_dataset(args.data_root, args.type, progress=True)
+    reports = check_dataset(
+        args.data_root,
+        args.type,
+        progress=True,
+        bands=args.bands,
+        radiometry=args.radiometry,
+    )
     print(report_text(reports, partition))
     figure = args.figure or Path(
         'work_dirs/check_dataset', f'{Path(args.data_root).resolve().name}.png'

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
@@ -12,12 +13,16 @@ from mmseg.datasets import BaseSegDataset
 from mtkd_cd.core.car import IGNORE_INDEX, CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
-from mtkd_cd.data.labels import LABEL_FORMATS, read_label
+from mtkd_cd.data.images import sample_values
+from mtkd_cd.data.labels import LABEL_FORMATS, check_not_black_and_white, read_label
 from mtkd_cd.data.layout import SPLITS, Layout
 from mtkd_cd.data.pairs import Pair, PairFolders, header_problems, list_pairs, raise_if_any
+from mtkd_cd.data.radiometry import Rule, from_spec
 from mtkd_cd.registry import DATASETS
 
 _HELD_OUT_EVERY = 10
+# A percentile rule is taken of that many training pairs, evenly spaced over their names.
+_FITTED_PAIRS = 64
 # Fine enough that the held-out tenth has the CAR distribution of the whole, coarse enough that rounding moves no image.
 _STRATA = CARPartition((0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7))
 
@@ -38,12 +43,16 @@ class _BaseCDDataset(BaseSegDataset):
         ann_file: List of names, one per line, with or without suffix; relative to ``data_root``. Without it: all pairs, sorted by path.
         img_suffix: Ending of the image names; ``''`` for any of png, jpg, jpeg, tif, tiff, bmp.
         seg_map_suffix: The same for labels.
-        format_seg_map: How labels are stored: ``'to_binary'`` for 0 / 1, 0 / 255 and gray, ``None`` for 0, 1 and 255 = ignored.
+        format_seg_map: How labels are stored: ``'to_binary'`` for 0 / 1, 0 / 255 and gray, ``None`` for 0, 1 and 255 = ignored,
+            ``'with_ignored'`` for the same where no label may have a changed pixel.
         metainfo: Overrides ``classes`` and ``palette`` of the class.
         data_root: Joined with the folders and with ``ann_file``.
         data_prefix: The folders.
         split: ``'train'``, ``'val'`` or ``'test'``; then without ``data_prefix`` and ``ann_file``.
         reduce_zero_label: Whether labels are stored as 0 ignored, 1 unchanged, 2 changed.
+        bands: Numbers of the bands that the model takes, from 1; three are red, green, blue. Default: those of RGB or gray images.
+        radiometry: Rule that brings values to 0..255 (:func:`~mtkd_cd.data.radiometry.from_spec`); needed for other than 8-bit images.
+            Percentiles are taken once, over both dates of the training split.
         ignore_index, filter_cfg, indices, serialize_data, pipeline, test_mode, lazy_init, max_refetch, backend_args: As in mmengine.
 
     Raises:
@@ -52,8 +61,6 @@ class _BaseCDDataset(BaseSegDataset):
     """
 
     folder_names = PairFolders('A', 'B', 'label')
-    # Splits that are published without labels.
-    unlabelled_splits: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -75,13 +82,23 @@ class _BaseCDDataset(BaseSegDataset):
         reduce_zero_label: bool = False,
         backend_args: dict | None = None,
         split: str | None = None,
+        bands: Sequence[int] | None = None,
+        radiometry: Any = None,
     ) -> None:
+        for key, value in (('data_root', data_root), ('ann_file', ann_file)):
+            if value is not None and not isinstance(value, (str, os.PathLike)):
+                raise UserError(
+                    f'{key}={value!r} is no path: --cfg-options takes a value with a comma for a list; give the folder by --data-root, '
+                    'or write it in the config'
+                )
         if format_seg_map not in LABEL_FORMATS:
             raise UserError(f'format_seg_map={format_seg_map!r}: must be one of {LABEL_FORMATS}')
         if split is not None:
             _check_split(split, data_root, data_prefix, ann_file)
         self.split = split
         self.format_seg_map = format_seg_map
+        self.bands = None if bands is None else tuple(bands)
+        self.radiometry = None if radiometry is None else from_spec(radiometry)
         super().__init__(
             ann_file=ann_file,
             img_suffix=img_suffix,
@@ -105,7 +122,7 @@ class _BaseCDDataset(BaseSegDataset):
     def layout(cls, data_root: str, split: str) -> tuple[PairFolders, str] | None:
         """Folders and list file of a split on disk (``''`` for no list), by the class's layout;
         ``None`` where there is no such split."""
-        layout = Layout(cls.folder_names, unlabelled_splits=cls.unlabelled_splits)
+        layout = Layout(cls.folder_names)
         return layout.place(data_root, split)
 
     def load_data_list(self) -> list[dict]:
@@ -117,11 +134,21 @@ class _BaseCDDataset(BaseSegDataset):
         held_out = self.split in ('train', 'val') and self.layout(self.data_root, 'val') is None
         folders, ann_file = self._place('train' if held_out else self.split)
         pairs = self._load_pairs(folders, ann_file)
+        self.radiometry = self._fitted_radiometry(pairs)
+        if folders.label is None:
+            _log_unlabelled(folders.date_a, len(pairs))
         data_list = [self._data_info(pair) for pair in pairs]
         if not held_out and (folders.label is None or self.backend_args is not None):
             return data_list
         # The first time this reads all labels, so that a broken or oddly coded one ends the run at its start; then it is a look-up.
         cars = cars_of_data_infos(data_list)
+        if (
+            self.format_seg_map is None
+            and not self.reduce_zero_label
+            and len(cars)
+            and not cars.any()
+        ):
+            check_not_black_and_white([info['seg_map_path'] for info in data_list])
         if not held_out:
             return data_list
         chosen = _held_out_tenth([pair.name for pair in pairs], cars, self.data_root)
@@ -133,6 +160,40 @@ class _BaseCDDataset(BaseSegDataset):
         coding = {key: info[key] for key in ('format_seg_map', 'reduce_zero_label', 'label_map')}
         label = read_label(info['seg_map_path'], **coding, backend_args=self.backend_args)
         return [value for value in np.unique(label).tolist() if value != self.ignore_index]
+
+    @classmethod
+    def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
+        """{stored class: class}, where ``metainfo`` chooses or reorders classes; two other names are names for the same two.
+
+        Raises:
+            UserError: Classes that are neither.
+        """
+        own = cls.METAINFO.get('classes')
+        if new_classes is not None and own is not None and not set(new_classes) <= set(own):
+            if len(new_classes) == len(own) and not set(new_classes) & set(own):
+                return None
+            raise UserError(
+                f'metainfo.classes={tuple(new_classes)}: there are {tuple(own)}; choose among them, or give {len(own)} other names, that of '
+                'the unchanged first'
+            )
+        return super().get_label_map(new_classes)
+
+    def _fitted_radiometry(self, pairs: Sequence[Pair]) -> Rule | None:
+        """The rule, its percentiles taken of training pairs."""
+        if self.radiometry is None or self.radiometry.fitted:
+            return self.radiometry
+        if self.split is None:
+            raise UserError(
+                f'radiometry={self.radiometry}: with data_prefix it is not known which pairs are for training; set split instead, or give '
+                'the numbers, for instance linear(low=0, high=3000)'
+            )
+        has_val = self.layout(self.data_root, 'val') is not None
+        if self.split == 'test' or (self.split == 'val' and has_val):
+            pairs = self._load_pairs(*self._layout_on_disk('train'))
+        step = max(1, -(-len(pairs) // _FITTED_PAIRS))
+        chosen = sorted(pairs)[::step]
+        files = tuple(path for pair in chosen for path in (pair.date_a, pair.date_b))
+        return _fit_radiometry(self.radiometry, files, self.bands)
 
     def _place(self, split: str | None) -> tuple[PairFolders, str]:
         """Folders and list file of the data."""
@@ -176,7 +237,7 @@ class _BaseCDDataset(BaseSegDataset):
         )
         raise_if_any(problems)
         if self.backend_args is None:
-            raise_if_any(header_problems(pairs))
+            raise_if_any(header_problems(pairs, self.bands, self.radiometry))
         return pairs
 
     def _data_info(self, pair: Pair) -> dict:
@@ -187,8 +248,14 @@ class _BaseCDDataset(BaseSegDataset):
             'reduce_zero_label': self.reduce_zero_label,
             'seg_fields': [],
         }
+        if self.bands is not None:
+            info['bands'] = self.bands
+        if self.radiometry is not None:
+            info['radiometry'] = self.radiometry
         if pair.label is not None:
             info['seg_map_path'] = pair.label
+        elif self.split == 'test' or self.test_mode:
+            info['unlabelled'] = True
         return info
 
 
@@ -229,3 +296,21 @@ def _log_held_out(data_root: str, held_out: int, total: int) -> None:
         'trained on; the test split is not used for it',
         logger='current',
     )
+
+
+@cache
+def _log_unlabelled(folder: str, count: int) -> None:
+    print_log(
+        f'{folder}: {count} pairs without labels: they are predicted, not scored', logger='current'
+    )
+
+
+@cache
+def _fit_radiometry(rule: Rule, files: tuple[str, ...], bands: tuple[int, ...] | None) -> Rule:
+    """Once per process, for the training, validation and test set together."""
+    fitted = rule.fit(*(sample_values(file, bands) for file in files))
+    print_log(
+        f'radiometry {rule}: taken of {len(files)} training images: {fitted.describe()}',
+        logger='current',
+    )
+    return fitted

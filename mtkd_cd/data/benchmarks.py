@@ -26,7 +26,6 @@ class CDDataset(_BaseCDDataset):
         super().__init_subclass__(**kwargs)
         if 'stored_as' in vars(cls):
             cls.folder_names = cls.stored_as.folders
-            cls.unlabelled_splits = cls.stored_as.unlabelled_splits
 
     def __init__(self, **kwargs: Any) -> None:
         layout = self.stored_as

@@ -2,17 +2,19 @@
 
 import io
 import os
+from collections.abc import Sequence
 from typing import NoReturn
 
 import cv2
 import numpy as np
 from mmengine.fileio import get as read_bytes
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.images import ImageHeader, decode_with_gdal, read_header, turn
 
-LABEL_FORMATS = (None, 'to_binary')
+LABEL_FORMATS = (None, 'to_binary', 'with_ignored')
 # Gray values that far from black and white are compression noise; those between come from blurred edges, or from another coding.
 _NOISE = 32
 # Edges are lines: of an image's pixels they are not most, and they leave no flat areas, as the classes of another coding do.
@@ -36,8 +38,10 @@ def read_label(
     Args:
         path: PNG, TIFF, JPEG or BMP with one value per pixel. Colour files with equal channels are gray; 1-bit files hold 0 and 1.
         format_seg_map: ``'to_binary'``: the file holds 0 and 1, or gray levels 0..255 of which 128 and more mean change (blurred edges
-            and compression noise are fine, ignored pixels need ``ignored_value``). ``None``: the file holds 0, 1 and 255 = ignored; palette
-            files are read by index.
+            and compression noise are fine, ignored pixels need ``ignored_value``). ``None`` or ``'with_ignored'``: the file holds 0, 1 and
+            255 = ignored, whether or not there is change; palette files are read by index. The coding is a property of a data set,
+            so {0, 255} follows the setting here; data sets under ``None`` refuse labels that are all without change and hold 255
+            (:func:`check_not_black_and_white`), those under ``'with_ignored'`` don't.
         reduce_zero_label: Whether stored 0 means ignored, 1 unchanged and 2 changed. Not together with ``'to_binary'``.
         label_map: New value of each stored value, applied last (mmseg's way to choose classes).
         ignored_value: Stored value of ignored pixels, with ``'to_binary'``; what is left must have a coding that this stands for.
@@ -52,7 +56,8 @@ def read_label(
     """
     if format_seg_map not in LABEL_FORMATS:
         raise UserError(
-            f"format_seg_map={format_seg_map!r}: must be None (labels stored as 0, 1, 255) or 'to_binary' (0 / 1 or 0 / 255)"
+            f"format_seg_map={format_seg_map!r}: must be None or 'with_ignored' (labels stored "
+            "as 0, 1, 255 = ignored) or 'to_binary' (0 / 1 or 0 / 255)"
         )
     if format_seg_map == 'to_binary' and reduce_zero_label:
         raise UserError(
@@ -96,6 +101,26 @@ def label_coding(path: str | os.PathLike) -> str:
     )
 
 
+def check_not_black_and_white(paths: Sequence[str | os.PathLike]) -> None:
+    """Refuse a data set whose labels, read as 0, 1 and 255 = ignored, have no change but hold 255:
+    255 may mean change there.
+
+    Args:
+        paths: All labels of a data set, none of which has a changed pixel under
+            ``format_seg_map=None``.
+
+    Raises:
+        UserError: One holds 255; names the two settings.
+    """
+    for path in paths:
+        if label_coding(path) == '0/255':
+            raise UserError(
+                f'none of the {len(paths)} labels has a pixel of value 1, but {path} holds 255: '
+                "set format_seg_map='to_binary' in the data set if 255 means change, or "
+                "format_seg_map='with_ignored' if 255 means ignored and nothing changed"
+            )
+
+
 def _decode(
     path: str | os.PathLike, backend_args: dict | None, imdecode_backend: str
 ) -> tuple[np.ndarray, np.ndarray | None, bool]:
@@ -109,11 +134,9 @@ def _decode(
     palette = None
     lossy = content[:2] == b'\xff\xd8' or content[8:12] == b'WEBP'
     try:
+        header = read_header(io.BytesIO(content))
         if imdecode_backend == 'pillow':
-            image = Image.open(io.BytesIO(content))
-            array = np.array(image)
-            if image.mode == 'P':
-                palette = _palette_colours(image)
+            array, palette = _decode_with_pillow(content, header)
         else:
             import mmcv  # needs torch
 
@@ -126,7 +149,22 @@ def _decode(
         raise UserError(
             f'label {path} is not a readable image, perhaps truncated. Restore the file'
         )
-    return _to_uint8(path, _one_channel(path, array)), palette, lossy
+    # Pillow turns TIFFs by itself, and OpenCV those that it reads.
+    turned = array if header.kind == 'tiff' else turn(array, header.orientation)
+    return _to_uint8(path, _one_channel(path, turned)), palette, lossy
+
+
+def _decode_with_pillow(
+    content: bytes, header: ImageHeader
+) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        if header.kind != 'tiff':
+            raise
+        return decode_with_gdal(content)[0], None
+    array = np.array(image)
+    return array, _palette_colours(image) if image.mode == 'P' else None
 
 
 def _palette_colours(image: Image.Image) -> np.ndarray:
@@ -261,12 +299,6 @@ def _index_table(
             path,
             values,
             f'with format_seg_map=None a label holds class numbers {sorted(classes)} and 255 for ignored{hint}',
-        )
-    if IGNORE_INDEX in values and set(values.tolist()) <= {0, IGNORE_INDEX}:
-        _refuse(
-            path,
-            values,
-            "with format_seg_map=None 255 means ignored, so nothing is changed here: set format_seg_map='to_binary' if 255 means change",
         )
     return table
 

@@ -27,14 +27,12 @@ class Layout:
         img_suffix: Ending of the image names; ``''`` for any of png, jpg, jpeg, tif, tiff, bmp.
         seg_map_suffix: The same for labels.
         format_seg_map: How labels are stored, as :func:`mtkd_cd.data.labels.read_label` takes it.
-        unlabelled_splits: Splits that are published without labels.
     """
 
     folders: PairFolders = _FOLDERS
     img_suffix: str = ''
     seg_map_suffix: str = ''
     format_seg_map: str | None = 'to_binary'
-    unlabelled_splits: tuple[str, ...] = ()
 
     def place(self, data_root: str, split: str) -> tuple[PairFolders, str] | None:
         """Folders and list file of a split on disk (``''`` for no list); ``None`` where there is no
@@ -46,7 +44,8 @@ class Layout:
             if ann_file and not os.path.isfile(ann_file):
                 continue
             date_a, date_b, label = (os.path.join(root, name) for name in self.folders if name)
-            has_labels = split not in self.unlabelled_splits or os.path.isdir(label)
+            # A test may do without labels, in every class.
+            has_labels = split in ('train', 'val') or os.path.isdir(label)
             return PairFolders(date_a, date_b, label if has_labels else None), ann_file
         return None
 
@@ -67,7 +66,6 @@ LAYOUTS: dict[str, Layout] = {
         img_suffix='.tif',
         seg_map_suffix='.png',
         format_seg_map=None,
-        unlabelled_splits=('test',),
     ),
 }
 LAYOUTS['CDD_Dataset'] = LAYOUTS['SVCD_Dataset']
@@ -88,7 +86,6 @@ def layout_of_class(name: str) -> Layout:
         dataset.img_suffix,
         dataset.seg_map_suffix,
         dataset.format_seg_map,
-        found.unlabelled_splits,
     )
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data import base
-from mtkd_cd.data.benchmarks import CDDataset, JL1_CD_Dataset, RSIPAC_CD_Dataset
+from mtkd_cd.data.benchmarks import CDDataset, JL1_CD_Dataset
 from mtkd_cd.registry import DATASETS
 
 # Name: folders of date A, date B and label; image suffix; label suffix; label coding.
@@ -220,13 +220,61 @@ def test_missing_test_split_is_not_replaced(tmp_path, write_pairs):
         JL1_CD_Dataset(data_root=str(tmp_path), split='test')
 
 
-def test_test_split_without_labels(tmp_path, write_pairs):
-    write_pairs(tmp_path / 'test', [7], folders=('A', 'B'), suffix='.tif')
-    assert 'seg_map_path' not in RSIPAC_CD_Dataset(
-        data_root=str(tmp_path), split='test'
-    ).get_data_info(0)
-    with pytest.raises(UserError, match='label does not exist'):
-        CDDataset(data_root=str(tmp_path), split='test')
+@pytest.mark.parametrize('name', FOLDER_LAYOUTS)
+def test_a_test_does_without_labels_and_a_training_does_not(tmp_path, write_pairs, name):
+    date_a, date_b, label, suffix, *_ = FOLDER_LAYOUTS[name]
+    for split in ('train', 'test'):
+        write_pairs(tmp_path / split, [7], folders=(date_a, date_b), suffix=suffix)
+    pipeline = [{'type': 'MultiImgLoadImageFromFile'}, {'type': 'MultiImgLoadAnnotations'}]
+    build = {'type': name, 'data_root': str(tmp_path), 'pipeline': pipeline}
+    dataset = DATASETS.build({**build, 'split': 'test'})
+    assert 'seg_map_path' not in dataset.get_data_info(0)
+    sample = dataset[0]
+    assert len(sample['img']) == 2
+    assert not {'gt_seg_map', 'car'} & set(sample)
+    with pytest.raises(UserError, match=f'{label} does not exist'):
+        DATASETS.build({**build, 'split': 'train'})
+
+
+def test_unlabelled_pairs_by_folder_need_test_mode(tmp_path, write_pairs):
+    write_pairs(tmp_path, [7], folders=('A', 'B'))
+    arguments = {
+        'data_root': str(tmp_path),
+        'data_prefix': {'img_path_from': 'A', 'img_path_to': 'B'},
+        'pipeline': [{'type': 'MultiImgLoadAnnotations'}],
+    }
+    assert 'gt_seg_map' not in CDDataset(**arguments, test_mode=True)[0]
+    with pytest.raises(UserError, match='has no label, which training needs'):
+        CDDataset(**arguments)[0]
+
+
+def test_classes_may_have_other_names(tmp_path, write_pairs):
+    write_pairs(tmp_path / 'test', [7])
+    build = {'data_root': str(tmp_path), 'split': 'test'}
+    dataset = CDDataset(**build, metainfo={'classes': ('background', 'building')})
+    assert dataset.metainfo['classes'] == ('background', 'building')
+    assert dataset.metainfo['label_map'] is None
+    with pytest.raises(UserError, match=r"metainfo\.classes=\('building',\)"):
+        CDDataset(**build, metainfo={'classes': ('building',)})
+
+
+def test_path_that_became_a_list_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"data_root=\['/data/a', 'b'\] is no path.*comma"):
+        CDDataset(data_root=['/data/a', 'b'], split='test')
+
+
+def test_all_ignored_or_black_and_white_is_decided_for_the_whole_data_set(tmp_path, write_pairs):
+    write_pairs(tmp_path / 'test', [0, 0], white=1)
+    build = {'data_root': str(tmp_path), 'split': 'test', 'format_seg_map': None}
+    label = np.zeros((20, 20), np.uint8)
+    label[:5] = 255
+    Image.fromarray(label).save(tmp_path / 'test/label/001.png')
+    with pytest.raises(UserError, match=r"'to_binary'.*'with_ignored'"):
+        CDDataset(**build)
+    assert len(CDDataset(**{**build, 'format_seg_map': 'with_ignored'})) == 2
+    label[5] = 1
+    Image.fromarray(label).save(tmp_path / 'test/label/000.png')
+    assert len(CDDataset(**build)) == 2
 
 
 @pytest.mark.parametrize(

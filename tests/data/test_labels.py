@@ -155,9 +155,20 @@ def test_stored_coding_keeps_ignored_pixels(tmp_path, mask):
     np.testing.assert_array_equal(read_label(save(tmp_path / 'a.png', mask)), mask)
 
 
-def test_black_and_white_label_under_stored_coding_is_refused_with_the_way_out(tmp_path, mask):
-    with pytest.raises(UserError, match="format_seg_map='to_binary'"):
-        read_label(save(tmp_path / 'a.png', mask * 255))
+@pytest.mark.parametrize('coding', [None, 'with_ignored'])
+def test_ignored_pixels_need_no_change_beside_them(tmp_path, coding):
+    border = np.pad(np.zeros((54, 64), np.uint8), ((10, 0), (0, 0)), constant_values=255)
+    for stored in (border, np.full((64, 64), 255, np.uint8)):
+        label = read_label(save(tmp_path / 'a.png', stored), format_seg_map=coding)
+        np.testing.assert_array_equal(label, stored)
+
+
+def test_labels_turn_as_their_tag_says(tmp_path, mask):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    path = save(tmp_path / 'a.png', mask * 255, exif=exif)
+    expected = np.rot90(mask, -1)
+    np.testing.assert_array_equal(read_label(path, format_seg_map='to_binary'), expected)
 
 
 def test_unknown_class_under_stored_coding_is_refused(tmp_path, mask):

@@ -1,5 +1,8 @@
 """Matching files to pairs, and what their headers tell."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -126,3 +129,89 @@ def test_a_long_list_of_problems_is_cut_short(tmp_path, write_pairs, folders):
     assert str(caught.value).startswith('9 files')
     assert '4 more' in str(caught.value)
     assert len(str(caught.value).splitlines()) == 7
+
+
+@pytest.mark.parametrize('folder', ['A', 'B', 'label'])
+def test_images_of_another_type_beside_the_wanted_are_refused(
+    tmp_path, write_pairs, folders, folder
+):
+    write_pairs(tmp_path, [0] * 3)
+    image = Image.fromarray(np.zeros((20, 20), np.uint8))
+    image.save(tmp_path / folder / '007.jpg')
+    image.save(tmp_path / folder / '008.tif')
+    with pytest.raises(UserError, match=r"2 images of another type beside 3 '\.png' \(007\.jpg"):
+        list_pairs(folders, '', '.png', '.png')
+
+
+def test_upper_case_suffix_is_the_suffix(tmp_path, write_pairs, folders):
+    write_pairs(tmp_path, [0] * 3)
+    for folder in ('A', 'B', 'label'):
+        (tmp_path / folder / '001.png').rename(tmp_path / folder / '001.PNG')
+    (tmp_path / 'list.txt').write_text('001.PNG\n002\n')
+    for suffix in ('.png', ''):
+        assert [pair.name for pair in list_pairs(folders, '', suffix, suffix)[0]] == [
+            '000',
+            '001',
+            '002',
+        ]
+        listed, problems = list_pairs(folders, str(tmp_path / 'list.txt'), suffix, suffix)
+        assert [pair.name for pair in listed] == ['001', '002']
+        assert not problems
+
+
+def test_what_is_passed_over_is_said_with_counts(tmp_path, write_pairs, folders, monkeypatch):
+    said = []
+    monkeypatch.setattr('mtkd_cd.data.pairs.print_log', lambda text, **_: said.append(text))
+    write_pairs(tmp_path, [0] * 3)
+    (tmp_path / 'A/.ipynb_checkpoints').mkdir()
+    shutil.copy(tmp_path / 'A/000.png', tmp_path / 'A/.ipynb_checkpoints/000-checkpoint.png')
+    (tmp_path / 'A/Thumbs.db').touch()
+    pairs, problems = list_pairs(folders)
+    assert (len(pairs), problems) == (3, [])
+    assert said == [
+        f'{tmp_path}/A: 1 hidden entries (such as .ipynb_checkpoints) and 1 other files (such as '
+        'Thumbs.db) are passed over'
+    ]
+
+
+def test_links_to_nothing_are_named(tmp_path, write_pairs, folders):
+    write_pairs(tmp_path, [0] * 3)
+    (tmp_path / 'B/001.png').unlink()
+    (tmp_path / 'B/001.png').symlink_to('../.git/annex/objects/x.png')
+    pairs, problems = list_pairs(folders, '', '.png', '.png')
+    assert [pair.name for pair in pairs] == ['000', '002']
+    assert [problem.path for problem in problems] == [str(tmp_path / 'B/001.png')]
+    assert 'git annex' in problems[0].text
+
+
+def test_names_that_are_not_utf8_are_refused_in_printable_text(tmp_path, write_pairs, folders):
+    write_pairs(tmp_path, [0] * 2)
+    strange = os.fsdecode('变化'.encode('gbk'))
+    for folder in ('A', 'B', 'label'):
+        (tmp_path / folder / '001.png').rename(tmp_path / folder / f'{strange}.png')
+    pairs, problems = list_pairs(folders)
+    assert [pair.name for pair in pairs] == ['000']
+    assert len(problems) == 3
+    with pytest.raises(UserError, match='not UTF-8') as caught:
+        raise_if_any(problems)
+    str(caught.value).encode()
+
+
+def test_names_twice_in_a_list_are_counted(tmp_path, write_pairs, folders):
+    write_pairs(tmp_path, [0] * 3)
+    (tmp_path / 'list.txt').write_text('000\n001.png\n000.png\n./000\n')
+    pairs, problems = list_pairs(folders, str(tmp_path / 'list.txt'))
+    assert [pair.name for pair in pairs] == ['000', '001']
+    assert [problem.text.split(':')[0] for problem in problems] == ["lists '000' 3 times"]
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'gbk', 'utf-16-le'])
+def test_lists_are_read_in_unicode_and_named_otherwise(tmp_path, write_pairs, folders, encoding):
+    write_pairs(tmp_path, [0] * 2, names=['变化', '001'])
+    path = tmp_path / 'list.txt'
+    path.write_bytes('变化\r\n001\r\n'.encode(encoding))
+    if encoding.startswith('utf-8') or encoding == 'utf-16':
+        assert [pair.name for pair in list_pairs(folders, str(path))[0]] == ['变化', '001']
+    else:
+        with pytest.raises(UserError, match=r'list\.txt .*iconv'):
+            list_pairs(folders, str(path))

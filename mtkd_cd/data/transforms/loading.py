@@ -1,49 +1,55 @@
 """Reading the images of both dates and the change label."""
 
-import io
 import os
 from collections.abc import Sequence
+from typing import Any
 
-import cv2
 import mmcv
 import numpy as np
 from mmengine.fileio import FileClient
 from mmengine.fileio import get as read_bytes
-from PIL import Image, TiffImagePlugin
 
 from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.data.labels import read_label
+from mtkd_cd.data.images import (
+    RULE_OPTION,
+    Picture,
+    check_one_orientation,
+    fill_of,
+    read_image,
+    to_picture,
+)
+from mtkd_cd.data.labels import IGNORE_INDEX, read_label
+from mtkd_cd.data.radiometry import from_spec
 from mtkd_cd.data.transforms.base import MultiImgTransform
 from mtkd_cd.registry import TRANSFORMS
-
-_JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
-# Photometric interpretations RGB and YCbCr.
-_TIFF_COLOURS = (2, 6)
-# Images of 11 to 14 bit sensors in 16-bit files: their high byte would be a nearly black image of a few gray levels.
-_MIN_MAX_16_BIT = 2**14
-# OpenCV 4 and OpenCV 5; returns the level that was set before.
-_set_opencv_log_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
-_SILENT = 0
 
 
 @TRANSFORMS.register_module()
 class MultiImgLoadImageFromFile(MultiImgTransform):
     """Read the images of both dates.
 
-    Reads ``img_path``, the paths of both dates; writes ``img``, a list of (H, W, 3) BGR uint8, and ``img_shape`` and ``ori_shape``, (h, w).
-    Gray images get three equal channels. 16-bit images that use their range give their high byte.
+    Reads ``img_path``, the paths of both dates, and, where present, ``bands`` and ``radiometry`` of
+    the data set; writes ``img``, a list of (H, W, C) arrays as
+    :func:`~mtkd_cd.data.images.read_image` gives them (8-bit BGR, or float32 in [0, 255] after a
+    radiometry rule), ``img_shape`` and ``ori_shape``, (h, w), and, where a date has pixels without
+    data, ``valid``, (H, W) bool. Those pixels are the mean on both dates, and ignored in the label.
 
     Args:
         to_float32: Whether to cast to float32.
-        color_type: A flag of ``mmcv.imfrombytes``. Other than ``'color'``, what the decoder yields is taken as it is.
-        imdecode_backend: A decoder of ``mmcv.imfrombytes``.
+        color_type: A flag of ``mmcv.imfrombytes``. Other than ``'color'``, what the decoder yields
+            is taken as it is.
+        imdecode_backend: A decoder of ``mmcv.imfrombytes``, for other colour types.
         file_client_args: The old form of ``backend_args``.
-        ignore_empty: Whether to return ``None`` for a pair that cannot be read, so that the data set draws another sample.
+        ignore_empty: Whether to return ``None`` for a pair that cannot be read, so that the data
+            set draws another sample.
         backend_args: mmengine's file backend; local files by default.
+        bands: Instead of the data set's.
+        radiometry: Instead of the data set's.
 
     Raises:
-        UserError: A file is missing, truncated, no image, has four channels or a depth that 8 bits cannot hold; the dates differ in size.
+        UserError: A file is missing, truncated or no image, has other bands or a depth without a
+            rule; the dates differ in size or in their orientation tags.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         ignore_empty: bool = False,
         *,
         backend_args: dict | None = None,
+        bands: Sequence[int] | None = None,
+        radiometry: Any = None,
     ) -> None:
         self.to_float32 = to_float32
         self.color_type = color_type
@@ -62,31 +70,34 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         self.file_client_args = file_client_args
         self.ignore_empty = ignore_empty
         self.backend_args = backend_args
+        self.bands = bands
+        self.radiometry = None if radiometry is None else from_spec(radiometry)
 
     def transform(self, results: dict) -> dict | None:
         paths = results['img_path']
+        bands = results.get('bands') if self.bands is None else self.bands
+        radiometry = results.get('radiometry') if self.radiometry is None else self.radiometry
         try:
-            images = [self._read(path) for path in paths]
-            _check_equal_sizes(images, paths)
+            pictures = [self._read(path, bands, radiometry) for path in paths]
+            _check_equal_sizes([picture.pixels for picture in pictures], paths)
+            check_one_orientation([picture.orientation for picture in pictures], paths)
         except UserError:
             if self.ignore_empty:
                 return None
             raise
-        return _set_images(results, images, self.to_float32)
+        return _set_images(results, pictures, self.to_float32)
 
-    def _read(self, path: str) -> np.ndarray:
+    def _read(self, path: str, bands: Sequence[int] | None, radiometry: Any) -> Picture:
         content = self._content(path)
+        if self.color_type == 'color':
+            return read_image(path, bands=bands, radiometry=radiometry, content=content)
         try:
-            _check_end(content)
-            image = self._decode(content)
+            image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
         except Exception as error:  # decoders raise all sorts of errors on broken files
-            raise _unreadable(path, f': {error}') from error
+            raise UserError(f'image {path} is not a readable image: {error}') from error
         if image is None:
-            raise _unreadable(path)
-        if self.color_type != 'color':
-            return image
-        _check_tiff_bands(path, content)
-        return _to_bgr(path, image)
+            raise UserError(f'image {path} is not a readable image, perhaps truncated')
+        return Picture(image)
 
     def _content(self, path: str) -> bytes:
         try:
@@ -97,41 +108,45 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
             raise UserError(
                 f'image {path} does not exist: check data_root and the list of files'
             ) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f'image {path} cannot be read: {error}') from error
-
-    def _decode(self, content: bytes) -> np.ndarray | None:
-        flag = self.color_type
-        # Unchanged, so that a fourth channel or 16 bits show; but the orientation tag that cameras write is obeyed for 'color' only.
-        if (
-            flag == 'color'
-            and self.imdecode_backend == 'cv2'
-            and not content.startswith(_JPEG_START)
-        ):
-            flag = 'unchanged'
-        # OpenCV reports every GeoTIFF tag it does not know, and broken files, which get an error of ours.
-        level = _set_opencv_log_level(_SILENT)
-        try:
-            return mmcv.imfrombytes(content, flag=flag, backend=self.imdecode_backend)
-        finally:
-            _set_opencv_log_level(level)
 
 
 @TRANSFORMS.register_module()
 class MultiImgLoadLoadImageFromNDArray(MultiImgTransform):
-    """Take the images of both dates from ``img``, a list of BGR arrays; writes ``img_path`` = None, ``img_shape`` and ``ori_shape``.
+    """Take the images of both dates from ``img``, a list of arrays; writes ``img_path`` = None,
+    ``img_shape`` and ``ori_shape``.
 
-    Takes the arguments of :class:`MultiImgLoadImageFromFile`, of which only ``to_float32`` matters.
+    The rules are those of files (:func:`~mtkd_cd.data.images.to_picture`): uint8, gray or BGR, as
+    it is, an opaque alpha channel dropped, every other type with a radiometry rule. Nested lists
+    hold whole numbers in 0..255. Takes the arguments of :class:`MultiImgLoadImageFromFile`.
+
+    Raises:
+        UserError: An array of another kind; the dates differ in size.
     """
 
-    def __init__(self, to_float32: bool = False, **_: object) -> None:
+    def __init__(
+        self,
+        to_float32: bool = False,
+        bands: Sequence[int] | None = None,
+        radiometry: Any = None,
+        **_: object,
+    ) -> None:
         self.to_float32 = to_float32
+        self.bands = bands
+        self.radiometry = None if radiometry is None else from_spec(radiometry)
 
     def transform(self, results: dict) -> dict:
-        images = [np.asarray(image) for image in results['img']]
-        _check_equal_sizes(images, [f'the array of date {date}' for date in 'AB'])
+        names = [f'the array of date {date}' for date in 'AB']
+        bands = results.get('bands') if self.bands is None else self.bands
+        radiometry = results.get('radiometry') if self.radiometry is None else self.radiometry
+        pictures = [
+            to_picture(_array_of(image, name), name, bands, radiometry, option=RULE_OPTION)
+            for image, name in zip(results['img'], names)
+        ]
+        _check_equal_sizes([picture.pixels for picture in pictures], names)
         results['img_path'] = None
-        return _set_images(results, images, self.to_float32)
+        return _set_images(results, pictures, self.to_float32)
 
 
 @TRANSFORMS.register_module()
@@ -197,6 +212,8 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         self.imdecode_backend = imdecode_backend
 
     def transform(self, results: dict) -> dict:
+        if not results.get('seg_map_path'):
+            return self._without_label(results)
         reduce_zero_label = (
             results.get('reduce_zero_label')
             if self.reduce_zero_label is None
@@ -216,75 +233,67 @@ class MultiImgLoadAnnotations(MultiImgTransform):
             raise UserError(
                 f'label {results["seg_map_path"]} is {_size(label)} pixels, but {image} is {shape[1]} x {shape[0]}'
             )
+        # Of the label as stored, as specialists are partitioned by; where CARPartitionDataset has
+        # looked it up, that is it.
+        results.setdefault('car', float(change_area_ratio(label)))
+        if results.get('valid') is not None:
+            label = np.where(results['valid'], label, np.uint8(IGNORE_INDEX))
         results['gt_seg_map'] = label
-        results['car'] = float(change_area_ratio(label))
         results.setdefault('seg_fields', []).append('gt_seg_map')
         return results
 
+    @staticmethod
+    def _without_label(results: dict) -> dict:
+        if results.get('unlabelled'):
+            return results
+        image = (results.get('img_path') or ['the pair'])[0]
+        raise UserError(
+            f'{image} has no label, which training needs: check seg_map_path and the label folder; '
+            'pairs without labels can be tested and predicted'
+        )
 
-def _set_images(results: dict, images: list[np.ndarray], to_float32: bool) -> dict:
+
+def _set_images(results: dict, pictures: Sequence[Picture], to_float32: bool) -> dict:
+    images = [picture.pixels for picture in pictures]
+    masks = [picture.valid for picture in pictures if picture.valid is not None]
+    if masks:
+        valid = np.logical_and.reduce(masks)
+        images = [_filled(image, valid) for image in images]
+        results['valid'] = valid
     results['img'] = [image.astype(np.float32) for image in images] if to_float32 else images
     results['img_shape'] = results['ori_shape'] = images[0].shape[:2]
     return results
+
+
+def _filled(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """A copy with the mean where nothing is known."""
+    fill = fill_of(image.shape[2])
+    image = image.copy()
+    image[~valid] = fill if image.dtype.kind == 'f' else fill.round()
+    return image
+
+
+def _array_of(image: object, name: str) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
+    try:
+        array = np.asarray(image)
+    except ValueError as error:
+        raise UserError(f'{name} is no array: {error}') from None
+    if array.dtype.kind not in 'iu' or not array.size or not 0 <= array.min() <= array.max() <= 255:
+        raise UserError(
+            f'{name} is a list that holds other than whole numbers in 0..255: hand over an array'
+        )
+    return array.astype(np.uint8)
 
 
 def _check_equal_sizes(images: Sequence[np.ndarray], names: Sequence[str]) -> None:
     for image, name in zip(images, names):
         if image.shape[:2] != images[0].shape[:2]:
             raise UserError(
-                f'{name} is {_size(image)} pixels, but {names[0]} is {_size(images[0])}: both dates must cover the same pixels'
+                f'{name} is {_size(image)} pixels, but {names[0]} is {_size(images[0])}: both '
+                'dates must cover the same pixels'
             )
-
-
-def _check_end(content: bytes) -> None:
-    # OpenCV 4 fills what a truncated JPEG lacks with gray, Pillow raises. Bytes after the end, which some cameras write, are no fault.
-    if content.startswith(_JPEG_START) and not content.endswith(_JPEG_END):
-        Image.open(io.BytesIO(content)).load()
-
-
-def _check_tiff_bands(path: str, content: bytes) -> None:
-    """Refuse the TIFFs of which OpenCV silently yields the first band, or noise: what GDAL writes unless it is told that bands are RGB."""
-    if content[:4] not in TiffImagePlugin.PREFIXES:
-        return
-    stream = io.BytesIO(content)
-    is_big = content[2] == 43 or content[3] == 43
-    tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(16 if is_big else 8))
-    stream.seek(tags.next)
-    tags.load(stream)
-    bands = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
-    is_rgb = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) in _TIFF_COLOURS
-    is_wide_plane = (
-        tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
-        and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
-    )
-    if bands > 1 and (not is_rgb or is_wide_plane):
-        raise UserError(
-            f'image {path} is a TIFF of {bands} bands that are {"in separate planes" if is_rgb else "not marked as red, green and blue"}: '
-            'convert it, for instance with gdal_translate -b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB -co INTERLEAVE=PIXEL'
-        )
-
-
-def _to_bgr(path: str, image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 of what a decoder yields."""
-    channels = image.shape[2] if image.ndim == 3 else 1
-    if channels not in (1, 3):
-        raise UserError(
-            f'image {path} has {channels} channels; pairs need RGB or gray images: remove what is not red, green or blue (alpha, infrared)'
-        )
-    if image.dtype == np.uint16 and image.max() >= _MIN_MAX_16_BIT:
-        image = (image >> 8).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise UserError(
-            f'image {path} holds {image.dtype} values up to {image.max():g}; pairs need 8 bits: multiply all images by the same factor '
-            'and save them as 8 bit'
-        )
-    return image if channels == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-
-
-def _unreadable(path: str, reason: str = '') -> UserError:
-    return UserError(
-        f'image {path} is not a readable image, perhaps truncated{reason}. Restore the file'
-    )
 
 
 def _size(image: np.ndarray) -> str:
