@@ -168,8 +168,8 @@ class _FolderIndex:
             entries = self._load(path).get(self.coding_key, {})
             for row, (name, stamp) in enumerate(zip(names, stamps)):
                 entry = entries.get(name)
-                if entry and entry[:2] == stamp:
-                    known[row] = entry[2]
+                if entry and stamp is not None and _is_entry(entry) and entry[:2] == stamp:
+                    known[row] = float(entry[2])
         return known
 
     def _read(self, names: Sequence[str]) -> list[float]:
@@ -189,14 +189,16 @@ class _FolderIndex:
 
     @staticmethod
     def _load(path: Path) -> dict[str, _Entries]:
-        """{coding: entries}; nothing for an index that is missing, broken or of another version."""
+        """{coding: entries}; nothing for an index that is missing, damaged or of another
+        version."""
         try:
             content = json.loads(path.read_bytes())
-            if content['version'] == _VERSION:
-                return dict(content['cars'])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return {}
+        except (OSError, ValueError, RecursionError):
+            return {}
+        cars = content.get('cars') if isinstance(content, dict) else None
+        if not isinstance(cars, dict) or content.get('version') != _VERSION:
+            return {}
+        return {coding: entries for coding, entries in cars.items() if isinstance(entries, dict)}
 
     def _save(self, entries: _Entries) -> None:
         for path in (self.beside_data, self.in_cache):
@@ -212,6 +214,17 @@ class _FolderIndex:
             'are read anew in each run. Make one of the two writable, or set XDG_CACHE_HOME',
             logger='current',
         )
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether this is what the index keeps of a label: [size, mtime, CAR in [0, 1]]."""
+    return (
+        isinstance(entry, list)
+        and len(entry) == 3
+        and all(type(value) is int for value in entry[:2])
+        and type(entry[2]) in (int, float)
+        and 0 <= entry[2] <= 1  # which NaN is not
+    )
 
 
 def _read_only(folder: Path) -> bool:

@@ -144,7 +144,8 @@ class CARPartitionDataset:
         data_samples = sample.get('data_samples') if isinstance(sample, dict) else None
         # Test-time augmentation packs a list of them.
         for data_sample in data_samples if isinstance(data_samples, list) else [data_samples]:
-            if data_sample is not None:
+            # Pipelines of ours have brought it along.
+            if data_sample is not None and 'car' not in data_sample:
                 data_sample.set_metainfo({'car': info['car']})
         return sample
 

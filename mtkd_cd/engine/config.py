@@ -17,6 +17,7 @@ from mtkd_cd.core.strategy import Layout, Place, Strategy, training_command
 from mtkd_cd.core.text import closest
 from mtkd_cd.models.mtkd.routing import choose_routing
 
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
     *(
         'activation_checkpointing',
@@ -82,6 +83,11 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f'--cfg-options {" ".join(options)}: {error.args[0]}') from error
+    for loader in LOADERS:
+        if loader in cfg and cfg[loader] and cfg[loader].get('num_workers') == 0:
+            # torch refuses both where there is no worker.
+            cfg[loader].persistent_workers = False
+            cfg[loader].pop('prefetch_factor', None)
 
 
 def is_type(node: Any, *names: str) -> bool:
