@@ -159,7 +159,7 @@ def test_tool_draws_configs_of_every_strategy(data, tool, tmp_path, capsys, stag
         assert counts == ('0', '0', '5')
     heights = [Image.open(tmp_path / f'out/pairs_{number}.png').height for number in (1, 2)]
     assert heights[0] > heights[1]
-    assert len(list((tmp_path / 'out').iterdir())) == 2
+    assert len(list((tmp_path / 'out').glob('*.png'))) == 2
 
 
 def test_a_row_says_the_ranges_and_draws_ignored_pixels_gray():
