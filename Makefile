@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 # Two threads at most: the machines this is made for have two cores.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint setup clean
+.PHONY: demo docs-tables test lint setup clean
 
 setup: $(STAMP)
 
@@ -41,3 +41,7 @@ lint: setup
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# The tables of docs/*.md that show the paper's figures, from mtkd_cd/paper/published.json.
+docs-tables: setup
+	$(BIN)/python -m mtkd_cd.paper.docs

@@ -29,6 +29,7 @@ from mtkd_cd.data.pairs import (
     size_problems,
 )
 from mtkd_cd.data.radiometry import from_spec, no_rule_error, thinned
+from mtkd_cd.drawing.car_histogram import draw_car_histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,6 @@ _TOLD_BY_FOLDERS = (
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = {'train': '#0072B2', 'val': '#E69F00', 'test': '#009E73'}
 _LINES = (('#CC79A7', '-'), ('#D55E00', '-.'), ('#56B4E9', ':'))
-_SMALLEST_DRAWN_CAR = 1e-4
 FIGURE_SUFFIXES = ('.png', '.pdf', '.svg')
 
 
@@ -414,31 +414,10 @@ def draw_car_histograms(
 
 def _draw_histogram(axis: 'Axes', split: SplitCARs, partition: CARPartition) -> None:
     cars = split.cars
-    edges = np.linspace(np.log10(_SMALLEST_DRAWN_CAR), 0, 33)
-    width = edges[1] - edges[0]
-    # CAR = 0 has no logarithm: it gets a bar of its own, left of the axis' smallest CAR.
-    none_at = edges[0] - 2 * width
-    counts, _ = np.histogram(np.log10(np.clip(cars[cars > 0], _SMALLEST_DRAWN_CAR, 1)), edges)
-    colour = _COLOURS[split.name]
-    axis.bar(
-        edges[:-1], counts, width, align='edge', color=colour, edgecolor='white', linewidth=0.5
-    )
-    axis.bar(
-        none_at, np.count_nonzero(cars == 0), width, color=colour, hatch='//', edgecolor='white'
-    )
-    for threshold in partition.thresholds:
-        axis.axvline(np.log10(threshold), color='black', linestyle='--', linewidth=1)
+    draw_car_histogram(axis, {split.name: (cars, _COLOURS[split.name])}, partition)
     ranges = ', '.join(f'{name} {count}' for name, count in partition.counts(cars).items())
     axis.set_title(
         f'{split.name}: {len(cars)} labels ({ranges}; dashed: thresholds)', loc='left', fontsize=10
     )
-    decades = [
-        tick
-        for tick in (1e-4, 1e-3, 0.01, 0.1, 1)
-        if all(abs(np.log10(tick / edge)) > 0.15 for edge in partition.thresholds)
-    ]
-    ticks = [*decades, *partition.thresholds]
-    axis.set_xticks([none_at, *np.log10(ticks)], ['0', *(f'{tick:g}' for tick in ticks)])
-    axis.set_xlim(none_at - width, 0)
     axis.set_ylabel('labels')
     axis.spines[['top', 'right']].set_visible(False)

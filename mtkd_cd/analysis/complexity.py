@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mtkd_cd.paper.published import published_models
 from mtkd_cd.registry import MODELS
 
 _CONVOLUTION, _TRACED_CONVOLUTION = (
@@ -35,31 +36,10 @@ class Complexity:
     flops: float
 
 
-# At 512 x 512. Where the paper printed a figure 1.024 times too large (IFN, CGNet, BAN, TTP), the
-# one it was made from.
-PAPER = {
-    'fc_ef': Complexity(1.353, 12.976),
-    'fc_siam_conc': Complexity(1.548, 19.956),
-    'fc_siam_diff': Complexity(1.352, 17.540),
-    'stanet_r18': Complexity(12.764, 70.311),
-    'ifn_vgg16': Complexity(35.995, 315.925),
-    'snunet_c16': Complexity(3.012, 46.921),
-    'bit_r18': Complexity(2.990, 34.996),
-    'changestar_farseg_r18': Complexity(16.965, 76.845),
-    'changestar_upernet_r18': Complexity(13.952, 55.634),
-    'changeformer_mitb0': Complexity(3.847, 11.380),
-    'changeformer_mitb1': Complexity(13.941, 26.422),
-    'tinycd': Complexity(0.285, 5.791),
-    'hanet': Complexity(3.028, 97.548),
-    'changer_mitb0': Complexity(3.457, 8.523),
-    'changer_mitb1': Complexity(13.355, 23.306),
-    'changer_r18': Complexity(11.391, 23.820),
-    'changer_s50': Complexity(26.693, 67.241),
-    'lightcdnet_s': Complexity(0.342, 6.995),
-    'cgnet_vgg16': Complexity(38.989, 415.882),
-    'ban_vitl14_mitb2': Complexity(254.987, 337.726),
-    'ttp_vitsam_l': Complexity(353.261, 908.047),
-}
+def published_complexity(name: str) -> Complexity | None:
+    """What the paper gives for a model, at 512 x 512; ``None`` for other models."""
+    facts = published_models().get(name)
+    return Complexity(facts['params_m'], facts['flops_g']) if facts else None
 
 
 def count_complexity(model: Mapping[str, Any], shape: tuple[int, int] = (512, 512)) -> Complexity:

@@ -18,8 +18,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         'runs',
         nargs='+',
         metavar='[LABEL=]RUN',
-        help='per-image table (.csv, .json), or folder of such tables: '
-        '.../[seed<k>/][report/]MODEL/STRATEGY.csv; the first run is the reference. LABEL: '
+        help='per-image table (.json, .csv), archive of tables (.csv.gz, .csv.xz), or folder of '
+        'tables: .../[seed<k>/][report/]MODEL/STRATEGY.csv; the first run is the reference. LABEL: '
         '[MODEL/]STRATEGY[/seed<k>] of a table, or what goes before the strategies of a folder',
     )
     parser.add_argument('--out', type=Path, required=True, help='folder of the report')
@@ -138,7 +138,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     pictures = Pictures(scenes, cars, find_predictions(args.show_dirs, comparison.entries))
     dropped = len(set().union(*(run.table.files for run in found.runs))) - len(comparison.files)
     report = build_report(
-        comparison, pictures, args.dataset, args.num_images, found.ignored, dropped
+        comparison,
+        pictures,
+        args.dataset,
+        args.num_images,
+        found.ignored,
+        dropped,
+        found.curves,
     )
     report.write(args.out)
     print(report.facts, *report.summary, *report.notes, sep='\n')

@@ -12,6 +12,7 @@ from pathlib import Path
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS
+from mtkd_cd.paper.published import published_models
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,11 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    from mtkd_cd.analysis.complexity import PAPER, count_complexity
+    from mtkd_cd.analysis.complexity import count_complexity, published_complexity
     from mtkd_cd.engine.config import load_config
 
     paths = (
-        [CONFIGS / 'origin' / f'{name}.py' for name in PAPER]
+        [CONFIGS / 'origin' / f'{name}.py' for name in published_models()]
         if args.all
         else [Path(path) for path in args.config]
     )
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'{"model":24}{"here":>10}{"paper":>10}{"here":>12}{"paper":>12}')
     different = []
     for path in paths:
-        found, paper = count_complexity(load_config(path).model, shape), PAPER.get(path.stem)
+        found = count_complexity(load_config(path).model, shape)
+        paper = published_complexity(path.stem)
         line = f'{path.stem:24}{found.parameters:10.3f}'
         line += f'{paper.parameters:10.3f}' if paper else f'{"-":>10}'
         comparable = paper is not None and shape == (512, 512)

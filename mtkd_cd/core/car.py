@@ -176,10 +176,6 @@ class CARPartition:
         )
         return index.astype(np.int64) if isinstance(car, np.ndarray) else int(index)
 
-    def name_of(self, car: float) -> str:
-        """Name of the range that one CAR lies in."""
-        return self.names[self.range_of(float(car))]
-
     def counts(self, cars: np.ndarray) -> dict[str, int]:
         """How many of ``cars`` lie in each range."""
         counts = np.bincount(self.range_of(np.asarray(cars)), minlength=len(self))

@@ -74,14 +74,28 @@ def markdown_text(text: str) -> str:
     return _MARKDOWN.sub(r'\\\g<0>', ' '.join(text.split('\n')))
 
 
-def format_markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns, readable as plain text too; the first column to the
-    left, the others to the right."""
+def percent_text(share: float) -> str:
+    """A share with two significant digits, ``0.026 %``, ``8.8 %``, ``88 %``."""
+    return f'{float(f"{100 * share:.2g}"):g} %'
+
+
+def format_markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1
+) -> str:
+    """A Markdown table with aligned columns, readable as plain text too.
+
+    Args:
+        header: Of the columns.
+        rows: Cells of each row.
+        num_left: The first so many columns go to the left, the others to the right.
+    """
     widths = [max(map(len, column)) for column in zip(header, *rows)]
-    rule = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
+    left, right = widths[:num_left], widths[num_left:]
+    rule = ['-' * width for width in left] + ['-' * (width - 1) + ':' for width in right]
     lines = []
-    for first, *others in (header, *rows):
-        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:])]
-        lines.append([first.ljust(widths[0]), *aligned])
+    for cells in (header, *rows):
+        texts = [cell.ljust(width) for cell, width in zip(cells, left)]
+        numbers = [cell.rjust(width) for cell, width in zip(cells[num_left:], right)]
+        lines.append(texts + numbers)
     lines.insert(1, rule)
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

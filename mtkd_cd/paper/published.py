@@ -7,8 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mtkd_cd.reporting.identity import base_strategy
-
 JL1_CD, SYSU_CD = 'JL1-CD', 'SYSU-CD'
 # What can be seen of JL1-CD's test set in a per-image table: so many images of so many pixels.
 _JL1_CD_SHAPE = (1000, 512 * 512)
@@ -30,7 +28,7 @@ def published_scores(dataset: str, model: str, strategy: str) -> Mapping[str, fl
         strategy: ``origin``, ``op``, ``mtkd``, or ``op@0.1`` and ``mtkd@0.1``, the paper's two
             teachers. Others have none.
     """
-    base, _, variant = base_strategy(strategy).partition('@')
+    base, _, variant = strategy.rpartition(':')[2].partition('@')
     key = {'': base, '0.1': f'{base}_2'}.get(variant, '')
     return _printed()[dataset].get(model, {}).get(key, {})
 

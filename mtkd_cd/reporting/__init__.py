@@ -6,8 +6,9 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         'build': ('Pictures', 'build_report'),
-        'collect': ('Run', 'aligned', 'collect_runs'),
+        'collect': ('aligned', 'collect_runs'),
         'comparison': ('Comparison', 'Settings', 'compare'),
+        'scored_run': ('Run',),
         'document': ('ComparisonReport',),
     },
 )

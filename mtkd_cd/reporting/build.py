@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mtkd_cd.core.strategy import strategy_title
+from mtkd_cd.core.text import percent_text
 from mtkd_cd.paper.published import model_title, published_dataset, published_scores
 from mtkd_cd.reporting import figures
 from mtkd_cd.reporting.comparison import Comparison, Difference, Reference
-from mtkd_cd.reporting.curves import CURVES, read_curves
+from mtkd_cd.reporting.curves import CURVES, Curve
 from mtkd_cd.reporting.document import Card, ComparisonReport, Section
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
 from mtkd_cd.reporting.identity import base_strategy
@@ -27,7 +28,6 @@ from mtkd_cd.reporting.score_tables import (
     images_table,
     models_table,
     p_text,
-    percent_text,
     plain,
     reference_title,
     scores_table,
@@ -61,6 +61,7 @@ def build_report(
     num_images: int = 5,
     ignored: Sequence[tuple[Path, str]] = (),
     num_dropped: int = 0,
+    curves: Sequence[Curve] = (),
 ) -> ComparisonReport:
     """Put a report together.
 
@@ -71,6 +72,7 @@ def build_report(
         num_images: How many images that gained and that lost most are listed, for each difference.
         ignored: Files that were no tables, and why.
         num_dropped: Images that not all runs have and that were left out.
+        curves: Validation curves of the trainings behind the runs.
 
     Raises:
         UserError: A picture is missing or cannot be read.
@@ -88,7 +90,7 @@ def build_report(
         _distribution_section(comparison, pictures.cars),
         *_cascade_sections(analyses),
         *_image_sections(comparison, pictures, num_images),
-        *_training_sections(comparison),
+        *_training_sections(comparison, curves),
     ]
     num_runs = sum(len(entry.runs) for entry in comparison.entries)
     facts = [
@@ -202,8 +204,7 @@ def _cascade_sections(analyses: Sequence[CascadeAnalysis]) -> list[Section]:
     return [Section('cascades', 'When O-P fails', [text], pictures, tables)]
 
 
-def _training_sections(comparison: Comparison) -> list[Section]:
-    curves = read_curves(run for entry in comparison.entries for run in entry.runs)
+def _training_sections(comparison: Comparison, curves: Sequence[Curve]) -> list[Section]:
     if not curves:
         return []
     text = 'Scores on the validation split while training. The weights that were tested are those of the best validation.'

@@ -5,8 +5,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +15,31 @@ from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import strategy_rank
 from mtkd_cd.core.text import label_and_path, some
-from mtkd_cd.evaluation import ImageTable, image_scores, load_table
+from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.evaluation.counts import COUNT_NAMES
 from mtkd_cd.evaluation.image_table import TABLE_SUFFIXES
 from mtkd_cd.paper.published import published_models
+from mtkd_cd.reporting.archive import is_archive, read_archive
+from mtkd_cd.reporting.curves import Curve, read_curves
 from mtkd_cd.reporting.identity import REPORT, Identity, identity_of_path, relabelled, thresholds_of
+from mtkd_cd.reporting.scored_run import Run
 
 _NEXT_LINE = '\n  '
 
 
-@dataclass(eq=False)
-class Run:
-    """One run: who it is, and the scores of its images.
-
-    Attributes:
-        identity: Model, strategy and seed.
-        path: File of the table.
-        table: The table.
-    """
-
-    identity: Identity
-    path: Path
-    table: ImageTable
-
-    def __str__(self) -> str:
-        return f'{self.identity} ({self.path})'
-
-    @cached_property
-    def scores(self) -> dict[str, np.ndarray]:
-        """(N,) of each score, in percent, by name."""
-        return image_scores(self.table.counts, self.table.zero_division)
-
-
 @dataclass(frozen=True)
 class FoundRuns:
-    """The runs in the order that they were given in, and the files of the folders that are no
-    per-image tables, with the reason."""
+    """What :func:`collect_runs` found.
+
+    Attributes:
+        runs: In the order that they were given in.
+        ignored: Files of the folders that are no per-image tables, with the reason.
+        curves: Validation curves of the trainings behind the runs.
+    """
 
     runs: list[Run]
     ignored: list[tuple[Path, str]]
+    curves: list[Curve] = field(default_factory=list)
 
 
 def collect_runs(
@@ -63,8 +48,8 @@ def collect_runs(
     """Load what the user names.
 
     Args:
-        arguments: Each ``[LABEL=]PATH`` of a per-image table or of a folder, which stands for all
-            tables below it; see :func:`~mtkd_cd.reporting.identity.relabelled`. Of a folder with
+        arguments: Each ``[LABEL=]PATH`` of a per-image table, of an archive of tables, or of a
+            folder, which stands for all tables below it; see :func:`~mtkd_cd.reporting.identity.relabelled`. Of a folder with
             ``report/<model>/`` somewhere in it, only the tables there.
         thresholds: CAR ranges of every run; by default what a JSON table stores, a strategy like
             ``op@0.1`` says, or 0.05 and 0.2.
@@ -76,16 +61,24 @@ def collect_runs(
     """
     runs: list[Run] = []
     ignored: list[tuple[Path, str]] = []
+    curves: list[Curve] = []
     for argument in arguments:
         label, path = _label_and_path(argument)
         files, others = _tables_below(path) if path.is_dir() else ([path], [])
         ignored += others
-        found = [_read_run(file, label, path.is_dir(), thresholds, zero_division) for file in files]
-        if path.is_dir():
+        several = path.is_dir() or is_archive(path)
+        if is_archive(path):
+            archive = read_archive(path)
+            curves += archive.curves
+            found = [_named(run, label, several, thresholds) for run in archive.runs]
+        else:
+            found = [_read_run(file, label, several, thresholds, zero_division) for file in files]
+        if several:
             found.sort(key=lambda run: _rank(run.identity))
         runs += found
     _refuse_repeats(runs)
-    return FoundRuns(runs, ignored)
+    files_read = [run for run in runs if not is_archive(run.path)]
+    return FoundRuns(runs, ignored, [*curves, *read_curves(files_read)])
 
 
 def _label_and_path(argument: str) -> tuple[str, Path]:
@@ -175,25 +168,29 @@ def _read_run(
 ) -> Run:
     """A table under the names that it holds, or, of a foreign table, those that its path has."""
     guess = identity_of_path(file)
-    if file.suffix == '.json':
-        table = load_table(file, zero_division=zero_division)
-        told = table.provenance
-        guess = Identity(
-            told.model or guess.model,
-            told.strategy or guess.strategy,
-            guess.seed if told.seed is None else told.seed,
-        )
-        described = told.strategy is not None
-    identity = relabelled(guess, label, whole_folder) if label else guess
-    own = thresholds_of(identity.strategy)
     if file.suffix == '.csv':
-        partition = CARPartition(own or thresholds or DEFAULT_THRESHOLDS)
+        # A CSV names its ranges without their bounds: only the strategy's name can tell them.
+        identity = relabelled(guess, label, whole_folder) if label else guess
+        partition = CARPartition(
+            thresholds_of(identity.strategy) or thresholds or DEFAULT_THRESHOLDS
+        )
         return Run(identity, file, load_table(file, partition, zero_division))
-    if not described and own:
-        table = replace(table, partition=CARPartition(own))
-    elif thresholds and not own:
-        table = replace(table, partition=CARPartition(thresholds))
-    return Run(identity, file, table)
+    table = load_table(file, zero_division=zero_division)
+    told = table.provenance
+    seed = guess.seed if told.seed is None else told.seed
+    guess = Identity(told.model or guess.model, told.strategy or guess.strategy, seed)
+    return _named(Run(guess, file, table), label, whole_folder, thresholds)
+
+
+def _named(run: Run, label: str, whole_folder: bool, thresholds: Sequence[float] | None) -> Run:
+    """The run under the user's label and with the user's thresholds, where these concern it."""
+    identity = relabelled(run.identity, label, whole_folder) if label else run.identity
+    own = thresholds_of(identity.strategy)
+    foreign = run.table.provenance.strategy is None
+    # A table that names its strategy has the strategy's own ranges; the path of another may not.
+    chosen = (own if foreign else None) if own else thresholds
+    partition = CARPartition(chosen) if chosen else run.table.partition
+    return Run(identity, run.path, replace(run.table, partition=partition))
 
 
 def _rank(identity: Identity) -> tuple:

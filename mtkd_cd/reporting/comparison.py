@@ -12,8 +12,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import Interval, bootstrap_intervals, mean_and_deviation, paired_p_value
 from mtkd_cd.evaluation.scores import true_cars
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
-from mtkd_cd.reporting.collect import Run
 from mtkd_cd.reporting.identity import Identity
+from mtkd_cd.reporting.scored_run import Run
 
 # Scores whose differences are tested, the two that the paper's claims are about; all get intervals.
 TESTED = ('mIoU', 'mFscore')

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import CURVES
-from mtkd_cd.reporting.collect import Run
+from mtkd_cd.reporting.scored_run import Run
 
 COLUMNS = ('strategy', 'range', 'iter', 'mIoU')
 

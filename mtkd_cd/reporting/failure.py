@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtkd_cd.core.car import CARPartition
-from mtkd_cd.reporting.collect import Run
 from mtkd_cd.reporting.comparison import Comparison, Entry, mean_over_runs
 from mtkd_cd.reporting.identity import base_strategy
+from mtkd_cd.reporting.scored_run import Run
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,6 @@ class CascadeAnalysis:
             return None
         return np.divide(
             self.gains, self.counts, out=np.full(self.gains.shape, np.nan), where=self.counts > 0
-        )
-
-    @property
-    def agreement(self) -> float:
-        """Share of the images that were sent to the range of their true CAR."""
-        return (
-            sum(
-                self.counts[row, self.chosen.index(name)]
-                for row, name in enumerate(self.partition.names)
-            )
-            / self.counts.sum()
         )
 
 

@@ -13,6 +13,8 @@ from matplotlib.lines import Line2D
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.strategy import strategy_title
+from mtkd_cd.core.text import percent_text
+from mtkd_cd.drawing.car_histogram import SMALLEST_DRAWN_CAR, car_ticks, draw_car_histogram
 from mtkd_cd.paper.published import model_title, published_scores
 from mtkd_cd.reporting.comparison import Bin, Comparison, Entry, Reference
 from mtkd_cd.reporting.curves import Curve
@@ -20,7 +22,6 @@ from mtkd_cd.reporting.failure import CascadeAnalysis
 from mtkd_cd.reporting.score_tables import (
     Published,
     file_name,
-    percent_text,
     plain,
     reference_title,
     signed,
@@ -50,7 +51,6 @@ _OTHERS = [
 ]
 _CURVE: dict = dict(markersize=5, linewidth=1.5, elinewidth=0.8, capsize=2)
 _GRID, _MUTED = '#d9d9d9', '#555555'
-_SMALLEST_DRAWN_CAR = 1e-4
 # Rows beyond which the horizontal axis is wanted above as well as below.
 _MANY = 24
 _RC = {
@@ -370,12 +370,12 @@ def _draw_bounds(axis: Axes, bins: Sequence[Bin]) -> None:
     """From the smallest to the largest CAR of each bin, on a logarithmic axis."""
     for place, car_bin in enumerate(bins):
         low, high = (
-            max(car_bin.low, _SMALLEST_DRAWN_CAR),
-            max(car_bin.high, 1.2 * _SMALLEST_DRAWN_CAR),
+            max(car_bin.low, SMALLEST_DRAWN_CAR),
+            max(car_bin.high, 1.2 * SMALLEST_DRAWN_CAR),
         )
         axis.bar(place, high - low, 0.6, low, color='#bdbdbd')
     axis.set_yscale('log')
-    axis.set_ylim(_SMALLEST_DRAWN_CAR, 1)
+    axis.set_ylim(SMALLEST_DRAWN_CAR, 1)
     axis.set_yticks([1e-4, 1e-2, 1], ['0.01 %', '1 %', '100 %'])
     axis.minorticks_off()
     axis.set_ylabel('CAR')
@@ -465,7 +465,7 @@ def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(len(splits), sharex=True, squeeze=False)[:, 0]
         for axis, (name, cars), colour in zip(axes, splits.items(), colours):
-            _draw_histogram(axis, {name: (cars, colour)}, partition)
+            draw_car_histogram(axis, {name: (cars, colour)}, partition)
             shares = ', '.join(
                 f'{name} {count} ({count / len(cars):.0%})'
                 for name, count in partition.counts(cars).items()
@@ -478,65 +478,6 @@ def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) 
     return _drawn(
         'car_distribution', 'CAR distribution', caption, (5.4, 0.6 + 1.9 * len(splits)), draw
     )
-
-
-def _draw_histogram(
-    axis: Axes, sets: Mapping[str, tuple[np.ndarray, str]], partition: CARPartition
-) -> None:
-    """Histograms of one or two sets of CARs over log10 of the CAR; CAR = 0 has a bar of its own on
-    the left."""
-    edges = np.linspace(np.log10(_SMALLEST_DRAWN_CAR), 0, 33)
-    width = edges[1] - edges[0]
-    none_at = edges[0] - 4 * width
-    for place, (name, (cars, colour)) in enumerate(sets.items()):
-        counts, _ = np.histogram(np.log10(np.clip(cars[cars > 0], _SMALLEST_DRAWN_CAR, 1)), edges)
-        unchanged = np.count_nonzero(cars == 0)
-        if place == 0:
-            axis.bar(
-                edges[:-1],
-                counts,
-                width,
-                align='edge',
-                color=colour,
-                alpha=0.85,
-                edgecolor='white',
-                linewidth=0.5,
-                label=name,
-            )
-            axis.bar(
-                none_at,
-                unchanged,
-                width,
-                color=colour,
-                alpha=0.85,
-                hatch='////',
-                edgecolor='white',
-                linewidth=0.5,
-            )
-        else:
-            axis.stairs(counts, edges, color=colour, linewidth=1.6, label=name)
-            axis.plot(
-                [none_at - 0.7 * width, none_at + 0.7 * width],
-                [unchanged] * 2,
-                color=colour,
-                linewidth=1.6,
-            )
-    for threshold in partition.thresholds:
-        axis.axvline(np.log10(threshold), color=_BLACK, linestyle='--', linewidth=1)
-    ticks, labels = _car_ticks(partition)
-    axis.set_xticks([none_at, *np.log10(ticks)], ['0', *labels])
-    axis.set_xlim(none_at - 1.5 * width, 0)
-
-
-def _car_ticks(partition: CARPartition) -> tuple[list[float], list[str]]:
-    """Powers of ten, but for those beside a threshold, and the thresholds."""
-    decades = [
-        tick
-        for tick in (1e-4, 1e-3, 0.01, 0.1, 1)
-        if all(abs(np.log10(tick / edge)) > 0.34 for edge in partition.thresholds)
-    ]
-    ticks = sorted([*decades, *partition.thresholds])
-    return ticks, [percent_text(tick).replace(' ', '\u2009') for tick in ticks]
 
 
 def cascade_figures(analysis: CascadeAnalysis) -> list[Picture]:
@@ -600,7 +541,7 @@ def _confusion(analysis: CascadeAnalysis, title: str) -> Picture:
 def _distributions(analysis: CascadeAnalysis, title: str) -> Picture:
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
-        _draw_histogram(
+        draw_car_histogram(
             axis,
             {'true': (analysis.true_cars, _SKY), 'coarse': (analysis.coarse_cars, _VERMILION)},
             analysis.partition,
@@ -626,7 +567,7 @@ def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
-        floor = _SMALLEST_DRAWN_CAR
+        floor = SMALLEST_DRAWN_CAR
         for chosen, colour, marker, name in (
             (same, _BLUE, 'o', 'same range'),
             (~same, _VERMILION, 'x', 'other range'),
@@ -652,7 +593,7 @@ def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
         axis.plot([floor / 2, 1], [floor / 2, 1], color=_MUTED, linewidth=1)
         axis.set_xscale('log')
         axis.set_yscale('log')
-        ticks, labels = _car_ticks(analysis.partition)
+        ticks, labels = car_ticks(analysis.partition)
         for draw_line, draw_span in ((axis.axvline, axis.axvspan), (axis.axhline, axis.axhspan)):
             draw_span(floor / 3, floor * 0.75, color='#efefef', linewidth=0, zorder=0)
             for threshold in analysis.partition.thresholds:
@@ -666,7 +607,7 @@ def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
         axis.set_ylabel('coarse CAR')
         figure.legend(loc='outside upper left', ncols=2, handletextpad=0.2, markerscale=1.5)
 
-    caption = f'One point per image; on the grey margin CAR below {percent_text(_SMALLEST_DRAWN_CAR / 2)}, 0 included; dashed: thresholds.'
+    caption = f'One point per image; on the grey margin CAR below {percent_text(SMALLEST_DRAWN_CAR / 2)}, 0 included; dashed: thresholds.'
     return _drawn(
         file_name('cascade_scatter', analysis.entry),
         f'{title}: coarse against true CAR',

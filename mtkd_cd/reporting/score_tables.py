@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtkd_cd.core.strategy import strategy_in, strategy_title
+from mtkd_cd.core.text import percent_text
 from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
 from mtkd_cd.paper.published import JL1_CD, SYSU_CD, model_title, published_models, published_scores
 from mtkd_cd.reporting.comparison import Bin, Comparison, Difference, Entry, Reference
@@ -50,11 +51,6 @@ def signed(value: float, digits: int = 2) -> str:
 def p_text(p_value: float) -> str:
     """``0.034``, ``< 0.001``."""
     return '< 0.001' if p_value < 0.001 else f'{p_value:.3f}'
-
-
-def percent_text(share: float) -> str:
-    """A share with two significant digits, ``0.026 %``, ``8.8 %``, ``88 %``."""
-    return f'{float(f"{100 * share:.2g}"):g} %'
 
 
 def tone_of(difference: float) -> Tone:

@@ -48,7 +48,7 @@ def test_default_partition_is_the_papers():
 )
 def test_a_range_contains_its_upper_threshold(car, name):
     partition = CARPartition()
-    assert partition.name_of(car) == name
+    assert partition.names[partition.range_of(car)] == name
     assert partition.names[partition.range_of(np.array([car]))[0]] == name
     assert partition.names[partition.range_of(torch.tensor([car], dtype=torch.float64))[0]] == name
 

@@ -35,7 +35,7 @@ def copy_pairs(source: Path, names: list[str], target: Path) -> None:
 def first_of_each_range(source: Path, count: int, partition: CARPartition) -> list[str]:
     chosen: dict[str, list[str]] = {name: [] for name in partition.names}
     for path in sorted((source / 'label').iterdir()):
-        members = chosen[partition.name_of(car_of(path))]
+        members = chosen[partition.names[partition.range_of(float(car_of(path)))]]
         if len(members) < count:
             members.append(path.name)
     return [name for members in chosen.values() for name in members]

@@ -8,9 +8,9 @@ import pytest
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import image_scores, paired_difference, scores_by_quantile
-from mtkd_cd.reporting.collect import Run
 from mtkd_cd.reporting.comparison import Settings, compare, holm
 from mtkd_cd.reporting.identity import Identity
+from mtkd_cd.reporting.scored_run import Run
 
 FAST = Settings(num_resamples=500)
 

@@ -30,7 +30,7 @@ def test_report_shows_training_where_there_are_curves_and_lists_them_not_as_unkn
     runs, save
 ):
     found = collect_runs([str(runs[0].path.parents[3])])
-    report = build_report(compare(runs), ignored=found.ignored)
+    report = build_report(compare(runs), ignored=found.ignored, curves=found.curves)
     assert [
         picture.name
         for section in report.sections
@@ -39,6 +39,7 @@ def test_report_shows_training_where_there_are_curves_and_lists_them_not_as_unkn
     ] == ['training_fc_ef']
     assert list(report.sources) == ['Tables read']
     runs[0].path.with_name(CURVES).unlink()
+    assert collect_runs([str(runs[0].path.parents[3])]).curves == []
     assert 'training' not in [section.anchor for section in build_report(compare(runs)).sections]
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mtkd_cd.evaluation import image_scores
-from mtkd_cd.reporting.collect import Run
 from mtkd_cd.reporting.comparison import Settings, compare
 from mtkd_cd.reporting.failure import analyse_cascades
 from mtkd_cd.reporting.identity import Identity
+from mtkd_cd.reporting.scored_run import Run
 
 # True ranges: small x 3, medium x 3, large x 2.
 COARSE = [
@@ -43,7 +43,6 @@ def test_matrix_counts_true_by_chosen_ranges_with_their_gains(table, tmp_path):
     np.testing.assert_allclose(analysis.gains, wanted)
     assert analysis.mean_gains[1, 1] == pytest.approx((gain[4] + gain[5]) / 2)
     assert np.isnan(analysis.mean_gains[0, 1])
-    assert analysis.agreement == 5 / 8
     assert analysis.follows == 1
 
 
