@@ -1,4 +1,4 @@
-"""``mtkd-cd predict`` as a file of the repository: mtkd_cd/cli/predict.py."""
+"""``mtkd-cd predict`` as a file of the repository."""
 
 from mtkd_cd.cli.common import run_tool
 from mtkd_cd.cli.predict import main

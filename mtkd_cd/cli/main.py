@@ -31,6 +31,9 @@ GROUPS: dict[str, dict[str, Command]] = {
     'Predict': {
         'predict': Command('predict', 'change map of two rasters or pictures of one place'),
     },
+    'Predict': {
+        'predict': Command('predict', 'what changed between two rasters or pictures, no label'),
+    },
     'Data': {
         'check-data': Command('check_data', 'open every file of a data set, list what is wrong'),
         'car-stats': Command('car_stats', 'CAR distribution of a data set, and thresholds for it'),

@@ -21,7 +21,8 @@ _REGISTRATION_WINDOWS = 8  # along either side
 _REGISTRATION_SIZE = 256
 _LEAST_SIZE = 32
 _LEAST_VALID = 0.9
-_LEAST_RESPONSE = 0.05
+# Peak of the correlation, times the window's side: pairs of unrelated noise reach 15.5.
+_LEAST_PEAK = 25.0
 _WGS84 = 'EPSG:4326'
 
 
@@ -307,7 +308,7 @@ def measure_shift(read: Any, width: int, height: int) -> Shift | None:
                 continue
             a, b = (_standardised(image, valid) for image in (a, b))
             (right, down), response = cv2.phaseCorrelate(a, b, hanning)
-            if response >= _LEAST_RESPONSE:
+            if response * size >= _LEAST_PEAK:
                 shifts.append((right, down))
     if not shifts:
         return None

@@ -185,7 +185,8 @@ class ChangeInferencer:
             pairs: [A, B] each: paths of 8-bit images, or (H, W, C) uint8 arrays.
             out_dir: Folder for the change maps, 0 and 255, as ``<name of A>.png``; arrays are
                 called by their position.
-            batch_size: Pairs of one size that go through the network together.
+            batch_size: Pairs of one size that go through the network together. One gives the maps
+                of a test bit for bit; more may move a probability by 1e-5.
             channel_order: Of arrays, ``'rgb'`` or ``'bgr'``.
             threshold: Instead of the card's.
 

@@ -127,6 +127,14 @@ class Date:
         """Masked (C, h, w) of every n-th pixel of the whole date."""
         if isinstance(self.dataset, np.ndarray):
             return np.ma.masked_array(thinned(self.dataset, side))
+        if any(self.dataset.overviews(band) for band in self.bands):
+            # The sample must not depend on whether somebody has added overviews.
+            rasterio = require('rasterio', 'geo', 'a raster')
+            with rasterio.open(self.dataset.name, OVERVIEW_LEVEL='NONE') as dataset:
+                return replace(self, dataset=dataset)._sample(side)
+        return self._sample(side)
+
+    def _sample(self, side: int) -> np.ndarray:
         dataset = self.dataset
         step = thinning_step(dataset.height, dataset.width, side)
         shape = math.ceil(dataset.height / step), math.ceil(dataset.width / step)
@@ -442,7 +450,7 @@ def _open(path: str | os.PathLike) -> Any:
     if not text.startswith('/vsi') and '://' not in text and not os.path.exists(text):
         raise UserError(f'{text} does not exist')
     try:
-        return rasterio.open(text, OVERVIEW_LEVEL='NONE')
+        return rasterio.open(text)
     except rasterio.errors.RasterioIOError as error:
         raise UserError(
             f'{text} is not a raster that GDAL can read ({error}): give a GeoTIFF, PNG or JPEG'

@@ -409,6 +409,22 @@ class TestValues:
             result.report['stretch']['bounds'], np.stack([low, high], 1), rtol=1e-5
         )
 
+    def test_sample_does_not_depend_on_overviews(
+        self, write_raster, scene, inferencer_of, tmp_path
+    ):
+        a, b = (date.astype(np.uint16) * 11 for date in scene(700, 1400))
+        bounds = []
+        for levels in ([], [2, 4, 8]):
+            files = write_raster('a.tif', a), write_raster('b.tif', b)
+            for path in files:
+                with rasterio.open(path, 'r+') as file:
+                    file.build_overviews(levels, rasterio.enums.Resampling.average)
+            result = inferencer_of(Constant(0.5)).predict_raster(
+                *files, tmp_path / 'o.tif', stretch='percentile(2, 98)', dry_run=True
+            )
+            bounds.append(result.report['stretch']['bounds'])
+        assert bounds[0] == bounds[1]
+
     def test_offsets_are_added_before_the_rule(
         self, write_raster, scene, inferencer_of, tmp_path, read
     ):
