@@ -221,7 +221,10 @@ def _candidate_text(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
                 *(cell for share in shares for cell in share),
             ]
         )
-    return f'{name}: thresholds {_spaced(partition.thresholds)}\n{format_markdown_table(header, cells)}'
+    return (
+        f'{name}: thresholds '
+        f'{_spaced(partition.thresholds)}\n{format_markdown_table(header, cells)}'
+    )
 
 
 def _spaced(thresholds: Sequence[float]) -> str:
@@ -263,7 +266,10 @@ def _model_lines(partition: CARPartition, first: str) -> str:
     checkpoints = ''.join(
         f"        {name}='work_dirs/{path}/best.pth',\n" for name, path in paths.items()
     )
-    return f'model = dict(\n    thresholds={partition.thresholds},\n    checkpoints=dict(\n        _delete_=True,\n{checkpoints}    ),\n)\n'
+    return (
+        f'model = dict(\n    thresholds={partition.thresholds},\n    checkpoints=dict(\n  '
+        f'      _delete_=True,\n{checkpoints}    ),\n)\n'
+    )
 
 
 def config_text(proposals: Candidates) -> str:

@@ -139,9 +139,11 @@ class MaskComparison:
                 (run for run in self.runs if not run.files.keys() & self._pairs.keys()),
                 self.runs[-1],
             )
+            last_of_several = run is self.runs[-1] and len(self.runs) > 1
+            others = ' and in every other run' if last_of_several else ''
             raise UserError(
                 f'run {run.label}: no image of the {split} split has a prediction in {run.folder}'
-                f'{"" if run is not self.runs[-1] or len(self.runs) == 1 else " and in every other run"}; the images are called '
+                f'{others}; the images are called '
                 f'{_some(self._pairs)}, the masks {_some(run.files)}'
             )
 

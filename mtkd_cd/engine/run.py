@@ -66,6 +66,7 @@ from mtkd_cd.engine.record import (
     write_record,
 )
 from mtkd_cd.evaluation.image_table import is_table
+from mtkd_cd.evaluation.metric import with_distinct_names
 from mtkd_cd.registry import DATASETS, RUNNERS
 
 LOCK = '.lock'
@@ -566,6 +567,9 @@ class TerseRunner(Runner):
 @contextmanager
 def _runner(cfg: Config, terse: bool) -> Iterator[Runner]:
     """A runner of its own name; its log file and loader processes are closed at the end."""
+    for key in ('val_evaluator', 'test_evaluator'):
+        if isinstance(cfg.get(key), list):
+            cfg[key] = with_distinct_names(cfg[key])
     # mmengine keeps loggers, message hubs and visualisers by this name, per process.
     cfg.experiment_name = f'{strategy_of(cfg)}_{model_of(cfg)}_{time.time_ns()}'
     runner = (

@@ -1,4 +1,6 @@
-"""Writes the tables of the documents that show the paper's figures: ``python -m mtkd_cd.paper.docs``.
+"""Writes the tables of the documents that show the paper's figures.
+
+``python -m mtkd_cd.paper.docs`` writes those of ``docs/``.
 
 A table stands between ``<!-- paper table: NAME -->`` and ``<!-- end of table -->``.
 """

@@ -207,7 +207,10 @@ def _cascade_sections(analyses: Sequence[CascadeAnalysis]) -> list[Section]:
 def _training_sections(comparison: Comparison, curves: Sequence[Curve]) -> list[Section]:
     if not curves:
         return []
-    text = 'Scores on the validation split while training. The weights that were tested are those of the best validation.'
+    text = (
+        'Scores on the validation split while training. The weights that were tested are '
+        'those of the best validation.'
+    )
     pictures = [
         figures.training_curves(comparison, model, own)
         for model in comparison.models
@@ -225,13 +228,12 @@ def _image_sections(comparison: Comparison, pictures: Pictures, num_images: int)
     extremes = {key: rows for key, rows in extremes.items() if rows}
     if not extremes:
         return []
-    cards = {
-        f'{model_title(found.entry.model)}, {strategy_title(found.entry.strategy)} against {strategy_title(found.reference.strategy)}': [
-            _card(comparison, found, row, pictures) for row in extremes[key]
-        ]
-        for key, found in reference.differences.items()
-        if key in extremes and pictures.scenes
-    }
+    cards = {}
+    for key, found in reference.differences.items():
+        if key in extremes and pictures.scenes:
+            strategies = [strategy_title(side.strategy) for side in (found.entry, found.reference)]
+            heading = f'{model_title(found.entry.model)}, {" against ".join(strategies)}'
+            cards[heading] = [_card(comparison, found, row, pictures) for row in extremes[key]]
     legend = (
         'Predictions are drawn as errors: white = hit, red = missed, blue = false alarm.'
         if pictures.predictions
@@ -267,7 +269,10 @@ def _card(comparison: Comparison, found: Difference, row: int, pictures: Picture
         if folder := pictures.predictions.get(str(entry)):
             tile = prediction_thumbnail(strategy_title(entry.strategy), folder, file, scene)
             tiles += [tile] if tile else []
-    text = f'CAR {percent_text(comparison.cars[row])} · mIoU {score - change:.1f} → {score:.1f} ({signed(change, 1)})'
+    text = (
+        f'CAR {percent_text(comparison.cars[row])} · mIoU {score - change:.1f} → '
+        f'{score:.1f} ({signed(change, 1)})'
+    )
     return Card(file, text, 'gain' if change > 0 else 'loss', tiles)
 
 

@@ -49,8 +49,9 @@ def collect_runs(
 
     Args:
         arguments: Each ``[LABEL=]PATH`` of a per-image table, of an archive of tables, or of a
-            folder, which stands for all tables below it; see :func:`~mtkd_cd.reporting.identity.relabelled`. Of a folder with
-            ``report/<model>/`` somewhere in it, only the tables there.
+            folder, which stands for all tables below it; see
+            :func:`~mtkd_cd.reporting.identity.relabelled`. Of a folder with ``report/<model>/``
+            somewhere in it, only the tables there.
         thresholds: CAR ranges of every run; by default what a JSON table stores, a strategy like
             ``op@0.1`` says, or 0.05 and 0.2.
         zero_division: What CSV tables were scored with.

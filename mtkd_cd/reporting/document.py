@@ -80,7 +80,7 @@ class ComparisonReport:
         _write(folder / 'report.html', self.as_html().encode())
 
     def as_markdown(self) -> str:
-        """With figures linked from ``figures/``. Names show letter by letter, whatever they hold."""
+        """With figures linked from ``figures/``; names show letter by letter."""
         parts = [f'# {markdown_text(self.title)}', markdown_text(self.facts)]
         parts += [_bullets(self.summary), _bullets(self.notes)]
         for section in self.sections:

@@ -204,7 +204,10 @@ def differences(
         _legend_of_strategies(figure, comparison, only={entry.strategy for entry in entries})
 
     level = f'{100 * comparison.settings.confidence:g} %'
-    caption = f'Mean with the {level} interval of a paired bootstrap over images. Hollow: the interval contains 0.'
+    caption = (
+        f'Mean with the {level} interval of a paired bootstrap over images. Hollow: the '
+        'interval contains 0.'
+    )
     return _drawn(
         name, f'Difference in mIoU to {words}', caption, _row_size(comparison, entries), draw
     )
@@ -313,9 +316,13 @@ def car_curves(
         )
 
     level = f'{100 * comparison.settings.confidence:g} %'
-    caption = f'Bars at the points: {"the standard deviation over seeds" if several else f"the {level} interval over images"}.'
+    bars = 'standard deviation over seeds' if several else f'{level} interval over images'
+    caption = f'Bars at the points: the {bars}.'
     if compared:
-        caption += f' Middle: the difference to {reference_title(comparison.references[0])}, with its {level} interval over images.'
+        caption += (
+            f' Middle: the difference to {reference_title(comparison.references[0])}, '
+            f'with its {level} interval over images.'
+        )
     caption += ' Bottom: the CARs that each bin spans.'
     height = 5.0 if compared else 3.9
     return _drawn(
@@ -474,7 +481,10 @@ def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) 
             axis.set_ylabel('labels')
         axes[-1].set_xlabel('CAR of the label')
 
-    caption = f'Dashed: the thresholds ({partition}). Hatched: labels without change, which have no place on a logarithmic axis.'
+    caption = (
+        f'Dashed: the thresholds ({partition}). Hatched: labels without change, which '
+        'have no place on a logarithmic axis.'
+    )
     return _drawn(
         'car_distribution', 'CAR distribution', caption, (5.4, 0.6 + 1.9 * len(splits)), draw
     )
@@ -550,7 +560,10 @@ def _distributions(analysis: CascadeAnalysis, title: str) -> Picture:
         axis.set_ylabel('images')
         figure.legend(loc='outside upper left', ncols=2)
 
-    caption = "CAR of the labels (filled) and as the cascade's origin predicts it (line); on the left CAR = 0; dashed: thresholds."
+    caption = (
+        "CAR of the labels (filled) and as the cascade's origin predicts it (line); on "
+        'the left CAR = 0; dashed: thresholds.'
+    )
     return _drawn(
         file_name('cascade_distribution', analysis.entry),
         f'{title}: CAR distributions',
@@ -607,7 +620,10 @@ def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
         axis.set_ylabel('coarse CAR')
         figure.legend(loc='outside upper left', ncols=2, handletextpad=0.2, markerscale=1.5)
 
-    caption = f'One point per image; on the grey margin CAR below {percent_text(SMALLEST_DRAWN_CAR / 2)}, 0 included; dashed: thresholds.'
+    caption = (
+        'One point per image; on the grey margin CAR below '
+        f'{percent_text(SMALLEST_DRAWN_CAR / 2)}, 0 included; dashed: thresholds.'
+    )
     return _drawn(
         file_name('cascade_scatter', analysis.entry),
         f'{title}: coarse against true CAR',

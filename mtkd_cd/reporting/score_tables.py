@@ -204,7 +204,10 @@ def classes_table(comparison: Comparison, published: Published) -> Table:
         [row for entry in comparison.of_model(model) for row in rows(entry)]
         for model in comparison.models
     ]
-    caption = f'Per-image scores of each class, averaged, in percent; in brackets the difference to {reference_words(reference)}.'
+    caption = (
+        'Per-image scores of each class, averaged, in percent; in brackets the '
+        f'difference to {reference_words(reference)}.'
+    )
     caption += f' In italics: {published.words}.' if printed else ''
     return Table('classes', 'Changed and unchanged pixels', caption, columns, groups, 2)
 
@@ -303,7 +306,10 @@ def bins_table(comparison: Comparison, bins: Sequence[Bin], name: str, title: st
     def row(entry: Entry) -> Row:
         return [*_entry_cells(entry), *(_bin_cell(entry, car_bin, reference) for car_bin in bins)]
 
-    caption = f'mIoU in percent by the CAR of the label (in brackets: images); behind it the difference to {reference_words(reference)}.'
+    caption = (
+        'mIoU in percent by the CAR of the label (in brackets: images); behind it the '
+        f'difference to {reference_words(reference)}.'
+    )
     return Table(name, title, caption, columns, _by_model(comparison, row), 2)
 
 
@@ -352,7 +358,10 @@ def cascades_table(analyses: Sequence[CascadeAnalysis]) -> Table:
                 else Cell(signed(gain), (gain,), tone=tone_of(gain)),
             ]
         )
-    caption = "Share of the images, over all seeds, and in brackets the mean mIoU that they gained against the origin's own prediction."
+    caption = (
+        'Share of the images, over all seeds, and in brackets the mean mIoU that they '
+        "gained against the origin's own prediction."
+    )
     return Table('cascades', 'Where O-P sends the images', caption, columns, [rows], 2)
 
 
@@ -403,7 +412,10 @@ def confusion_table(analysis: CascadeAnalysis) -> Table:
         else ''
     )
     runs = '1 run' if len(entry.runs) == 1 else f'{len(entry.runs)} runs'
-    caption = f'{analysis.counts.sum()} images of {runs}{origin}, in percentage points. Ranges: {analysis.partition}.'
+    caption = (
+        f'{analysis.counts.sum()} images of {runs}{origin}, in percentage points. Ranges: '
+        f'{analysis.partition}.'
+    )
     name = file_name('cascade', entry)
     return Table(
         name,
