@@ -46,11 +46,16 @@ class FusedAttention(nn.MultiheadAttention):
         """Attention of (L, N, C) queries over (S, N, C) keys and values, or of batch-first ones;
         the second result is always ``None``."""
         if key_padding_mask is not None or attn_mask is not None:
-            masks = dict(attn_mask=attn_mask, key_padding_mask=key_padding_mask)
-            attended = super().forward(
-                query, key, value, need_weights=False, is_causal=is_causal, **masks
+            masked, _ = super().forward(
+                query,
+                key,
+                value,
+                key_padding_mask,
+                need_weights=False,
+                attn_mask=attn_mask,
+                is_causal=is_causal,
             )
-            return attended[0], None
+            return masked, None
         one_memory = key is value
         if not self.batch_first:
             query, key = query.transpose(0, 1), key.transpose(0, 1)
