@@ -22,12 +22,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--range', help='CAR range of a specialist (default: the first)')
     parser.add_argument('--out', type=Path, help='write it to this file too')
-    add_options(parser, leave_out=('thresholds', 'routing', 'show_dir', 'keep_checkpoints'))
+    add_options(
+        parser, leave_out=('thresholds', 'routing', 'teachers', 'show_dir', 'keep_checkpoints')
+    )
     args = parser.parse_args(argv)
 
     strategy = Strategy.parse(args.strategy)
     options = options_of(
-        args, CONFIGS, thresholds=strategy.thresholds, routing=strategy.routing
+        args,
+        CONFIGS,
+        thresholds=strategy.thresholds,
+        routing=strategy.routing,
+        teachers=strategy.teachers or None,
     )
     name = args.range
     if strategy.kind == 'partition' and name is None:

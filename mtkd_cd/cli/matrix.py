@@ -13,7 +13,7 @@ from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.experiments.jobs import Cluster
 from mtkd_cd.experiments.matrix import RUN_SETTINGS, gather, read_experiment, run_matrix
 
-_NOT_OF_EXPERIMENT = ('thresholds', 'routing', 'seed', 'launcher', 'show_dir')
+_NOT_OF_EXPERIMENT = ('thresholds', 'routing', 'teachers', 'seed', 'launcher', 'show_dir')
 _OF_EXPERIMENT = ('models', 'seeds', 'strategies', 'work_dir', *RUN_SETTINGS)
 
 

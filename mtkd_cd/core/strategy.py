@@ -19,11 +19,13 @@ from mtkd_cd.core.errors import UserError
 
 KINDS = ('origin', 'continued', 'partition', 'op', 'mtkd')
 TESTED_KINDS = ('origin', 'continued', 'op', 'mtkd')  # in the order of tables
-ROUTINGS = ('car', 'validated')
+ROUTINGS = ('car', 'validated')  # of a cascade
+TEACHINGS = (*ROUTINGS, 'origin', 'cascade', 'best')  # of a student
 WORK_DIRS = 'work_dirs'
 BEST = 'best.pth'
 ROUTING_FILE = 'routing.json'
 CURVES = 'curves.csv'  # validation curves of all trainings, beside the tables
+_BY = 'by_'  # before the model whose detectors teach
 _ROUTING = 'routing'  # folder of the tests that a validated routing follows from
 _TITLES = {'op': 'O-P', 'mtkd': 'MTKD'}
 
@@ -39,10 +41,13 @@ class Strategy:
             validated routing follows from.
         thresholds: CAR thresholds between the specialists.
         routing: How an image finds its specialist: ``car``, by its CAR range; ``validated``, by the
-            scores on validation data, see ``docs/routing.md``.
+            scores on validation data, see ``docs/routing.md``. A student may also be taught by the
+            ``origin``, by the ``cascade``'s choice, or by whoever is ``best`` on the image.
+        teachers: Name of another model, whose detectors teach the student; empty: its own.
 
     What has no effect on a kind is set to the default: thresholds of ``origin`` and ``continued``,
-    the routing of these and of ``partition``. So equal strategies share their files.
+    a routing that a kind does not know, the teachers of all kinds but ``mtkd``. So equal strategies
+    share their files.
 
     Raises:
         UserError: An unknown kind or routing, or bad thresholds.
@@ -51,18 +56,22 @@ class Strategy:
     kind: str
     thresholds: tuple[float, ...] = DEFAULT_THRESHOLDS
     routing: str = 'car'
+    teachers: str = ''
 
     def __post_init__(self) -> None:
         if self.kind not in (*KINDS, _ROUTING):
             raise UserError(f'unknown strategy {self.kind!r}: there are {", ".join(KINDS)}')
-        if self.routing not in ROUTINGS:
-            raise UserError(f'routing={self.routing!r}: choose one of {", ".join(ROUTINGS)}')
+        if self.routing not in TEACHINGS:
+            raise UserError(f'routing={self.routing!r}: choose one of {", ".join(TEACHINGS)}')
         thresholds = CARPartition(self.thresholds).thresholds
         if self.kind in ('origin', 'continued'):
             thresholds = DEFAULT_THRESHOLDS
         object.__setattr__(self, 'thresholds', thresholds)
-        if self.kind not in ('op', 'mtkd'):
+        routings = {'mtkd': TEACHINGS, 'op': ROUTINGS}.get(self.kind, ())
+        if self.routing not in routings:
             object.__setattr__(self, 'routing', 'car')
+        if self.kind != 'mtkd':
+            object.__setattr__(self, 'teachers', '')
 
     @classmethod
     def parse(cls, text: str, kinds: Sequence[str] = KINDS) -> 'Strategy':
@@ -88,8 +97,11 @@ class Strategy:
 
     @property
     def variant(self) -> str:
-        """Empty for the default, else ``0.1``, ``0.1_0.3``, ``validated``, ``0.1+validated``."""
-        parts = (self.partition.tag, self.routing if self.routing != 'car' else '')
+        """Empty for the default, else ``0.1``, ``0.1_0.3``, ``validated``, ``0.1+validated``,
+        ``best+by_changer_mitb0``."""
+        routing = self.routing if self.routing != 'car' else ''
+        teachers = f'{_BY}{self.teachers}' if self.teachers else ''
+        parts = (self.partition.tag, routing, teachers)
         return '+'.join(part for part in parts if part)
 
     @property
@@ -131,15 +143,18 @@ class Strategy:
 def _parse_variant(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in text.split('+') if text else ():
-        if part in ROUTINGS[1:]:
+        if part in TEACHINGS[1:]:
             found['routing'] = part
+            continue
+        if part.startswith(_BY):
+            found['teachers'] = part.removeprefix(_BY)
             continue
         try:
             found['thresholds'] = tuple(float(number) for number in part.split('_'))
         except ValueError:
             raise UserError(
                 f'unknown variant {text!r}: CAR thresholds (0.1, or 0.1_0.3), '
-                f'{", ".join(ROUTINGS[1:])}, or both (0.1+{ROUTINGS[1]})'
+                f'{", ".join(TEACHINGS[1:])}, {_BY}MODEL, or several (0.1+{ROUTINGS[1]})'
             ) from None
     return found
 
@@ -192,16 +207,25 @@ class Layout:
         return self.place(strategy, range) / BEST
 
     def routing(self, strategy: Strategy) -> Path:
-        """The file of the validated routing of a strategy's thresholds."""
-        return self.place(strategy.of(_ROUTING)) / ROUTING_FILE
+        """The file of the validated routing of a strategy's thresholds, its teachers' own."""
+        return self.of_teachers(strategy).place(strategy.of(_ROUTING)) / ROUTING_FILE
 
     def checkpoints(self, strategy: Strategy) -> dict[str, str]:
         """What a cascade, or a student, starts from, by the name that the model knows it by."""
         first = 'student' if strategy.kind == 'mtkd' else 'origin'
-        specialists = strategy.of('partition')
-        return {first: str(self.weights(Strategy('origin')))} | {
-            name: str(self.weights(specialists, name)) for name in strategy.partition.names
-        }
+        found = {first: str(self.weights(Strategy('origin')))}
+        of_teachers = self.of_teachers(strategy)
+        if strategy.teachers and strategy.routing != 'car':
+            found['origin'] = str(of_teachers.weights(Strategy('origin')))
+        if strategy.routing != 'origin':
+            specialists = strategy.of('partition')
+            for name in strategy.partition.names:
+                found[name] = str(of_teachers.weights(specialists, name))
+        return found
+
+    def of_teachers(self, strategy: Strategy) -> 'Layout':
+        """Where the teachers of a strategy have their files."""
+        return replace(self, model=strategy.teachers or self.model)
 
     @property
     def report(self) -> Path:
@@ -277,5 +301,6 @@ def training_command(path: str | Path) -> str | None:
     if strategy.partition.tag:
         words += ['--thresholds', *map(repr, strategy.thresholds)]
     words += ['--routing', routing] if routing != 'car' else []
+    words += ['--teachers', strategy.teachers] if strategy.teachers else []
     words += ['--work-dir', str(root)] if elsewhere else []
     return shlex.join(words)

@@ -99,6 +99,7 @@ class Experiment:
         }
         own.setdefault('keep_checkpoints', False)
         own |= dict(seed=seed, thresholds=variant.thresholds, routing=variant.routing)
+        own['teachers'] = variant.teachers or None
         return RecipeOptions(configs=self.configs, work_dir=self.seed_dir(seed), **own)
 
     def seed_dir(self, seed: int) -> Path:

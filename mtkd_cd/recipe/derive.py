@@ -36,6 +36,7 @@ def derive(
     model: str | None = None,
     root: str | Path = WORK_DIRS,
     distill_loss: Mapping[str, Any] | None = None,
+    teachers: Config | None = None,
 ) -> Config:
     """The config of a strategy.
 
@@ -46,6 +47,7 @@ def derive(
         model: Name that the files are under; default: the name of the origin's file.
         root: Work dir in which the strategy finds the weights that it starts from.
         distill_loss: Config of the student's distillation loss.
+        teachers: Config of the origin of the strategy's ``teachers``.
 
     Returns:
         A config of its own, without a work dir.
@@ -61,7 +63,14 @@ def derive(
             'the config of an origin, whose model is the detector itself'
         )
     layout = Layout(model or model_of(cfg), Path(root))
+    if strategy.teachers and teachers is None:
+        raise UserError(f'{strategy}: the config of {strategy.teachers} is needed')
     cfg.merge_from_dict(changes(cfg, strategy, layout, range, distill_loss))
+    if teachers is not None and strategy.teachers:
+        detector = copy.deepcopy(teachers.model)
+        if 'data_preprocessor' in teachers:
+            detector.setdefault('data_preprocessor', copy.deepcopy(teachers.data_preprocessor))
+        cfg.model.teachers = detector
     if strategy.kind in ('continued', 'mtkd') and 'student_train_cfg' not in cfg:
         _halve_schedule(cfg)
     return cfg
@@ -145,7 +154,9 @@ def _of_specialists(
         **_variant(strategy),
     }
     if strategy.routing != 'car':
-        model |= dict(routing=strategy.routing, routing_file=str(layout.routing(strategy)))
+        model['routing'] = strategy.routing
+    if strategy.routing == 'validated':
+        model['routing_file'] = str(layout.routing(strategy))
     return model
 
 
@@ -171,7 +182,7 @@ def _halve_schedule(cfg: Config) -> None:
     length = train_cfg.get('max_iters')
     if not length:
         raise UserError(
-            f'{cfg.filename}: the student trains for half of the origin\'s train_cfg.max_iters, '
+            f"{cfg.filename}: the student trains for half of the origin's train_cfg.max_iters, "
             'and there is none: set it, or student_train_cfg and student_param_scheduler'
         )
     set_iters(cfg, max(1, length // 2), train_cfg.get('val_interval'))

@@ -13,7 +13,7 @@ from typing import Any
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.strategy import ROUTINGS, WORK_DIRS, Layout, Strategy
+from mtkd_cd.core.strategy import TEACHINGS, WORK_DIRS, Layout, Strategy
 
 SPECIALISTS_FROM = ('config', 'origin')
 
@@ -91,7 +91,15 @@ class RecipeOptions:
         'CAR thresholds between the specialists; 0.1 alone makes two teachers', of='strategy'
     )
     routing: str = option(
-        'how an image finds its specialist', 'car', choices=ROUTINGS, of='strategy'
+        'how an image finds its specialist: by its CAR, by validation scores; a student alone by '
+        "the origin always, by the cascade's choice, by the best teacher on the image",
+        'car',
+        choices=TEACHINGS,
+        of='strategy',
+    )
+    teachers: str | None = option(
+        "another model, whose finished detectors teach the student in place of the model's own",
+        of='strategy',
     )
     seed: int | None = option('seed of every run', of='call')
     lr: float | None = option('learning rate')
@@ -128,7 +136,10 @@ class RecipeOptions:
 
     def strategy(self, kind: str) -> Strategy:
         """The strategy of this kind in the variant that the options ask for."""
-        return Strategy(kind, tuple(self.thresholds or DEFAULT_THRESHOLDS), self.routing)
+        thresholds = tuple(self.thresholds or DEFAULT_THRESHOLDS)
+        teachers = self.teachers or ''
+        name = Path(teachers).stem if teachers.endswith('.py') else teachers
+        return Strategy(kind, thresholds, self.routing, name)
 
     def layout(self, model: str) -> Layout:
         """Where the files of a model are."""

@@ -2,6 +2,7 @@
 that works through them."""
 
 import csv
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -77,11 +78,18 @@ def recipe(variant: Strategy = Strategy('mtkd')) -> list[Step]:
     The origin learns from everything, a specialist from each CAR range. The cascade of them needs
     no training. The control is the origin trained on alone. The student starts from the origin and
     is taught by the specialists. A validated routing is found before cascade and student use it.
+    Teachers of another model have been trained by that model's own recipe.
 
     Args:
         variant: A strategy with the wanted thresholds and routing.
     """
     specialists = variant.of('partition')
+    if variant.teachers:  # all of their steps are done
+        return [
+            Step(strategy, action)
+            for strategy in (Strategy('origin'), Strategy('continued'), variant.of('mtkd'))
+            for action in ('train', 'test')
+        ]
     routing = [Step(variant.of(ROUTING), 'validate')] if variant.routing == 'validated' else []
     return [
         Step(Strategy('origin'), 'train'),
@@ -123,6 +131,7 @@ def run_recipe(
     steps = [step for step in steps if tests or step.action != 'test']
     configs = [step_config(step, model, options) for step in steps]
     layout = options.layout(model_name(model))
+    _check_teachers(layout, options.strategy('mtkd'), kinds)
     # All settings and all data, before the first hours are spent.
     prepared = {
         step: prepare_training(cfg) for step, cfg in zip(steps, configs) if step.action == 'train'
@@ -196,6 +205,7 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         step.range,
         root=layout.root,
         distill_loss=_distillation_loss(model, options) if kind == 'mtkd' else None,
+        teachers=_teachers_config(options) if kind == 'mtkd' else None,
     )
     again = {key: value for key, value in options.cfg_options.items() if _is_of_schedule(key)}
     adjust.merge_options(cfg, again)
@@ -208,6 +218,24 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         adjust.set_val_interval(cfg, options.val_interval)
     cfg.work_dir = str(step.place(layout))
     return cfg
+
+
+def _teachers_config(options: RecipeOptions) -> Config | None:
+    """The origin's config of the model that teaches; the user's entries are for the student's."""
+    if options.teachers is None:
+        return None
+    return origin_config(options.teachers, dataclasses.replace(options, cfg_options={}))
+
+
+def _check_teachers(layout: Layout, strategy: Strategy, kinds: Sequence[str]) -> None:
+    """Refuse teachers of another model that are not finished, before anything is trained."""
+    if not strategy.teachers or strategy.kind not in kinds:
+        return
+    files = {name: path for name, path in layout.checkpoints(strategy).items() if name != 'student'}
+    if strategy.routing == 'validated':
+        files['routing'] = str(layout.routing(strategy))
+    for name, path in files.items():
+        adjust.check_exists(path, f'{path} ({name} of the teachers)')
 
 
 def _is_of_schedule(key: str) -> bool:
@@ -266,9 +294,7 @@ def _find_routing(step: Step, model: str, options: RecipeOptions) -> None:
     barrier()
 
 
-def validation_table(
-    cfg: Config, place: Path, strategy: Strategy, weights: Path
-) -> ImageTable:
+def validation_table(cfg: Config, place: Path, strategy: Strategy, weights: Path) -> ImageTable:
     """Test on the validation split, unless it has been done before.
 
     Args:

@@ -34,6 +34,37 @@ def test_text_and_strategy_stand_for_each_other(text, thresholds, routing):
 
 
 @pytest.mark.parametrize(
+    ('text', 'routing', 'teachers'),
+    [
+        ('mtkd@best', 'best', ''),
+        ('mtkd@by_changer_mitb0', 'car', 'changer_mitb0'),
+        ('mtkd@origin+by_a_2.0', 'origin', 'a_2.0'),
+    ],
+)
+def test_students_of_other_teachers_have_places_of_their_own(text, routing, teachers):
+    strategy = Strategy('mtkd', routing=routing, teachers=teachers)
+    assert strategy.text == text
+    assert Strategy.parse(text) == strategy
+    assert strategy.of('op') == Strategy('op')  # of the model's own specialists
+
+
+def test_teachers_of_another_model_are_those_that_its_recipe_left():
+    layout = Layout('m', Path('w'))
+    of_origin = Strategy('mtkd', routing='origin', teachers='big')
+    assert layout.checkpoints(of_origin) == {
+        'student': 'w/origin/m/best.pth',
+        'origin': 'w/origin/big/best.pth',
+    }
+    assert layout.checkpoints(Strategy('mtkd', (0.1,), teachers='big')) == {
+        'student': 'w/origin/m/best.pth',
+        'small': 'w/partition@0.1/big/small/best.pth',
+        'large': 'w/partition@0.1/big/large/best.pth',
+    }
+    validated = Strategy('mtkd', routing='validated', teachers='big')
+    assert layout.routing(validated) == Path('w/routing/big/routing.json')
+
+
+@pytest.mark.parametrize(
     ('text', 'said'),
     [
         ('mtdk', 'unknown strategy'),
@@ -46,6 +77,8 @@ def test_text_and_strategy_stand_for_each_other(text, thresholds, routing):
         ('op@0.1+', 'unknown variant'),
         ('op@0.1 0.3', 'unknown variant'),
         ('op@car', 'unknown variant'),
+        ('op@best', "called 'op'"),
+        ('partition@by_big', "called 'partition'"),
         ('op@nan', 'CAR thresholds'),
     ],
 )
@@ -146,6 +179,10 @@ def test_variants_are_those_with_files(tmp_path):
         (
             'work_dirs/mtkd@0.1+validated/m/best.pth',
             'tools/run_mtkd.py m --strategies mtkd --thresholds 0.1 --routing validated',
+        ),
+        (
+            'work_dirs/mtkd@best+by_big/m/best.pth',
+            'tools/run_mtkd.py m --strategies mtkd --routing best --teachers big',
         ),
         (
             'w/routing/m/routing.json',

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.data.synthetic import make_dataset
 from mtkd_cd.engine.config import load_config, starting_weights
 from mtkd_cd.evaluation import load_table
@@ -148,3 +149,36 @@ def test_files_of_a_config_are_those_that_its_routing_uses(tmp_path):
     cfg.model.update(routing='validated', routing_file=str(file))
     Routing(CARPartition(), ('small',) * 3, (0.1,), ('origin', 'medium')).save(file)
     assert set(starting_weights(cfg)) == {'origin', 'medium', 'routing'}
+
+
+def test_another_models_finished_detectors_teach(
+    done, tool, recipe_argv, validated_scenes, tmp_path
+):
+    """``run_mtkd.py fc_siam_diff --teachers fc_ef``: only the student's own steps are done."""
+    place = tmp_path / 'other'
+    for name in ('origin', 'partition'):
+        shutil.copytree(done / name, place / name)
+    teachers = tmp_path / 'fc_ef.py'  # as the fixture's recipe changed it
+    teachers.write_text(
+        f'_base_ = {str(CONFIGS / "origin" / "fc_ef.py")!r}\n'
+        'model = dict(backbone=dict(base_channel=4), decode_head=dict(in_channels=4, channels=4))\n'
+    )
+    argv = recipe_argv(
+        *('--strategies', 'origin', 'mtkd', '--routing', 'best', '--teachers', teachers),
+        place='other',
+        data=validated_scenes,
+    )
+    assert tool('run_mtkd', 'fc_siam_diff', *argv[1:]) == (0, '')
+    student = place / 'mtkd@best+by_fc_ef' / 'fc_siam_diff'
+    settings = json.loads((student / 'run.json').read_text())['settings']
+    assert {key for key in settings if key.startswith('weights.')} == {
+        f'weights.{name}' for name in ('student', *NAMES)
+    }
+    assert not (place / 'partition' / 'fc_siam_diff').exists()
+    report = json.loads((place / 'report' / 'fc_siam_diff' / 'report.json').read_text())
+    assert 'mtkd@best+by_fc_ef' in json.dumps(report)
+    shutil.rmtree(place / 'partition')
+    argv = [*argv[: argv.index('best')], 'car', *argv[argv.index('best') + 1 :]]
+    code, said = tool('run_mtkd', 'fc_siam_diff', *argv[1:])
+    assert code
+    assert 'partition/fc_ef/small/best.pth (small of the teachers) does not exist' in said
