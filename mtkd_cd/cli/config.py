@@ -1,12 +1,16 @@
 """Print the whole config of a model under a strategy."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
 
 from mtkd_cd.cli.options import add_options, options_of
 from mtkd_cd.core.files import CONFIGS, atomic_write
 from mtkd_cd.core.strategy import KINDS, ROUTINGS, Strategy
+from mtkd_cd.engine.record import name_of
 from mtkd_cd.recipe.steps import Step, step_config
 
 
@@ -39,8 +43,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if strategy.kind == 'partition' and name is None:
         name = strategy.partition.names[0]
     cfg = step_config(Step(strategy, 'train', name), args.model, options)
-    text = cfg.pretty_text
+    text = Config(_plain(cfg._cfg_dict)).pretty_text
     print(text, end='')
     if args.out:
         with atomic_write(args.out) as file:
             file.write(text)
+
+
+def _plain(node: Any) -> Any:
+    """A config with the names of the classes that pure-Python configs have as types: what is
+    printed is a config file."""
+    if isinstance(node, Mapping):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(_plain(value) for value in node)
+    return name_of(node) if hasattr(node, '__qualname__') else node

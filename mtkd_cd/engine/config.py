@@ -229,11 +229,14 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     A schedule in epochs becomes one in iterations, its warm-up a tenth.
     """
     before = cfg.train_cfg.get('max_iters') or cfg.train_cfg.pop('max_epochs')
-    longest_warmup = cfg.param_scheduler[0].end if 'max_iters' in cfg.train_cfg else iters
+    found = cfg.get('param_scheduler') or []
+    found = found if isinstance(found, (list, tuple)) else [found]
+    of_iters = found and 'max_iters' in cfg.train_cfg
+    longest_warmup = found[0].get('end', before) if of_iters else iters
     warmup = min(longest_warmup, iters // 10)
     cfg.train_cfg.max_iters = iters
     schedulers = []
-    for scheduler in cfg.param_scheduler:
+    for scheduler in found:
         begin = warmup if scheduler.get('begin') else 0
         end = iters if scheduler.get('end', before) == before else warmup
         if end - begin > 1:  # mmengine's schedulers divide by end - begin - 1
@@ -244,7 +247,8 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
             schedulers.append(dict(kept, begin=begin, end=end, by_epoch=False, **period))
     cfg.param_scheduler = schedulers
     set_val_interval(cfg, val_interval or max(1, -(-iters // 10)))
-    cfg.default_hooks.logger.interval = max(1, min(cfg.default_hooks.logger.interval, iters // 20))
+    logger = _default_hook(cfg, 'logger', 'LoggerHook')
+    logger['interval'] = max(1, min(logger.get('interval', 10), iters // 20))
 
 
 def set_val_interval(cfg: Config, interval: int) -> None:
@@ -252,7 +256,16 @@ def set_val_interval(cfg: Config, interval: int) -> None:
     cfg.train_cfg.val_interval = interval
     if 'max_epochs' in cfg.train_cfg:
         cfg.train_cfg.val_by_epoch = False
-    cfg.default_hooks.checkpoint.interval = interval
+    _default_hook(cfg, 'checkpoint', 'CheckpointHook', by_epoch=False)['interval'] = interval
+
+
+def _default_hook(cfg: Config, name: str, kind: str, **settings: Any) -> Any:
+    """The config of one of the runner's default hooks, put there where a config leaves it to
+    mmengine."""
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    if hooks.get(name) is None:
+        hooks[name] = ConfigDict(type=kind, **settings)
+    return hooks[name]
 
 
 def set_image_size(cfg: Config, size: int) -> None:

@@ -1,0 +1,188 @@
+"""Configs in mmengine's pure-Python style, whose types are classes, work with every tool."""
+
+import json
+
+import pytest
+
+from mtkd_cd.cli.common import run_tool
+from mtkd_cd.core.strategy import Strategy
+from mtkd_cd.engine.config import load_config, set_amp, set_image_size, strategy_of
+from mtkd_cd.evaluation import load_table
+from mtkd_cd.recipe.derive import derive
+
+BASE = '''
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.optim import LinearLR, OptimWrapper
+from mmengine.runner import TestLoop, ValLoop
+from torch.optim import AdamW
+
+from mtkd_cd.data import JL1_CD_Dataset
+from mtkd_cd.data.transforms import (
+    MultiImgLoadAnnotations,
+    MultiImgLoadImageFromFile,
+    MultiImgPackSegInputs,
+    MultiImgRandomCrop,
+)
+from mtkd_cd.engine import BestWeightsHook, ReplayableIterLoop, StopwatchHook
+from mtkd_cd.evaluation import PerImageChangeMetric
+
+default_scope = 'mtkd_cd'
+randomness = dict(seed=3)
+env_cfg = dict()
+default_hooks = dict()
+custom_hooks = [dict(type=BestWeightsHook, metric='mIoU'), dict(type=StopwatchHook)]
+log_level = 'ERROR'
+load = [dict(type=MultiImgLoadImageFromFile), dict(type=MultiImgLoadAnnotations)]
+pack = [dict(type=MultiImgPackSegInputs)]
+crop = [dict(type=MultiImgRandomCrop, crop_size=(32, 32))]
+data = dict(type=JL1_CD_Dataset, data_root={data!r}, serialize_data=False)
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    sampler=dict(type=InfiniteSampler, shuffle=True),
+    dataset=dict(data, split='train', pipeline=[*load, *crop, *pack]),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(data, split='val', pipeline=[*load, *pack]),
+)
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(data, split='test', pipeline=[*load, *pack]),
+)
+val_evaluator = dict(type=PerImageChangeMetric)
+test_evaluator = dict(type=PerImageChangeMetric)
+train_cfg = dict(type=ReplayableIterLoop, max_iters=4, val_interval=2)
+val_cfg = dict(type=ValLoop)
+test_cfg = dict(type=TestLoop)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3))
+param_scheduler = [dict(type=LinearLR, start_factor=0.1, by_epoch=False, begin=0, end=4)]
+'''
+OWN = '''
+from mmengine.config import read_base
+
+with read_base():
+    from .base import *
+
+from mmseg.models.decode_heads import FCNHead
+from mmseg.models.losses import CrossEntropyLoss
+
+from mtkd_cd.models.backbones import FC_EF
+from mtkd_cd.models.data_preprocessor import DualInputSegDataPreProcessor
+from mtkd_cd.models.detectors import DIEncoderDecoder
+
+model = dict(
+    type=DIEncoderDecoder,
+    data_preprocessor=dict(
+        type=DualInputSegDataPreProcessor,
+        mean=[127.5] * 6,
+        std=[127.5] * 6,
+        bgr_to_rgb=True,
+        size_divisor=32,
+        test_cfg=dict(size_divisor=32),
+    ),
+    backbone=dict(type=FC_EF, in_channels=6, base_channel=4),
+    decode_head=dict(
+        type=FCNHead,
+        in_channels=4,
+        in_index=-1,
+        channels=4,
+        num_convs=0,
+        concat_input=False,
+        num_classes=2,
+        loss_decode=dict(type=CrossEntropyLoss, use_sigmoid=False, loss_weight=1.0),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'),
+)
+'''
+# What a user writes for a specialist: the class as the type of its data.
+SPECIALIST = '''
+from mmengine.config import read_base
+
+with read_base():
+    from .own import *
+
+from mtkd_cd.data import CARPartitionDataset
+
+small = dict(type=CARPartitionDataset, range='small')
+train_dataloader = dict(
+    train_dataloader, dataset=dict(small, dataset=train_dataloader['dataset'])
+)
+val_dataloader = dict(val_dataloader, dataset=dict(small, dataset=val_dataloader['dataset']))
+'''
+
+
+@pytest.fixture
+def own(scenes, tmp_path):
+    '''A config in a folder of the user's.'''
+    folder = tmp_path / 'my_configs'
+    folder.mkdir()
+    (folder / 'base.py').write_text(BASE.replace('{data!r}', repr(str(scenes))))
+    (folder / 'specialist.py').write_text(SPECIALIST)
+    (folder / 'own.py').write_text(OWN)
+    return folder / 'own.py'
+
+
+def test_train_and_test(tool, own, tmp_path):
+    assert tool('train', own, '--work-dir', tmp_path / 'work', '--device', 'cpu') == (0, '')
+    record = json.loads((tmp_path / 'work/run.json').read_text())
+    assert record['settings']['model.type'].endswith('.DIEncoderDecoder')
+    weights = tmp_path / 'work' / 'best.pth'
+    argv = (own, weights, '--work-dir', tmp_path / 'test', '--device', 'cpu')
+    assert tool('test', *argv) == (0, '')
+    table = load_table(tmp_path / 'test' / 'per_image.json')
+    assert len(table.files) == 7
+    assert (table.provenance.model, table.provenance.strategy) == ('own', 'origin')
+    assert (table.provenance.seed, table.provenance.dataset) == (3, 'data/test')
+
+
+def test_specialist(tool, own, tmp_path):
+    config = own.with_name('specialist.py')
+    argv = (config, '--range', 'large', '--work-dir', tmp_path / 'work', '--device', 'cpu')
+    assert tool('train', *argv) == (0, '')
+    record = json.loads((tmp_path / 'work/run.json').read_text())
+    assert record['settings']['train_dataloader.dataset.range'] == 'large'
+    cfg = load_config(config)
+    assert strategy_of(cfg) == Strategy('partition')
+
+
+def test_recipe(tool, own, tmp_path):
+    argv = ('--work-dir', tmp_path / 'w', '--iters', 4, '--val-interval', 2, '--device', 'cpu')
+    assert tool('run_mtkd', own, *argv) == (0, '')
+    report = json.loads((tmp_path / 'w/report/own/report.json').read_text())
+    assert set(report['metrics']) == {'origin', 'op', 'mtkd'}
+
+
+def test_browse_and_complexity(tool, own, tmp_path):
+    argv = ('--num', 2, '--out', tmp_path / 'pairs')
+    assert tool('analysis/browse_dataset', own, *argv) == (0, '')
+    assert (tmp_path / 'pairs/pairs_1.png').is_file()
+    assert tool('analysis/get_flops', own, '--shape', 64) == (0, '')
+
+
+def test_config_is_printed_whole(own, tmp_path):
+    out = tmp_path / 'whole.py'
+    with pytest.raises(SystemExit) as exit_info:
+        from mtkd_cd.cli.config import main
+
+        run_tool(main, [str(own), 'mtkd@0.1', '--out', str(out), '--cfg-options', 'log_level=INFO'])
+    assert not exit_info.value.code
+    cfg = load_config(out)
+    assert strategy_of(cfg) == Strategy('mtkd', (0.1,))
+    assert cfg.train_cfg.max_iters == 2
+    assert cfg.log_level == 'INFO'
+
+
+def test_adjustments_find_classes(own):
+    cfg = load_config(own)
+    set_image_size(cfg, 48)
+    assert cfg.train_dataloader.dataset.pipeline[3].crop_size == (48, 48)
+    set_amp(cfg)
+    assert cfg.optim_wrapper.type in ('BFloat16OptimWrapper', 'AmpOptimWrapper')
+    student = derive(cfg, Strategy('mtkd'))
+    assert strategy_of(student) == Strategy('mtkd')
