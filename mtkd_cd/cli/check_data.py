@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mtkd_cd.analysis.check import check_dataset, draw_car_histograms, report_text
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.data.images import band_numbers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +23,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         '--bands',
-        type=lambda text: tuple(int(band) for band in text.split(',')),
         help='bands that the model takes, from 1: 4,3,2',
     )
     parser.add_argument(
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.data_root,
         args.type,
         progress=True,
-        bands=args.bands,
+        bands=None if args.bands is None else band_numbers(args.bands),
         radiometry=args.radiometry,
     )
     print(report_text(reports, partition))

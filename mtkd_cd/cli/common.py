@@ -134,6 +134,16 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--dataset-type', help="registered data set class, default: the config's, JL1_CD_Dataset"
     )
+    parser.add_argument(
+        '--bands',
+        help="bands that the model takes, from 1, red, green and blue first: '4,3,2,8'",
+    )
+    parser.add_argument(
+        '--radiometry',
+        metavar='RULE',
+        help="how values become 0..255, for other than 8-bit images: 'linear(low=0, high=3000)', "
+        "'percentile(2, 98)'",
+    )
     parser.add_argument('--image-size', type=at_least(1), help='resize images to this side')
     parser.add_argument(
         '--crop-size',
@@ -144,10 +154,21 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Make a config read what :func:`add_data_arguments` was told, in every split."""
-    from mtkd_cd.engine.config import set_crop_size, set_data, set_image_size
+    from mtkd_cd.engine.config import (
+        band_numbers,
+        set_bands,
+        set_crop_size,
+        set_data,
+        set_image_size,
+        set_radiometry,
+    )
 
     if args.data_root or args.dataset_type:
         set_data(cfg, args.data_root, args.dataset_type)
+    if args.bands:
+        set_bands(cfg, band_numbers(args.bands))
+    if args.radiometry:
+        set_radiometry(cfg, args.radiometry)
     if args.image_size:
         set_image_size(cfg, args.image_size)
     if args.crop_size:

@@ -25,7 +25,8 @@ MAX_PIXELS = 100_000_000
 # What pixels without data are filled with: the mean that the benchmark's models subtract (R, G, B),
 # and the middle of the range for other bands. `set_bands` normalises by the same.
 RGB_MEAN = (123.675, 116.28, 103.53)
-BAND_MEAN = 127.5
+RGB_STD = (58.395, 57.12, 57.375)
+BAND_MEAN, BAND_STD = 127.5, 57.5
 RULE_OPTION = "radiometry='{rule}' in the data set's config"
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
@@ -263,9 +264,32 @@ def orientation_problem(orientations: Sequence[int], names: Sequence[str]) -> st
 
 def fill_of(channels: int) -> np.ndarray:
     """(C,) float32 that pixels without data are set to: the mean, blue first for three channels."""
-    if channels == len(RGB_MEAN):
-        return np.array(RGB_MEAN[::-1], np.float32)
-    return np.full(channels, BAND_MEAN, np.float32)
+    mean = np.array(normalization_of(channels)[0], np.float32)
+    return mean[::-1] if channels == len(RGB_MEAN) else mean
+
+
+def band_numbers(text: str) -> tuple[int, ...]:
+    """Numbers of bands from 1, separated by commas, as options give them.
+
+    Raises:
+        UserError: Anything else.
+    """
+    try:
+        bands = tuple(int(part) for part in text.split(','))
+    except ValueError:
+        bands = ()
+    if not bands or min(bands) < 1:
+        raise UserError(f'bands {text!r}: numbers from 1 with commas are needed, as 4,3,2')
+    return bands
+
+
+def normalization_of(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, standard deviation) per band that models subtract and divide by: ImageNet's for red,
+    green and blue, which come first, the middle of the range for more."""
+    if channels < len(RGB_MEAN):
+        return (BAND_MEAN,) * channels, (BAND_STD,) * channels
+    more = channels - len(RGB_MEAN)
+    return RGB_MEAN + (BAND_MEAN,) * more, RGB_STD + (BAND_STD,) * more
 
 
 def _rule(radiometry: Any) -> Rule:

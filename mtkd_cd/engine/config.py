@@ -1,7 +1,8 @@
 """Configs as the tools use them: loaded with errors a user can act on, and adjusted by what the
 command line says."""
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,18 @@ import mmengine.device.utils
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import init_dist, is_distributed
+from mmengine.registry import DefaultScope
 from mmengine.utils.dl_utils import set_multi_processing
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import Layout, Place, Strategy, training_command
 from mtkd_cd.core.text import closest
+from mtkd_cd.data.images import band_numbers as band_numbers
+from mtkd_cd.data.images import normalization_of
+from mtkd_cd.data.radiometry import from_spec
 from mtkd_cd.models.mtkd.routing import choose_routing
+from mtkd_cd.registry import MODELS
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
@@ -372,6 +378,66 @@ def set_data(cfg: Config, root: str | Path | None = None, dataset_type: str | No
         if 'data_root' in node and 'type' in node:
             node.data_root = str(root) if root is not None else node.data_root
             node.type = dataset_type or node.type
+
+
+def set_radiometry(cfg: Config, rule: str) -> None:
+    """Bring the values of all images to 0..255 by this rule.
+
+    Raises:
+        UserError: No such rule.
+    """
+    described = from_spec(rule).describe()
+    for node in nodes(cfg):
+        if 'data_root' in node and 'type' in node:
+            node.radiometry = ConfigDict(described)
+
+
+def set_bands(cfg: Config, bands: Sequence[int]) -> None:
+    """Read these bands, and make the first convolutions and the normalisation of all detectors fit
+    their number.
+
+    Args:
+        cfg: The config.
+        bands: Numbers from 1, red, green and blue first.
+
+    Raises:
+        UserError: A backbone that takes three bands only.
+    """
+    count = len(bands)
+    for node in nodes(cfg):
+        if 'data_root' in node and 'type' in node:
+            node.bands = list(bands)
+        if count != 3 and isinstance(node.get('image_encoder'), dict):
+            raise UserError(
+                f'the image encoder of {node.type} takes three bands, found {count} in bands: '
+                'choose three of them, or another model'
+            )
+        if isinstance(node.get('backbone'), dict):
+            _widen_detector(node, count)
+        if is_type(node, 'DualInputSegDataPreProcessor') and node.get('mean') is not None:
+            mean, std = normalization_of(count)
+            node.mean, node.std = [*mean] * 2, [*std] * 2
+
+
+def _widen_detector(detector: Any, count: int) -> None:
+    backbone = detector.backbone
+    if count == detector.get('backbone_inchannels', 3):
+        return
+    with DefaultScope.overwrite_default_scope('mtkd_cd'):
+        kind = MODELS.get(backbone.type) if isinstance(backbone.type, str) else backbone.type
+    names = {
+        name
+        for base in getattr(kind, '__mro__', ())
+        for name in inspect.signature(base.__init__).parameters
+    }
+    if 'in_channels' not in names:
+        raise UserError(
+            f'{detector.get("type")} with backbone {backbone.type} takes three bands, found {count} in bands: choose three of '
+            'them, or another model'
+        )
+    # FC-EF and its like see both dates as one image.
+    backbone.in_channels = 2 * count if backbone.get('in_channels') == 6 else count
+    detector.backbone_inchannels = count
 
 
 def set_test_data_to_validation(cfg: Config) -> None:

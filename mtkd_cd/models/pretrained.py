@@ -54,13 +54,16 @@ class PretrainedBackbone(BaseModule):
         if not self.init_cfg:
             return super().init_weights()
         checkpoint = self.init_cfg['checkpoint']
-        weights, own = read_weights(checkpoint), self.state_dict()
+        weights, own = dict(read_weights(checkpoint)), self.state_dict()
         # Files from before torch 0.4.1 lack batch norm's counters.
         keys = {
             key: name
             for key, name in self.published_keys().items()
             if name in weights or not key.endswith('num_batches_tracked')
         }
+        for key, name in keys.items():
+            if name in weights:
+                weights[name] = widened(weights[name], own[key].shape)
         unfit = [
             name
             for key, name in keys.items()
@@ -75,6 +78,44 @@ class PretrainedBackbone(BaseModule):
             )
         for key, name in keys.items():
             own[key].copy_(weights[name])
+
+
+def widen_on_load(backbone: nn.Module) -> None:
+    """Let a backbone for more bands start from weights for three: convolutions that find weights of
+    three input channels for their own number, or of six for pairs, take them widened
+    (:func:`widened`)."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == 1:
+            module.register_load_state_dict_pre_hook(_widen)
+
+
+def widened(weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """(out, C, h, w) of a first convolution's (out, 3, h, w), or (out, 2C, h, w) of (out, 6, h, w).
+
+    The first three bands keep the weights of red, green and blue, further ones get their mean; all
+    are scaled by 3 / C, so that the sum over equal bands stays. Any other weight comes back as it
+    is.
+    """
+    fits = len(shape) == weight.ndim == 4 and shape[0] == weight.shape[0]
+    if not fits or tuple(shape[2:]) != tuple(weight.shape[2:]):
+        return weight
+    dates = {3: 1, 6: 2}.get(weight.shape[1])
+    if dates is None or shape[1] == weight.shape[1] or shape[1] % dates:
+        return weight
+    bands = shape[1] // dates
+    if bands < 3:
+        return weight
+    parts = []
+    for date in weight.chunk(dates, dim=1):
+        mean = date.mean(1, keepdim=True).expand(-1, bands - 3, -1, -1)
+        parts.append(torch.cat([date, mean], dim=1) * (3 / bands))
+    return torch.cat(parts, dim=1)
+
+
+def _widen(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    key = f'{prefix}weight'
+    if key in state_dict:
+        state_dict[key] = widened(state_dict[key], module.weight.shape)  # type: ignore[arg-type]
 
 
 def load_published(

@@ -67,6 +67,12 @@ class RecipeOptions:
     dataset_type: str | None = option(
         "registered data set class, default: the config's, JL1_CD_Dataset"
     )
+    bands: str | None = option(
+        "bands that the model takes, from 1, red, green and blue first: '4,3,2,8'"
+    )
+    radiometry: str | None = option(
+        "how values become 0..255, for other than 8-bit images: 'linear(low=0, high=3000)'"
+    )
     image_size: int | None = option('resize images to this side', least=1)
     crop_size: int | None = option(
         'side of training crops and, unless images are resized, of test windows', least=1

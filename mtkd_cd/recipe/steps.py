@@ -181,6 +181,10 @@ def origin_config(model: str, options: RecipeOptions) -> Config:
     adjust.set_machine(cfg, options.device, options.launcher)
     if options.data_root is not None or options.dataset_type is not None:
         adjust.set_data(cfg, options.data_root, options.dataset_type)
+    if options.bands is not None:
+        adjust.set_bands(cfg, adjust.band_numbers(options.bands))
+    if options.radiometry is not None:
+        adjust.set_radiometry(cfg, options.radiometry)
     if options.image_size is not None:
         adjust.set_image_size(cfg, options.image_size)
     if options.crop_size is not None:

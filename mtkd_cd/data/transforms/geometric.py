@@ -267,9 +267,16 @@ class MultiImgRandomRotFlip(MultiImgTransform):
             axis = np.random.randint(0, 2)
             map_all(
                 results,
-                lambda image: cv2.flip(cv2.rotate(image, _TURNS[turns]) if turns else image, axis),
+                lambda image: cv2.flip(_quarter_turns(image, turns), axis),
             )
         return results
+
+
+def _quarter_turns(image: np.ndarray, turns: int) -> np.ndarray:
+    """Counter-clockwise; OpenCV turns up to four channels."""
+    if turns and image.ndim == 3 and image.shape[2] > 4:
+        return np.ascontiguousarray(np.rot90(image, turns))
+    return cv2.rotate(image, _TURNS[turns]) if turns else image
 
 
 @TRANSFORMS.register_module()

@@ -57,10 +57,12 @@ class MultiImgPhotoMetricDistortion(MultiImgTransform):
             contrast_early = _coin()
         if contrast_early:
             image = self._change_contrast(image)
-        if _coin():
+        # Other than red, green and blue have neither saturation nor hue.
+        is_rgb = image.shape[2] == 3
+        if is_rgb and _coin():
             factor = np.random.uniform(*self.saturation_range)
             image = _map_hsv_channel(image, 1, lambda saturation: _scale(saturation, factor))
-        if _coin():
+        if is_rgb and _coin():
             shift = np.random.randint(-self.hue_delta, self.hue_delta) if self.hue_delta else 0
             table = ((np.arange(256) + shift) % 180).astype(np.uint8)
             image = _map_hsv_channel(image, 0, lambda hue: cv2.LUT(hue, table))

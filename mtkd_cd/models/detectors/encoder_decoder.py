@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.layers import on_both_dates
-from mtkd_cd.models.pretrained import check_pretrained
+from mtkd_cd.models.pretrained import check_pretrained, widen_on_load
 from mtkd_cd.registry import MODELS
 
 # Sliding windows of one image pair that go through the network together: no more memory than a
@@ -69,6 +69,8 @@ class BitemporalEncoderDecoder(EncoderDecoder):
             init_cfg=init_cfg,
         )
         self.backbone_inchannels = backbone_inchannels
+        if backbone_inchannels != 3:
+            widen_on_load(self.backbone)
         self.pretrained = pretrained
         if pretrained is not None:
             self._pretrain_backbone(backbone, pretrained)

@@ -1,0 +1,154 @@
+"""Data sets of GeoTIFFs through the shipped configs: more bands, 16 bits, pixels without data."""
+
+import numpy as np
+import pytest
+import torch
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.images import fill_of, normalization_of
+from mtkd_cd.engine import config as adjust
+from mtkd_cd.models.pretrained import widened
+from mtkd_cd.registry import DATASETS
+
+rasterio = pytest.importorskip('rasterio')
+
+
+@pytest.fixture
+def geotiffs(tmp_path):
+    """Training and test pairs of five 16-bit bands, 32 x 32, with a column without data."""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 6), ('val', 2), ('test', 2)):
+        for index in range(count):
+            changed = np.zeros((32, 32), bool)
+            changed[4:12, 4 : 8 + 4 * (index % 3)] = True
+            for date in 'AB':
+                bands = rng.integers(300, 1200, (5, 32, 32)).astype(np.uint16)
+                if date == 'B':
+                    bands[:, changed] += 1500
+                bands[:, :, -1] = 0
+                write(tmp_path / split / date / f'{index}.tif', bands, nodata=0)
+            label = changed.astype(np.uint8)[None] * 255
+            write(tmp_path / split / 'label' / f'{index}.tif', label)
+    return tmp_path
+
+
+def write(path, bands, **profile):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        count=len(bands),
+        height=32,
+        width=32,
+        dtype=bands.dtype,
+        crs='EPSG:32633',
+        transform=rasterio.transform.from_origin(0, 0, 10, 10),
+        **profile,
+    ) as file:
+        file.write(bands)
+
+
+def test_percentiles_are_those_of_the_training_split_in_every_split(geotiffs):
+    rules = [
+        DATASETS.build(
+            dict(
+                type='CDDataset',
+                data_root=str(geotiffs),
+                split=split,
+                bands=(3, 2, 1),
+                radiometry='percentile(2, 98)',
+            )
+        ).get_data_info(0)['radiometry']
+        for split in ('train', 'val', 'test')
+    ]
+    stored = []
+    for path in sorted((geotiffs / 'train').glob('[AB]/*.tif')):
+        with rasterio.open(path) as file:
+            stored.append(file.read((3, 2, 1))[:, :, :-1].reshape(3, -1))
+    expected = np.percentile(np.concatenate(stored, 1), (2, 98), axis=1).T
+    for rule in rules:
+        np.testing.assert_allclose(rule.bounds, expected)
+
+
+def test_percentiles_need_to_know_the_training_pairs(geotiffs):
+    prefix = dict(img_path_from='test/A', img_path_to='test/B', seg_map_path='test/label')
+    with pytest.raises(UserError, match=r'set split instead.*linear\(low=0, high=3000\)'):
+        DATASETS.build(
+            dict(
+                type='CDDataset',
+                data_root=str(geotiffs),
+                data_prefix=prefix,
+                bands=(1, 2, 3),
+                radiometry='percentile',
+            )
+        )
+
+
+def test_missing_rule_is_found_before_training_with_one_advice_that_helps(geotiffs):
+    build = dict(type='CDDataset', data_root=str(geotiffs), split='train', bands=(1, 2, 3, 4, 5))
+    with pytest.raises(UserError, match=r'uint16.*radiometry=.linear\(low=0, high=') as caught:
+        DATASETS.build(build)
+    advised = str(caught.value).split("radiometry='")[1].split("'")[0]
+    assert len(DATASETS.build({**build, 'radiometry': advised})) == 6
+
+
+@pytest.mark.parametrize('model', ['fc_ef', 'fc_siam_diff'])
+def test_five_bands_train_and_test_through_the_tools(geotiffs, tmp_path, tool, model):
+    data = ['--data-root', geotiffs, '--dataset-type', 'CDDataset', '--bands', '3,2,1,4,5']
+    data += ['--radiometry', 'linear(low=0, high=3000)', '--crop-size', 32]
+    loaders = [
+        f'{loader}.{key}'
+        for loader in adjust.LOADERS
+        for key in ('num_workers=0', 'dataset.serialize_data=False')
+    ]
+    config = f'configs/origin/{model}.py'
+    work = tmp_path / 'work'
+    options = [*loaders, 'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'log_level=ERROR']
+    options += ['train_dataloader.batch_size=2', 'default_hooks.checkpoint.interval=2']
+    code, said = tool('train', config, '--work-dir', work, *data, '--cfg-options', *options)
+    assert code == 0, said
+    weights = torch.load(work / 'best.pth', weights_only=True)['state_dict']
+    first = next(value for value in weights.values() if value.ndim == 4)
+    assert first.shape[1] == (10 if model == 'fc_ef' else 5)
+    tested = tool(
+        'test',
+        config,
+        work / 'best.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        *data,
+        '--cfg-options',
+        *loaders,
+        'log_level=ERROR',
+    )
+    assert tested[0] == 0, tested[1]
+
+
+def test_first_convolution_keeps_the_response_to_equal_bands():
+    weight = torch.randn(4, 3, 3, 3)
+    wide = widened(weight, (4, 7, 3, 3))
+    assert wide.shape == (4, 7, 3, 3)
+    torch.testing.assert_close(wide.sum(1), weight.sum(1))
+    torch.testing.assert_close(wide[:, :3], weight * 3 / 7)
+    pair = torch.randn(4, 6, 3, 3)
+    torch.testing.assert_close(
+        widened(pair, (4, 14, 3, 3)),
+        torch.cat([widened(half, (4, 7, 3, 3)) for half in (pair[:, :3], pair[:, 3:])], 1),
+    )
+    for shape in ((5, 7, 3, 3), (4, 7, 1, 1), (4, 3, 3, 3), (4, 2, 3, 3), (4,)):
+        assert widened(weight, shape) is weight
+
+
+def test_fill_is_what_the_normalisation_makes_zero():
+    for channels in (1, 3, 5):
+        mean, std = normalization_of(channels)
+        assert len(mean) == len(std) == channels
+        ordered = mean[::-1] if channels == 3 else mean
+        np.testing.assert_allclose(fill_of(channels), ordered, rtol=1e-6)
+
+
+def test_backbone_of_three_bands_says_so():
+    cfg = adjust.load_config('configs/origin/ban_vitl14_mitb2.py')
+    with pytest.raises(UserError, match='takes three bands, found 5'):
+        adjust.set_bands(cfg, (1, 2, 3, 4, 5))
