@@ -128,7 +128,7 @@ RUNNER_CONSTRUCTORS = _ChildRegistry('RUNNER_CONSTRUCTORS')
 MODEL_WRAPPERS = _ChildRegistry('MODEL_WRAPPERS')
 WEIGHT_INITIALIZERS = _ChildRegistry('WEIGHT_INITIALIZERS')
 EVALUATOR = _ChildRegistry('EVALUATOR')
-LOG_PROCESSORS = _ChildRegistry('LOG_PROCESSORS')
+LOG_PROCESSORS = _ChildRegistry('LOG_PROCESSORS', 'engine.log')
 INFERENCERS = _ChildRegistry('INFERENCERS')
 
 _ALL = [found for found in list(globals().values()) if isinstance(found, _ChildRegistry)]
