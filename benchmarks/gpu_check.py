@@ -84,10 +84,13 @@ def _without_init_files(node: Any) -> Any:
     return node
 
 
-def _distiller(config: Any) -> Any:
+def _distiller(config: Any, low_precision_teachers: bool = False) -> Any:
     from mtkd_cd.registry import MODELS
 
-    model = MODELS.build(dict(type='MultiTeacherDistiller', student=config))
+    options = dict(precision='bfloat16') if low_precision_teachers else {}
+    model = MODELS.build(
+        dict(type='MultiTeacherDistiller', student=config, teacher_options=options)
+    )
     model.teachers  # noqa: B018  (builds them)
     return model
 
@@ -154,10 +157,8 @@ def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, A
     for kind in ('origin', 'mtkd'):
         torch.manual_seed(0)
         config = _config(name)
-        model = MODELS.build(config) if kind == 'origin' else _distiller(config)
+        model = MODELS.build(config) if kind == 'origin' else _distiller(config, 'bf16' in setting)
         model = model.to(device).to(memory_format=torch.channels_last).train()
-        if 'bf16' in setting and kind == 'mtkd':
-            _low_precision_teachers(model)
         if 'compile' in setting:
             model.extract_feat = torch.compile(model.extract_feat)
         wrapper = _wrapper(model, amp, device)
@@ -170,15 +171,6 @@ def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, A
         del model, wrapper
     row['ratio'] = round(row['mtkd_ms'] / row['origin_ms'], 2)
     return row
-
-
-def _low_precision_teachers(distiller: Any) -> None:
-    from mtkd_cd.models.prepare import prepare
-
-    teachers = distiller.distillation.teachers
-    teachers.detectors = {
-        name: prepare(teacher, precision='bfloat16') for name, teacher in teachers.detectors.items()
-    }
 
 
 def count_syncs(name: str, size: int, pairs: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@ order and precision that are fastest."""
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -90,6 +90,46 @@ def prepare(
     return prepared
 
 
+class Prepared:
+    """A detector and its prepared copy, which is made when it is first asked for and again when the
+    detector has other weights or is on another device. No ``nn.Module``: the copy belongs into no
+    state dict.
+
+    Args:
+        detector: The detector.
+        options: Arguments of :func:`prepare`.
+    """
+
+    def __init__(self, detector: nn.Module, **options: Any) -> None:
+        self._detector = detector
+        self._options = options
+        self._made_from: list[tuple] | None = None
+        self._copy: Any = None
+
+    @property
+    def detector(self) -> Any:
+        """The prepared copy."""
+        now = [_state(tensor) for tensor in _tensors(self._detector)]
+        if now != self._made_from:
+            self._copy = prepare(self._detector, **self._options)
+            self._made_from = now
+        return self._copy
+
+    def __reduce__(self) -> tuple:
+        """Copy and pickle without the copy."""
+        return _prepared_with, (self._detector, self._options)
+
+
+def _prepared_with(detector: nn.Module, options: Mapping[str, Any]) -> Prepared:
+    return Prepared(detector, **options)
+
+
+def _state(tensor: Tensor) -> tuple:
+    """What changes when the tensor gets other numbers, in place or not."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return id(tensor), tensor.data_ptr(), version
+
+
 def fold_batch_norms(detector: nn.Module) -> int:
     """Fold each batch norm in eval mode into the convolution before it, in place.
 
@@ -146,7 +186,7 @@ def _pairs(detector: nn.Module) -> list[tuple[str, str]]:
         images = torch.zeros(probe, device=device or first.device, dtype=first.dtype)
         try:
             with torch.no_grad(), trace:
-                network(images, mode='tensor')
+                network.forward(images, mode='tensor')  # past hooks that watch the detector
         except Exception as error:  # of any layer, of any scope
             problem = error
         else:
@@ -175,6 +215,8 @@ class _Trace(TorchFunctionMode):
         self._weights: dict[int, str] = {}
         self._inside: str | None = None
         for name, module in network.named_modules():
+            if _is_hooked(module):  # its weights may be made anew in each call
+                continue
             if type(module) in _CONVOLUTIONS:
                 self._weights |= {id(parameter): name for parameter in module.parameters()}
                 module.register_forward_pre_hook(self._enter(name))
@@ -227,6 +269,10 @@ class _Trace(TorchFunctionMode):
             self._kept.append(output)
 
         return hook
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class _Entrance:

@@ -31,6 +31,7 @@ def make_golden(reference: Path, name: str, out: Path) -> None:
         key: full[key]
         for key in ('name', 'input', 'salt', 'changed_pixels', 'losses', 'detector', 'parameters')
     }
+    small['dtype'] = full.get('dtype', 'float32')
     small['largest'] = {key: float(np.abs(maps).max()) for key, maps in arrays.items()}
     small['steps'] = steps
     small['state_dict'] = dict(

@@ -1,5 +1,7 @@
 """A prepared detector gives the detector's numbers, and leaves the detector as it is."""
 
+import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.models.prepare import fold_batch_norms, prepare
+from mtkd_cd.models.prepare import Prepared, fold_batch_norms, prepare
 
 _NAMES = sorted(
     path.stem for path in (Path(__file__).parents[2] / 'configs' / '_base_' / 'models').glob('*.py')
@@ -112,6 +114,29 @@ class TestPrepare:
             prepare(build_model('fc_ef'), precision='float16')
 
 
+class TestPrepared:
+    def test_follows_other_weights_and_keeps_the_copy_otherwise(self, build_model):
+        model, other = build_model('fc_ef').eval(), build_model('fc_ef').eval()
+        inputs = torch.randn(1, 6, 32, 32)
+        prepared = Prepared(model)
+        first = prepared.detector
+        assert prepared.detector is first
+        model.load_state_dict(other.state_dict())
+        (expected,), (found,) = _maps(other, inputs), _maps(prepared.detector, inputs)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+    def test_a_deep_copy_prepares_the_copied_detector(self, build_model):
+        model = build_model('fc_ef').eval()
+        prepared = Prepared(model)
+        prepared.detector  # noqa: B018  (makes the copy)
+        copied, copied_model = copy.deepcopy((prepared, model))
+        with torch.no_grad():
+            copied_model.backbone.conv11.weight.zero_()
+        weights = [one.detector.backbone.conv11.weight for one in (prepared, copied)]
+        assert weights[0].any()
+        assert not weights[1].any()
+
+
 class _Net(nn.Module):
     """Called like a detector; ``run`` is its forward pass."""
 
@@ -141,6 +166,17 @@ def _weights_read_elsewhere(net: _Net, x: Tensor) -> Tensor:
     return net.norm(net.conv(x)) * net.conv.weight.sum()
 
 
+def _double(weight: Tensor, module: nn.Module, args: tuple) -> None:
+    module.weight.data.copy_(2 * weight)
+
+
+def _hooked(conv: nn.Module) -> nn.Module:
+    """As torch's old weight norm: each call makes the weights anew."""
+    weight = conv.weight.detach().clone()
+    conv.register_forward_pre_hook(partial(_double, weight))
+    return conv
+
+
 @pytest.mark.parametrize(
     ('conv', 'run', 'folded'),
     [
@@ -152,6 +188,7 @@ def _weights_read_elsewhere(net: _Net, x: Tensor) -> Tensor:
         (nn.Conv2d(6, 4, 3, padding=1), _norm_of_two, 0),
         (nn.Conv2d(6, 4, 3, padding=1), _weights_read_elsewhere, 0),
         (Conv2dAdaptivePadding(6, 4, 3), _plain, 0),
+        (_hooked(nn.Conv2d(6, 4, 3, padding=1)), _plain, 0),
     ],
     ids=[
         'plain',
@@ -162,6 +199,7 @@ def _weights_read_elsewhere(net: _Net, x: Tensor) -> Tensor:
         'shared',
         'read_weight',
         'subclass',
+        'hooked',
     ],
 )
 def test_folds_what_a_norm_alone_reads(conv, run, folded):

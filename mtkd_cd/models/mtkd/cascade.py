@@ -23,6 +23,7 @@ from mtkd_cd.models.mtkd.building import (
 )
 from mtkd_cd.models.mtkd.normalisation import InputConverter
 from mtkd_cd.models.mtkd.routing import ORIGIN, RoutingKind, choose_routing, images_by_detector
+from mtkd_cd.models.prepare import Prepared
 from mtkd_cd.registry import MODELS
 
 
@@ -94,6 +95,10 @@ class OriginPartitionCascade(BaseModel):
             name: InputConverter(self.data_preprocessor, detectors[name].data_preprocessor)
             for name in detectors
         }
+        self._prepared = {
+            name: Prepared(detector)
+            for name, detector in ((ORIGIN, self.origin), *detectors.items())
+        }
 
     @property
     def decode_head(self) -> nn.Module:
@@ -163,7 +168,9 @@ class OriginPartitionCascade(BaseModel):
             ``range``, the name of the range that it lies in, and ``detector``, the name of the one
             that served.
         """
-        coarse = self.origin.predict(inputs, _copies(data_samples, range(len(inputs))))
+        coarse = self._prepared[ORIGIN].detector.predict(
+            inputs, _copies(data_samples, range(len(inputs)))
+        )
         coarse_cars = torch.stack(
             [change_area_ratio(self._coarse_map(sample).data[0]) for sample in coarse]
         )  # (N,)

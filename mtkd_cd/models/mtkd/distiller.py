@@ -104,6 +104,8 @@ class MultiTeacherDistiller(BaseModel):
         ignore_index: Label value of ignored pixels.
         data_preprocessor: Config of the preprocessor of detectors whose configs have none;
             mmengine's runner hands on the one at the top of a config file.
+        teacher_options: How teachers are made ready, arguments of
+            :func:`~mtkd_cd.models.prepare.prepare`: ``dict(precision='bfloat16')``, for instance.
 
     Raises:
         UserError: Bad thresholds or names, or ``compat`` together with a validated routing; in
@@ -146,6 +148,7 @@ class MultiTeacherDistiller(BaseModel):
         prediction: str = 'pred_sem_seg',
         ignore_index: int = IGNORE_INDEX,
         data_preprocessor: Mapping[str, Any] | None = None,
+        teacher_options: Mapping[str, Any] = {},
     ) -> None:
         # Not super().__init__(): the student is complete.
         partition = CARPartition(thresholds, names)
@@ -155,7 +158,15 @@ class MultiTeacherDistiller(BaseModel):
             TeacherChoice(partition, car_source, compat, ignore_index),
             routing,
             routing_file,
-            Teachers(student, teachers, data_preprocessor, checkpoints, change_map, prediction),
+            Teachers(
+                student,
+                teachers,
+                data_preprocessor,
+                checkpoints,
+                change_map,
+                prediction,
+                teacher_options,
+            ),
             MODELS.build(dict(distill_loss)),
             mask_ignored and compat is None,
             wrong_weight,

@@ -13,6 +13,7 @@ from mtkd_cd.models.mtkd.building import Detector, build_detectors
 from mtkd_cd.models.mtkd.change_map import ChangeMaps, as_change_maps
 from mtkd_cd.models.mtkd.normalisation import InputConverter
 from mtkd_cd.models.mtkd.routing import ORIGIN
+from mtkd_cd.models.prepare import Prepared
 
 
 class Teachers:
@@ -28,6 +29,8 @@ class Teachers:
             which is the origin's unless there is one; ``None`` leaves the weights as built.
         change_map: See :func:`~mtkd_cd.models.mtkd.change_map.as_change_maps`.
         prediction: Entry of the origin's result that holds the binary change map.
+        options: Arguments of :func:`~mtkd_cd.models.prepare.prepare`, through which every teacher
+            runs.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Teachers:
         checkpoints: Mapping[str, str] | None,
         change_map: str,
         prediction: str,
+        options: Mapping[str, Any],
     ) -> None:
         for_all = is_one_detector(teachers)
         self._default = teachers if for_all else student
@@ -47,6 +51,8 @@ class Teachers:
         self._checkpoints = checkpoints
         self.change_map = change_map
         self._prediction = prediction
+        self._options = options
+        self._prepared: dict[str, Prepared] = {}
         self._convert: dict[str, InputConverter] = {}
         self.detectors: dict[str, Detector] | None = None
 
@@ -72,6 +78,9 @@ class Teachers:
             name: InputConverter(student.data_preprocessor, teacher.data_preprocessor)
             for name, teacher in teachers.items()
         }
+        self._prepared = {
+            name: Prepared(teacher, **self._options) for name, teacher in teachers.items()
+        }
         self.detectors = teachers
         return teachers
 
@@ -95,14 +104,16 @@ class Teachers:
         """What one teacher says about (N, 6, H, W), normalised as the student's preprocessor
         does."""
         assert self.detectors is not None, 'load() comes first'
-        output = self.detectors[name](self._convert[name](inputs), mode='tensor')
-        return as_change_maps(output, self.change_map)
+        teacher = self._prepared[name].detector
+        output = teacher(self._convert[name](inputs), mode='tensor')
+        # A loss keeps its target for the gradient, which inference tensors are no good for.
+        return tuple(change_map.clone() for change_map in as_change_maps(output, self.change_map))
 
     @torch.no_grad()
     def predicted_cars(self, inputs: Tensor) -> Tensor:
         """(N,) CAR of what the origin predicts for (N, 6, H, W), as a cascade's origin would."""
         assert self.detectors is not None, 'load() comes first'
-        results = self.detectors[ORIGIN].predict(self._convert[ORIGIN](inputs))
+        results = self._prepared[ORIGIN].detector.predict(self._convert[ORIGIN](inputs))
         return torch.stack(
             [change_area_ratio(result.get(self._prediction).data[0]) for result in results]
         )
