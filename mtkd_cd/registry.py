@@ -128,7 +128,7 @@ RUNNER_CONSTRUCTORS = _ChildRegistry('RUNNER_CONSTRUCTORS')
 MODEL_WRAPPERS = _ChildRegistry('MODEL_WRAPPERS')
 WEIGHT_INITIALIZERS = _ChildRegistry('WEIGHT_INITIALIZERS')
 EVALUATOR = _ChildRegistry('EVALUATOR')
-LOG_PROCESSORS = _ChildRegistry('LOG_PROCESSORS')
+LOG_PROCESSORS = _ChildRegistry('LOG_PROCESSORS', 'engine.log')
 INFERENCERS = _ChildRegistry('INFERENCERS')
 
 _ALL = [found for found in list(globals().values()) if isinstance(found, _ChildRegistry)]
@@ -217,7 +217,7 @@ def _refuse_names_nobody_takes(target: Any, settings: Mapping) -> None:
     for owner in inspect.getmro(target) if inspect.isclass(target) else ():
         if '__init__' not in vars(owner) or owner is object:
             continue
-        parameters = inspect.signature(owner.__init__).parameters.values()
+        parameters = inspect.signature(vars(owner)['__init__']).parameters.values()
         taken |= {parameter.name for parameter in parameters}
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             for name in settings.keys() - taken:

@@ -1,6 +1,5 @@
 """What importing costs, and that everything is registered all the same."""
 
-import os
 import subprocess
 import sys
 
@@ -82,13 +81,26 @@ def test_parts_for_tables_and_labels_import_neither_torch_nor_mmseg():
     assert found.isdisjoint(HEAVY)
 
 
+def test_help_of_every_command_imports_neither_torch_nor_mmseg_nor_matplotlib():
+    found = modules_after(
+        'import contextlib, io\n'
+        'from mtkd_cd.cli.main import COMMANDS, main\n'
+        'for name in COMMANDS:\n'
+        '    with contextlib.redirect_stdout(io.StringIO()) as said:\n'
+        "        with contextlib.suppress(SystemExit): main([name, '--help'])\n"
+        "    assert said.getvalue().startswith(f'usage: mtkd-cd {name} '), said.getvalue()\n"
+    )
+    assert found.isdisjoint({*HEAVY, 'matplotlib'})
+
+
 @pytest.mark.slow
 def test_checking_data_stays_light(scenes, tmp_path):
+    argv = ('check-data', str(scenes), '--figure', str(tmp_path / 'f.png'))
     found = modules_after(
         'import contextlib\n'
         'from mtkd_cd.cli.main import main\n'
         'with contextlib.suppress(SystemExit):\n'
-        f"    main(['check-data', {os.fspath(scenes)!r}, '--figure', {str(tmp_path / 'f.png')!r}])\n"
+        f'    main({[*argv]!r})\n'
         'print()'
     )
     assert (tmp_path / 'f.png').is_file()

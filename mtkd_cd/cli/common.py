@@ -81,8 +81,8 @@ def _refuse_pickled_code() -> None:
 class _TrustCheckpoint(argparse.Action):
     """Lets every checkpoint that the process reads hold pickled objects."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, nargs=0, default=False, **kwargs)
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any

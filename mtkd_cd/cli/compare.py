@@ -113,16 +113,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show_dirs and not (args.data_root or args.images):
         parser.error('--show-dirs needs --data-root or --images')
 
+    import numpy as np
+
     from mtkd_cd.reporting import Pictures, Settings, aligned, build_report, collect_runs, compare
     from mtkd_cd.reporting.curves import CURVES
     from mtkd_cd.reporting.thumbnails import (
+        Scene,
         check_scenes,
         find_predictions,
         read_data_set,
         read_folders,
     )
 
-    scenes, cars = {}, {}
+    scenes: dict[str, Scene] = {}
+    cars: dict[str, np.ndarray] = {}
     if args.data_root:
         scenes, cars = read_data_set(args.data_root, args.split, args.dataset_type)
     elif args.images:

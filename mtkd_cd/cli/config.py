@@ -10,8 +10,6 @@ from mmengine.config import Config
 from mtkd_cd.cli.options import add_options, options_of
 from mtkd_cd.core.files import CONFIGS, atomic_write
 from mtkd_cd.core.strategy import KINDS, ROUTINGS, Strategy
-from mtkd_cd.engine.record import name_of
-from mtkd_cd.recipe.steps import Step, step_config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser, leave_out=('thresholds', 'routing', 'teachers', 'show_dir', 'keep_checkpoints')
     )
     args = parser.parse_args(argv)
+
+    from mtkd_cd.recipe.steps import Step, step_config
 
     strategy = Strategy.parse(args.strategy)
     options = options_of(
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _plain(node: Any) -> Any:
     """A config with the names of the classes that pure-Python configs have as types: what is
     printed is a config file."""
+    from mtkd_cd.engine.record import name_of
+
     if isinstance(node, Mapping):
         return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):

@@ -27,9 +27,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         'train': Command('train', 'train a config: an origin, a specialist, a student'),
         'test': Command('test', "test a config's weights, or a cascade of origin and specialists"),
         'recipe': Command('recipe', 'all steps for one model: origin, specialists, student, table'),
-    },
-    'Predict': {
-        'predict': Command('predict', 'change map of two rasters or pictures of one place'),
+        'config': Command('config', 'print the whole config of a model and strategy'),
     },
     'Predict': {
         'predict': Command('predict', 'what changed between two rasters or pictures, no label'),

@@ -5,24 +5,24 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from mtkd_cd.cli.common import ConfigOptions, at_least
 from mtkd_cd.cli.options import add_options
 from mtkd_cd.core.files import CONFIGS
-from mtkd_cd.experiments.jobs import Cluster
-from mtkd_cd.experiments.matrix import RUN_SETTINGS, gather, read_experiment, run_matrix
 
 _NOT_OF_EXPERIMENT = ('thresholds', 'routing', 'teachers', 'seed', 'launcher', 'show_dir')
-_OF_EXPERIMENT = ('models', 'seeds', 'strategies', 'work_dir', *RUN_SETTINGS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run and gather; 1 if a cell is missing in the end."""
     args = _parse(argv)
-    overrides = {
-        name: value for name in _OF_EXPERIMENT if (value := getattr(args, name)) is not None
-    }
+
+    import torch
+
+    from mtkd_cd.experiments.jobs import Cluster
+    from mtkd_cd.experiments.matrix import RUN_SETTINGS, gather, read_experiment, run_matrix
+
+    settings = ('models', 'seeds', 'strategies', 'work_dir', *RUN_SETTINGS)
+    overrides = {name: value for name in settings if (value := getattr(args, name)) is not None}
     experiment = read_experiment(args.settings, CONFIGS, overrides)
     if args.gather:
         matrix = gather(experiment)

@@ -27,7 +27,8 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, leave_out: Container[s
         leave_out: Names of options that the tool has not.
     """
     parser.add_argument(
-        'model', help='name of a benchmark model, for instance changer_mitb0, or config of an origin'
+        'model',
+        help='name of a benchmark model, for instance changer_mitb0, or config of an origin',
     )
     add_options(parser, leave_out)
     add_trust_argument(parser)

@@ -6,17 +6,22 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtkd_cd.cli.common import ConfigOptions, at_least
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.inference.inferencer import ChangeInferencer, RasterResult
 from mtkd_cd.inference.raster import RESAMPLING
+
+if TYPE_CHECKING:
+    from mtkd_cd.inference.inferencer import RasterResult
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict a pair."""
     args = _parser().parse_args(argv)
+
+    from mtkd_cd.inference.inferencer import ChangeInferencer
+
     if args.trust_checkpoint and not args.weights:
         raise UserError('--trust-checkpoint is about --weights, which is not given')
     inferencer = ChangeInferencer(
@@ -225,7 +230,7 @@ def _plan_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _result_lines(result: RasterResult) -> list[str]:
+def _result_lines(result: 'RasterResult') -> list[str]:
     report = result.report
     car = result.car or 0.0
     area = '' if result.area_m2 is None else f', {result.area_m2:,.0f} m2'

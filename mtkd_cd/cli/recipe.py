@@ -4,13 +4,10 @@ again after an interruption."""
 import argparse
 from collections.abc import Sequence
 
-from mmengine.dist import is_main_process
-
 from mtkd_cd.cli.options import add_recipe_arguments, options_of
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.core.strategy import KINDS
-from mtkd_cd.recipe.steps import PAPER_KINDS, model_name, run_recipe
-from mtkd_cd.reporting.summaries import recipe_markdown
+from mtkd_cd.recipe.options import PAPER_KINDS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=f'what to do now (default: {" ".join(PAPER_KINDS)})',
     )
     args = parser.parse_args(argv)
+
+    from mmengine.dist import is_main_process
+
+    from mtkd_cd.recipe.steps import model_name, run_recipe
+    from mtkd_cd.reporting.summaries import recipe_markdown
 
     options = options_of(args, CONFIGS)
     results = run_recipe(args.model, options, args.strategies)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.cli.options import add_recipe_arguments, options_of
 from mtkd_cd.core.files import CONFIGS
-from mtkd_cd.experiments.lambda_search import Search, run_search
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,15 +52,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.loss_weight is not None:
         parser.error('--lambda is what is searched; give the search its --range or --grid')
 
+    from mtkd_cd.experiments.lambda_search import Search, run_search
+
     options = options_of(args, CONFIGS, keep_checkpoints=False)
+    low, high = args.range
     search = Search(
         args.model,
         options,
-        *args.range,
+        low,
+        high,
         trials=args.trials,
         startup=args.startup,
         grid=tuple(args.grid),
     )
-    print(
-        f'\n{run_search(search, args.workers, args.threads)}\nwritten to {search.folder / search.name}.md'
-    )
+    said = run_search(search, args.workers, args.threads)
+    print(f'\n{said}\nwritten to {search.folder / search.name}.md')

@@ -4,12 +4,9 @@ an interruption."""
 import argparse
 from collections.abc import Sequence
 
-from mmengine.dist import is_main_process
-
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.cli.options import add_recipe_arguments, options_of
 from mtkd_cd.core.files import CONFIGS
-from mtkd_cd.experiments.threshold_search import search_text, search_thresholds
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help='the cascade, or the student, which takes a training more',
     )
     args = parser.parse_args(argv)
+
+    from mmengine.dist import is_main_process
+
+    from mtkd_cd.experiments.threshold_search import search_text, search_thresholds
 
     options = options_of(args, CONFIGS)
     trials = search_thresholds(args.model, options, args.num_ranges, args.score)

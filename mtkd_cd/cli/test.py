@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 
 from mtkd_cd.cli.common import (
     add_data_arguments,
@@ -21,18 +20,7 @@ from mtkd_cd.cli.common import (
     apply_data_arguments,
 )
 from mtkd_cd.core.strategy import BEST
-from mtkd_cd.engine.config import (
-    is_cascade,
-    is_type,
-    load_config,
-    set_machine,
-    set_range,
-    strategy_of,
-    work_dir_of,
-)
-from mtkd_cd.engine.run import run_test, set_provenance
-from mtkd_cd.evaluation import PerImageChangeMetric, load_table
-from mtkd_cd.evaluation.image_table import NUM_QUANTILES, check_table_suffix
+from mtkd_cd.evaluation.image_table import NUM_QUANTILES, check_table_suffix, load_table
 
 TABLE = 'per_image.json'
 
@@ -50,13 +38,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         '--out',
-        help=f'write the table of each image here too, .json or .csv; {TABLE} in the work dir has it anyway',
+        help='write the table of each image here too, .json or .csv; '
+        f'{TABLE} in the work dir has it anyway',
     )
     add_range_argument(parser)
     add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
+
+    from mmengine.dist import is_main_process
+
+    from mtkd_cd.engine.config import (
+        is_cascade,
+        load_config,
+        set_machine,
+        set_range,
+        strategy_of,
+        work_dir_of,
+    )
+    from mtkd_cd.engine.run import run_test, set_provenance
+
     if args.out:
         check_table_suffix(args.out)
 
@@ -92,5 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _per_image_evaluator(cfg: Config) -> Mapping[str, Any] | None:
     """The config of the metric that makes the table; ``None`` where a config evaluates
     otherwise."""
+    from mtkd_cd.engine.config import is_type
+    from mtkd_cd.evaluation.metric import PerImageChangeMetric
+
     first = cfg.test_evaluator[0] if isinstance(cfg.test_evaluator, list) else cfg.test_evaluator
     return first if is_type(first, PerImageChangeMetric.__name__) else None

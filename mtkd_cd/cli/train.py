@@ -10,8 +10,6 @@ from mtkd_cd.cli.common import (
     add_run_arguments,
     apply_data_arguments,
 )
-from mtkd_cd.engine.config import load_config, set_amp, set_machine, set_range
-from mtkd_cd.engine.run import prepare_training, run_training
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_run_arguments(parser)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
+
+    from mtkd_cd.engine.config import load_config, set_amp, set_machine, set_range
+    from mtkd_cd.engine.run import prepare_training, run_training
 
     cfg = load_config(args.config, args.cfg_options)
     if args.range:

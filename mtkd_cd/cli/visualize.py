@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs='+',
         required=True,
         metavar='NAME',
-        help='names; all; worst:K or best:K by the mean mIoU of the runs; gain:K or loss:K of the last run against the first',
+        help='names; all; worst:K or best:K by the mean mIoU of the runs; gain:K or loss:K of the '
+        'last run against the first',
     )
     parser.add_argument('--split', choices=SPLITS, default='test', help='default: %(default)s')
     parser.add_argument(

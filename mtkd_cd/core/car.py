@@ -15,6 +15,7 @@ from mtkd_cd.core.errors import UserError
 
 if TYPE_CHECKING:  # importing torch takes seconds, and the tools for tables do without it
     from torch import Tensor
+    from typing_extensions import TypeIs
 
 ArrayOrTensor = TypeVar('ArrayOrTensor', np.ndarray, 'Tensor')
 
@@ -32,7 +33,7 @@ _DEFAULT_NAMES: dict[int, tuple[str, ...]] = {
 }
 
 
-def is_tensor(value: object) -> bool:
+def is_tensor(value: object) -> 'TypeIs[Tensor]':
     """Whether ``value`` is a torch tensor, found out without importing torch."""
     torch = sys.modules.get('torch')
     return torch is not None and isinstance(value, torch.Tensor)

@@ -2,7 +2,7 @@
 about a data set without building it."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mtkd_cd.core.errors import UserError
@@ -50,15 +50,15 @@ class Layout:
         return None
 
 
-_PNG = dict(img_suffix='.png', seg_map_suffix='.png')
+_PNG = Layout(img_suffix='.png', seg_map_suffix='.png')
 # By the names of the registered classes.
 LAYOUTS: dict[str, Layout] = {
     'CDDataset': Layout(),
-    'JL1_CD_Dataset': Layout(**_PNG),
-    'SYSU_CD_Dataset': Layout(**_PNG),
-    'LEVIR_CD_Dataset': Layout(**_PNG),
-    'CLCD_Dataset': Layout(PairFolders('time1', 'time2', 'label'), **_PNG),
-    'S2Looking_Dataset': Layout(PairFolders('Image1', 'Image2', 'label'), **_PNG),
+    'JL1_CD_Dataset': _PNG,
+    'SYSU_CD_Dataset': _PNG,
+    'LEVIR_CD_Dataset': _PNG,
+    'CLCD_Dataset': replace(_PNG, folders=PairFolders('time1', 'time2', 'label')),
+    'S2Looking_Dataset': replace(_PNG, folders=PairFolders('Image1', 'Image2', 'label')),
     'WHU_CD_Dataset': Layout(),
     'SVCD_Dataset': Layout(PairFolders('A', 'B', 'OUT'), '.jpg', '.jpg'),
     'DSIFN_Dataset': Layout(PairFolders('t1', 't2', 'mask'), '.jpg', '.png', None),

@@ -20,7 +20,6 @@ import numpy as np
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.data.radiometry import SAMPLE_SIDE, thinned, thinning_step
-from mtkd_cd.data.transforms.loading import MultiImgLoadImageFromFile
 from mtkd_cd.inference.grid import (
     Grid,
     Shift,
@@ -363,6 +362,8 @@ def is_picture(path: str | os.PathLike) -> bool:
 def _pictures(
     a: str | os.PathLike, b: str | os.PathLike, options: PairOptions, stack: ExitStack
 ) -> Pair:
+    from mtkd_cd.data.transforms.loading import MultiImgLoadImageFromFile
+
     images = MultiImgLoadImageFromFile()({'img_path': [os.fspath(a), os.fspath(b)]})['img']
     for name in ('bbox', 'aoi'):
         if getattr(options, name) is not None:

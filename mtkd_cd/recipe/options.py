@@ -15,6 +15,8 @@ from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import TEACHINGS, WORK_DIRS, Layout, Strategy
 
+# Kinds of the strategies that make up the paper's recipe.
+PAPER_KINDS = ('origin', 'partition', 'op', 'mtkd')
 SPECIALISTS_FROM = ('config', 'origin')
 
 

@@ -38,11 +38,10 @@ from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.models.mtkd.calibration import calibrate_routing
 from mtkd_cd.models.mtkd.routing import ORIGIN
 from mtkd_cd.recipe.derive import derive, distillation_loss
-from mtkd_cd.recipe.options import RecipeOptions
+from mtkd_cd.recipe.options import PAPER_KINDS, RecipeOptions
 from mtkd_cd.recipe.results import RecipeResults, StepTime
 from mtkd_cd.reporting.summaries import recipe_markdown
 
-PAPER_KINDS = ('origin', 'partition', 'op', 'mtkd')
 ROUTING = 'routing'
 TEST_RECORD = 'test.json'
 # Derivation gives the student a schedule of its own; the user's options go before it.

@@ -23,7 +23,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 custom_hooks = [dict(type='BestWeightsHook', metric='mIoU'), dict(type='StopwatchHook')]
-log_processor = dict(by_epoch=False)
+log_processor = dict(type='mtkd_cd.SignificantLogProcessor', by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -1,0 +1,47 @@
+"""The functions of ``mtkd_cd.apis`` that need no trained model."""
+
+import pytest
+
+from mtkd_cd import apis
+from mtkd_cd.core.errors import UserError
+
+
+def test_all_benchmark_models_are_listed_and_have_a_config():
+    models = apis.list_models()
+    assert len(models) == 21
+    assert models == sorted(models)
+    assert {'fc_ef', 'changer_mitb0', 'ttp_vitsam_l'} <= set(models)
+
+
+def test_config_of_each_strategy_is_the_one_that_the_recipe_runs(tmp_path):
+    kinds = {
+        'origin': 'SiamEncoderDecoder',
+        'op': 'OriginPartitionCascade',
+        'mtkd': 'MultiTeacherDistiller',
+    }
+    for strategy, kind in kinds.items():
+        cfg = apis.get_config('changer_mitb0', strategy, work_dir=tmp_path)
+        assert cfg.model.type.rpartition('.')[2] in (kind, 'DIEncoderDecoder')
+        assert cfg.work_dir == str(tmp_path / strategy / 'changer_mitb0')
+
+
+def test_options_and_variants_reach_the_config():
+    cfg = apis.get_config('fc_ef', 'mtkd', thresholds=(0.1,), iters=100, data_root='my/data')
+    assert tuple(cfg.model.thresholds) == (0.1,)
+    assert cfg.train_cfg.max_iters == 50  # a student trains half as long
+    assert cfg.train_dataloader.dataset.data_root == 'my/data'
+    large = apis.get_config('fc_ef', 'partition', range='large')
+    assert large.train_dataloader.dataset.range == 'large'
+    assert large.work_dir.endswith('large')
+
+
+def test_unknown_model_and_option_are_refused():
+    with pytest.raises(UserError, match=r"unknown model 'fc_eff'.*fc_ef"):
+        apis.get_config('fc_eff')
+    with pytest.raises(TypeError, match='nope'):
+        apis.get_config('fc_ef', nope=1)
+
+
+def test_every_public_name_can_be_had():
+    for name in apis.__all__:
+        assert callable(getattr(apis, name)), name
