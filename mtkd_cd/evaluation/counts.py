@@ -1,7 +1,7 @@
 """Confusion counts of change masks, taken once per image; every score in this package derives from
 the (images x 4) table of them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def _outcomes(
     return [tp, positives - tp, changes - tp, valid - positives - changes + tp]
 
 
-def _stacked(columns: list[ArrayOrTensor]) -> ArrayOrTensor:
+def _stacked(columns: list[Any]) -> Any:
     if not is_tensor(columns[0]):
         return np.stack(columns, -1)
     import torch

@@ -156,7 +156,7 @@ class PerImageChangeMetric(BaseMetric):
             table.save(self.out_file)
             print_log(f'per-image table: {self.out_file}', logger='current')
         pooled = {f'pooled_{name}': score for name, score in table.pooled().items()}
-        ranges = {}
+        ranges: dict[str, float] = {}
         for car_bin in table.ranges():
             if car_bin.scores:
                 ranges |= {f'{name}_{car_bin.name}': car_bin.scores[name] for name in MEAN_NAMES}

@@ -266,8 +266,9 @@ def compare(
             for i, rows in enumerate(_quantiles(cars, num_bins), 1)
         ],
         ranges=[
-            bin_of(name, *partition.bounds(name), np.flatnonzero(index == i))
+            bin_of(name, low, high, np.flatnonzero(index == i))
             for i, name in enumerate(partition.names)
+            for low, high in [partition.bounds(name)]
         ],
         settings=settings,
     )
