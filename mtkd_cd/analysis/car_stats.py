@@ -17,6 +17,7 @@ from PIL import Image
 from mtkd_cd.analysis.check import splits_on_disk
 from mtkd_cd.core.car import THRESHOLD_RULES, CARPartition, car_histogram, propose_thresholds
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import Layout, Strategy
 from mtkd_cd.core.files import own_file
 from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.data.car_index import label_cars
@@ -251,21 +252,18 @@ def config_lines(thresholds: Sequence[float]) -> dict[str, str]:
     return {
         'run_mtkd': f'python tools/run_mtkd.py MODEL --thresholds {" ".join(map(repr, partition.thresholds))}\n',
         'partition': f'train_dataloader = {data}\nval_dataloader = {data}\n',
-        'op': _model_lines(partition, 'origin'),
-        'mtkd': _model_lines(partition, 'student'),
+        'op': _model_lines(partition, 'op'),
+        'mtkd': _model_lines(partition, 'mtkd'),
         'report': f'val_evaluator = dict({values})\ntest_evaluator = dict({values})\n',
     }
 
 
-def _model_lines(partition: CARPartition, first: str) -> str:
-    paths = {first: 'origin/{{fileBasenameNoExtension}}'}
+def _model_lines(partition: CARPartition, kind: str) -> str:
     # Where run_mtkd.py keeps the specialists on these ranges; under the default's names there may
     # be others in partition/.
-    folder = f'partition@{partition.tag}' if partition.tag else 'partition'
-    paths |= {name: f'{folder}/{{{{fileBasenameNoExtension}}}}/{name}' for name in partition.names}
-    checkpoints = ''.join(
-        f"        {name}='work_dirs/{path}/best.pth',\n" for name, path in paths.items()
-    )
+    layout = Layout('{{fileBasenameNoExtension}}')
+    paths = layout.checkpoints(Strategy(kind, partition.thresholds))
+    checkpoints = ''.join(f'        {name}={path!r},\n' for name, path in paths.items())
     return (
         f'model = dict(\n    thresholds={partition.thresholds},\n    checkpoints=dict(\n  '
         f'      _delete_=True,\n{checkpoints}    ),\n)\n'

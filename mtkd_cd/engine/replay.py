@@ -45,10 +45,10 @@ class ReplayableIterLoop(IterBasedTrainLoop):
         runner: The runner.
         dataloader: A dataloader, which is then used as it is, or the config of one.
         max_iters: Iterations.
-        max_epochs: Instead of ``max_iters``: how many times as many images as there are.
-        val_interval: Iterations between validations; epochs with ``max_epochs``, unless
-            ``val_by_epoch`` is false.
-        val_by_epoch: See ``val_interval``; without meaning with ``max_iters``.
+        max_epochs: Instead of ``max_iters``: epochs. An epoch has as many iterations as it takes
+            to draw as many images as the data set has.
+        val_interval: Iterations between validations. With ``max_epochs`` it counts epochs.
+        val_by_epoch: ``False`` makes ``val_interval`` count iterations with ``max_epochs`` too.
         kwargs: As in mmengine: ``val_begin``, ``dynamic_intervals``, both in iterations.
 
     Raises:

@@ -19,7 +19,6 @@ import torch
 
 from mtkd_cd.core.errors import UserError
 
-
 _FOREVER = 60 * 24 * 365  # minutes: a local job ends when it is done
 _LAST_LINES = 4
 
@@ -135,7 +134,8 @@ def run_jobs(
                     left[job] -= 1
                     waiting.append(job)
                     print(
-                        f'{job.name}: {last_lines(outcome.error)}\n  is started again, log: {outcome.log}',
+                        f'{job.name}: {last_lines(outcome.error)}\n'
+                        f'  is started again, log: {outcome.log}',
                         flush=True,
                     )
                 else:

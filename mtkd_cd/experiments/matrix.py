@@ -33,9 +33,9 @@ class Experiment:
     """What is run; a settings file holds one.
 
     Attributes:
-        models: Names of the models, each with its own run settings (fields of
-            :class:`~mtkd_cd.recipe.options.RecipeOptions`).
-        seeds: A recipe each.
+        models: The models by name, each with its own run settings, which are fields of
+            :class:`~mtkd_cd.recipe.options.RecipeOptions`.
+        seeds: Every model is trained once with each.
         strategies: ``origin``, ``continued``, ``op``, ``mtkd``, and variants such as ``op@0.1``.
         work_dir: The recipe of a seed works in ``<work_dir>/seed<k>``, the gathered tables are
             ``<work_dir>/matrix.*``.

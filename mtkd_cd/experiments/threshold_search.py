@@ -154,12 +154,14 @@ def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, kin
     paths = ''.join(f'        {name}={path!r},\n' for name, path in files.items())
     return '\n'.join(
         [
-            f'{model}, {kind}: mIoU on the validation split in percent, and difference to the origin with its 95 % bootstrap interval.\n',
+            f'{model}, {kind}: mIoU on the validation split in percent, and '
+            'difference to the origin with its 95 % bootstrap interval.\n',
             format_markdown_table(['CAR ranges', 'proposed by', 'mIoU', 'to the origin'], rows),
             '\nThe best, trained and tested:',
             f'python tools/run_mtkd.py {model} --thresholds '
             f'{" ".join(map(repr, trials[0].thresholds))}   # and the other options as here',
             f'or in a config derived from configs/{kind}/{model}.py:',
-            f'model = dict(\n    thresholds={trials[0].thresholds},\n    checkpoints=dict(\n        _delete_=True,\n{paths}    ),\n)',
+            f'model = dict(\n    thresholds={trials[0].thresholds},\n'
+            f'    checkpoints=dict(\n        _delete_=True,\n{paths}    ),\n)',
         ]
     )

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009  (`option` makes a dataclass field)
 """The options of the recipe: one dataclass, from whose fields the command lines are made.
 
 A field of :class:`RecipeOptions` made with :func:`option` is an option of every tool that runs the

@@ -43,6 +43,7 @@ from mtkd_cd.recipe.results import RecipeResults, StepTime
 from mtkd_cd.reporting.summaries import recipe_markdown
 
 ROUTING = 'routing'
+DEFAULT = Strategy('mtkd')  # the paper's variant
 TEST_RECORD = 'test.json'
 # Derivation gives the student a schedule of its own; the user's options go before it.
 _OF_SCHEDULE = ('train_cfg', 'param_scheduler', 'default_hooks')
@@ -71,7 +72,7 @@ class Step:
         return f'{self.action} {self.strategy}{f"/{self.range}" if self.range else ""}'
 
 
-def recipe(variant: Strategy = Strategy('mtkd')) -> list[Step]:
+def recipe(variant: Strategy = DEFAULT) -> list[Step]:
     """All steps in their order.
 
     The origin learns from everything, a specialist from each CAR range. The cascade of them needs

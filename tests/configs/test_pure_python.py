@@ -4,13 +4,14 @@ import json
 
 import pytest
 
+from mtkd_cd.cli import config
 from mtkd_cd.cli.common import run_tool
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.engine.config import load_config, set_amp, set_image_size, strategy_of
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.recipe.derive import derive
 
-BASE = '''
+BASE = """
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.optim import LinearLR, OptimWrapper
 from mmengine.runner import TestLoop, ValLoop
@@ -61,8 +62,8 @@ val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
 optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3))
 param_scheduler = [dict(type=LinearLR, start_factor=0.1, by_epoch=False, begin=0, end=4)]
-'''
-OWN = '''
+"""
+OWN = """
 from mmengine.config import read_base
 
 with read_base():
@@ -99,9 +100,9 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
 )
-'''
+"""
 # What a user writes for a specialist: the class as the type of its data.
-SPECIALIST = '''
+SPECIALIST = """
 from mmengine.config import read_base
 
 with read_base():
@@ -114,12 +115,12 @@ train_dataloader = dict(
     train_dataloader, dataset=dict(small, dataset=train_dataloader['dataset'])
 )
 val_dataloader = dict(val_dataloader, dataset=dict(small, dataset=val_dataloader['dataset']))
-'''
+"""
 
 
 @pytest.fixture
 def own(scenes, tmp_path):
-    '''A config in a folder of the user's.'''
+    """A config in a folder of the user's."""
     folder = tmp_path / 'my_configs'
     folder.mkdir()
     (folder / 'base.py').write_text(BASE.replace('{data!r}', repr(str(scenes))))
@@ -167,10 +168,9 @@ def test_browse_and_complexity(tool, own, tmp_path):
 
 def test_config_is_printed_whole(own, tmp_path):
     out = tmp_path / 'whole.py'
+    argv = [str(own), 'mtkd@0.1', '--out', str(out), '--cfg-options', 'log_level=INFO']
     with pytest.raises(SystemExit) as exit_info:
-        from mtkd_cd.cli.config import main
-
-        run_tool(main, [str(own), 'mtkd@0.1', '--out', str(out), '--cfg-options', 'log_level=INFO'])
+        run_tool(config.main, argv)
     assert not exit_info.value.code
     cfg = load_config(out)
     assert strategy_of(cfg) == Strategy('mtkd', (0.1,))

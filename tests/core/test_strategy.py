@@ -167,8 +167,8 @@ def test_variants_are_those_with_files(tmp_path):
         ('work_dirs/origin/m/best.pth', 'tools/train.py configs/origin/m.py'),
         ('w/origin/m/best.pth', 'tools/train.py configs/origin/m.py --work-dir w/origin/m'),
         (
-            '/a b/partition/m/small/best.pth',
-            "tools/train.py configs/partition/m.py --range small --work-dir '/a b/partition/m/small'",
+            '/a b/partition/m/low/best.pth',
+            "tools/train.py configs/partition/m.py --range low --work-dir '/a b/partition/m/low'",
         ),
         ('work_dirs/mtkd/m/best.pth', 'tools/train.py configs/mtkd/m.py'),
         ('w/mtkd/m/best.pth', 'tools/run_mtkd.py m --strategies mtkd --work-dir w'),

@@ -61,9 +61,7 @@ def test_control_and_student_differ_from_the_origin_in_start_and_schedule(origin
     assert student.model.student == origin.model
     assert student.model.distill_loss == dict(type='ChangeMapMSELoss', loss_weight=1e-4)
     for cfg in (control, student):
-        assert cfg.train_cfg == dict(
-            type='ReplayableIterLoop', max_iters=100000, val_interval=1000
-        )
+        assert cfg.train_cfg == dict(type='ReplayableIterLoop', max_iters=100000, val_interval=1000)
         assert cfg.default_hooks.checkpoint.interval == 1000
 
 

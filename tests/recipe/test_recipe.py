@@ -43,7 +43,11 @@ def run_and_kill(tool, argv: list[str], moment: Path) -> None:
 def figures(folder: Path) -> dict:
     """What the report says, and the per-image tables, byte for byte."""
     report = json.loads((folder / 'report' / 'fc_ef' / 'report.json').read_text())
-    tables = {path.name: path.read_bytes() for path in (folder / 'report' / 'fc_ef').glob('*.json') if path.name != 'report.json'}
+    tables = {
+        path.name: path.read_bytes()
+        for path in (folder / 'report' / 'fc_ef').glob('*.json')
+        if path.name != 'report.json'
+    }
     return (
         dict(
             metrics=report['metrics'],
@@ -112,9 +116,7 @@ def test_recipe_leaves_weights_tables_and_report(whole):
     assert report['differences']['mtkd']['mIoU'] == pytest.approx(
         report['metrics']['mtkd']['mIoU'] - report['metrics']['origin']['mIoU']
     )
-    assert steps_in(report) == [
-        str(step) for step in recipe() if step.strategy.kind != 'continued'
-    ]
+    assert steps_in(report) == [str(step) for step in recipe() if step.strategy.kind != 'continued']
     markdown = (whole / 'report' / 'fc_ef' / 'report.md').read_text()
     assert (
         f'| O-P    | {report["metrics"]["op"]["mIoU"]:.2f} '
@@ -314,9 +316,7 @@ def test_two_processes(recipe_argv, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
-    assert steps_in(report) == [
-        str(step) for step in recipe() if step.strategy.kind != 'continued'
-    ]
+    assert steps_in(report) == [str(step) for step in recipe() if step.strategy.kind != 'continued']
     for stage in ('origin', 'op', 'mtkd'):
         # Seven images do not divide by two: each counts once.
         table = load_table(tmp_path / 'recipe' / 'report' / 'fc_ef' / f'{stage}.json')
