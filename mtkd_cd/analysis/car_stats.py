@@ -17,8 +17,8 @@ from PIL import Image
 from mtkd_cd.analysis.check import splits_on_disk
 from mtkd_cd.core.car import THRESHOLD_RULES, CARPartition, car_histogram, propose_thresholds
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.strategy import Layout, Strategy
 from mtkd_cd.core.files import own_file
+from mtkd_cd.core.strategy import Layout, Strategy
 from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.data.car_index import label_cars
 from mtkd_cd.data.pairs import list_pairs, raise_if_any
