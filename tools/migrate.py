@@ -1,4 +1,4 @@
-"""``mtkd-cd`` as a file of the repository: mtkd_cd/cli/migrate.py."""
+"""``mtkd-cd migrate`` as a file of the repository."""
 
 from mtkd_cd.cli.common import run_tool
 from mtkd_cd.cli.migrate import main

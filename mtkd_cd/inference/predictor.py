@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine.config import check_exists, is_cascade, load_config, specialist_ranges, work_dir_of
+from mtkd_cd.engine.config import (
+    check_exists,
+    is_cascade,
+    load_config,
+    specialist_ranges,
+    work_dir_of,
+)
 from mtkd_cd.engine.run import BEST
 from mtkd_cd.inference.card import RGB, Card
 from mtkd_cd.models.mtkd.building import Detector, build_detector
@@ -184,12 +190,12 @@ def init_model(
     cfg = config if isinstance(config, Config) else load_config(os.fspath(config), cfg_options)
     if isinstance(config, Config) and cfg_options:
         cfg.merge_from_dict(dict(cfg_options))
-    detector = _build(cfg, _student_of(cfg.model))
+    detector = build_plain(cfg, _student_of(cfg.model))
     if checkpoint is not None:
         check_exists(os.fspath(checkpoint), str(checkpoint))
         load_weights(detector, checkpoint, trusted=trusted)
     detector.cfg = cfg
-    return _placed(detector, device)
+    return placed(detector, device)
 
 
 def model_from_config(
@@ -317,28 +323,44 @@ def _cascade_from_config(cfg: Config, device: str, trusted: bool) -> Model:
             )
         check_exists(checkpoints[name], f'{checkpoints[name]} ({name})')
 
-    def build(name: str) -> Detector:
-        own = dict(cfg.model.get('specialists') or {}).get(name)
-        detector = _build(cfg, own or cfg.model.origin)
+    def build(name: str, model: Mapping[str, Any]) -> Detector:
+        detector = build_plain(cfg, model)
         load_weights(detector, checkpoints[name], trusted=trusted)
-        return _placed(detector, device)
+        return placed(detector, device)
 
-    origin = build(ORIGIN)
+    return cascade_of(cfg, routing, build)
+
+
+def cascade_of(
+    cfg: Config,
+    routing: Routing,
+    build: Callable[[str, Mapping[str, Any]], Detector],
+    card: Card | None = None,
+) -> Model:
+    """The model of a cascade, whose detectors are built when they are needed; the origin at once.
+
+    Args:
+        cfg: The cascade's config.
+        routing: Who serves which predicted CAR.
+        build: Builds and loads a detector of this name and config.
+        card: Instead of what the origin says.
+    """
+    temperature = 1.0 if card is None else card.temperature
+    others = dict(cfg.model.get('specialists') or {})
+    origin = build(ORIGIN, cfg.model.origin)
 
     def load(name: str) -> Predictor:
         if name == ORIGIN:
-            return TorchPredictor(origin)
-        detector = build(name)
-        return TorchPredictor(
-            detector,
-            convert=InputConverter(origin.data_preprocessor, detector.data_preprocessor),
-        )
+            return TorchPredictor(origin, temperature)
+        detector = build(name, others.get(name) or cfg.model.origin)
+        convert = InputConverter(origin.data_preprocessor, detector.data_preprocessor)
+        return TorchPredictor(detector, temperature, convert)
 
     return Model(
-        card_of(origin, cfg, Path(cfg.filename).stem if cfg.filename else 'cascade'),
-        {name: partial(load, name) for name in needed},
+        card or card_of(origin, cfg, Path(cfg.filename).stem if cfg.filename else 'cascade'),
+        {name: partial(load, name) for name in dict.fromkeys((ORIGIN, *routing.detectors))},
         routing,
-        partition,
+        routing.partition,
         cfg,
     )
 
@@ -350,12 +372,14 @@ def _student_of(model: Mapping[str, Any]) -> Mapping[str, Any]:
     return model
 
 
-def _build(cfg: Config, model: Mapping[str, Any]) -> Detector:
+def build_plain(cfg: Config, model: Mapping[str, Any]) -> Detector:
+    """A detector in a config's scope, with the config's data preprocessor if it has none."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
         return build_detector(model, cfg.get('data_preprocessor'))
 
 
-def _placed(detector: Detector, device: str) -> Detector:
+def placed(detector: Detector, device: str) -> Detector:
+    """A detector on a device, in evaluation mode, without synchronised batch norms on the CPU."""
     chosen = choose_device(device)
     if chosen.type == 'cpu':
         detector = revert_sync_batchnorm(detector)

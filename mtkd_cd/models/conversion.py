@@ -2,7 +2,8 @@
 segment-anything, the authors' own TinyCD."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mtkd_cd.core.errors import UserError
@@ -50,13 +51,19 @@ class Layout(NamedTuple):
         signature: Keys that tell them from others.
         convert: Their tensors to what our file holds.
         use: How to use our file, with ``{path}`` for it.
+        options: Config entries that the file needs, beside those of the config in ``use``.
     """
 
     title: str
     signature: tuple[str, ...]
     convert: Callable[[Weights], dict[str, Any]]
     use: str
+    options: Mapping[str, Any] = MappingProxyType({})
 
+
+_TINYCD_OPTIONS = MappingProxyType(
+    {'model.backbone.classifier_channels': [16, 8], 'model.backbone.classifier_act': False}
+)
 
 LAYOUTS = {
     'tinycd': Layout(
@@ -68,6 +75,7 @@ LAYOUTS = {
         'model.backbone.classifier_act=False '
         'test_dataloader.dataset.data_root=LEVIR-CD-256 '
         'test_dataloader.dataset.pipeline.1.scale=[256,256]',
+        _TINYCD_OPTIONS,
     ),
     'clip': Layout(
         "OpenAI's CLIP with a vision transformer",
@@ -84,6 +92,12 @@ LAYOUTS = {
         'model.pretrained={path}',
     ),
 }
+
+
+def published_layout(weights: Mapping[str, Any]) -> Layout | None:
+    """The layout of a published detector that these tensors are in, if they are in one."""
+    found = LAYOUTS['tinycd']
+    return found if all(key in weights for key in found.signature) else None
 
 
 def convert_weights(

@@ -1,0 +1,168 @@
+"""Gathers what goes into a bundle: weights, card, calibration and a golden pair."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from mtkd_cd.core.checkpoint import read_weights
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.engine.config import check_exists, is_cascade, load_config, work_dir_of
+from mtkd_cd.engine.run import BEST
+from mtkd_cd.inference.bundle import Contents
+from mtkd_cd.inference.calibration import MarginCounts
+from mtkd_cd.inference.inferencer import ChangeInferencer
+from mtkd_cd.inference.predictor import (
+    Model,
+    TorchPredictor,
+    build_plain,
+    change_probability,
+    model_from_config,
+    model_from_detector,
+    placed,
+)
+from mtkd_cd.models.conversion import published_layout
+
+_GOLDEN_SIDE = 256  # at most, so that bundles stay small
+
+
+def gather_contents(
+    config: str | os.PathLike | Config,
+    weights: str | os.PathLike | None,
+    *,
+    name: str,
+    gsd_m: float | None,
+    training_size: int | None,
+    threshold: float | None,
+    validation: bool,
+    device: str,
+    progress: Callable[[int, int], None] | None,
+) -> Contents:
+    """See :func:`~mtkd_cd.inference.bundle.create_bundle`."""
+    cfg = config if isinstance(config, Config) else load_config(os.fspath(config))
+    model = _open(cfg, weights, device)
+    detectors = {key: _detector(model, key) for key in model.names}
+    card = dataclasses.replace(model.card, name=name, gsd_m=gsd_m or model.card.gsd_m)
+    if training_size is not None:
+        card = dataclasses.replace(card, training_size=training_size)
+    calibration = None
+    if validation and cfg.get('val_dataloader'):
+        calibration = _counts(cfg, model, progress).calibrate(threshold)
+        card = dataclasses.replace(
+            card, threshold=calibration.threshold, temperature=calibration.temperature
+        )
+    elif threshold is not None:
+        card = dataclasses.replace(card, threshold=threshold)
+    for detector in model.loaded:
+        predictor = model.predictor(detector)
+        assert isinstance(predictor, TorchPredictor)
+        predictor.temperature = card.temperature
+    model.card = card
+    plain = cfg
+    if cfg.model.get('student'):  # a distiller's config: only the student goes on
+        plain = Config(dict(cfg.to_dict(), model=cfg.model.student.to_dict()))
+    return Contents(
+        card,
+        plain,
+        {key: detector.state_dict() for key, detector in detectors.items()},
+        model.routing,
+        model.partition,
+        calibration,
+        _golden(model),
+    )
+
+
+def _open(cfg: Config, weights: str | os.PathLike | None, device: str) -> Model:
+    if is_cascade(cfg):
+        return model_from_config(cfg, weights, device)
+    path = Path(weights) if weights is not None else work_dir_of(cfg) / BEST
+    check_exists(path, str(path))
+    state_dict = read_weights(path)
+    layout = published_layout(state_dict)
+    if layout is None:
+        return model_from_config(cfg, path, device)
+    cfg.merge_from_dict(dict(layout.options))
+    detector = build_plain(cfg, cfg.model)
+    converted = layout.convert(state_dict)
+    wanted = converted.get('state_dict', converted)
+    missing = [key for key in detector.state_dict() if key not in wanted]
+    if [key for key in missing if not key.endswith('num_batches_tracked')]:
+        raise UserError(f'{path} is {layout.title}, which is not the model of {cfg.filename}')
+    detector.load_state_dict(wanted, strict=False)
+    detector.cfg = cfg
+    return model_from_detector(placed(detector, device))
+
+
+def _detector(model: Model, name: str) -> Any:
+    predictor = model.predictor(name)
+    assert isinstance(predictor, TorchPredictor)
+    return predictor.detector
+
+
+def _counts(cfg: Config, model: Model, progress: Callable[[int, int], None] | None) -> MarginCounts:
+    """Margins over the validation split, each image at the size of its label."""
+    counts = MarginCounts()
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
+        loader = Runner.build_dataloader(_one_process(cfg.val_dataloader))
+    first = model.predictor(model.names[0])
+    assert isinstance(first, TorchPredictor)
+    total = len(loader.dataset)
+    for batch in loader:
+        data = first.detector.data_preprocessor(batch, False)
+        for sample in _predict(model, data):
+            label = sample.gt_sem_seg.data.cpu().squeeze(0)
+            probability = change_probability(sample.seg_logits.data[None].float())
+            if probability.shape[1:] != label.shape:
+                probability = torch.nn.functional.interpolate(
+                    probability[None], tuple(label.shape), mode='bilinear', align_corners=False
+                )[0]
+            counts.add(probability[0].cpu().numpy(), label.numpy())
+        if progress is not None:
+            progress(len(counts), total)
+    return counts
+
+
+def _one_process(loader: Mapping[str, Any]) -> dict[str, Any]:
+    """Loaders of a few images start no workers."""
+    return dict(loader, num_workers=0, persistent_workers=False)
+
+
+def _predict(model: Model, data: Mapping[str, Any]) -> list[Any]:
+    """Samples with labels and the logits of whoever serves each image."""
+    inputs, samples = data['inputs'], data['data_samples']
+    with torch.no_grad():
+        first = model.predictor(model.names[0])
+        assert isinstance(first, TorchPredictor)
+        found = first.detector.predict(inputs, samples)
+        if model.routing is None:
+            return found
+        cars = np.array([float(sample.pred_sem_seg.data.float().mean()) for sample in found])
+        serving = [model.routing.detectors[int(i)] for i in model.routing.serving(cars)]
+        for index, name in enumerate(serving):
+            if name == model.names[0]:
+                continue
+            predictor = model.predictor(name)
+            assert isinstance(predictor, TorchPredictor)
+            own = inputs[index : index + 1]
+            converted = predictor.convert(own) if predictor.convert else own
+            found[index] = predictor.detector.predict(converted, [samples[index]])[0]
+        return found
+
+
+def _golden(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A made-up pair, the same for every bundle of its size, and what the model says of it."""
+    side = min(model.card.training_size, _GOLDEN_SIDE)
+    rng = np.random.default_rng(0)
+    channels = len(model.card.bands)
+    coarse = rng.integers(0, 256, (2, side // 16 + 1, side // 16 + 1, channels), dtype=np.uint8)
+    coarse[1, : side // 32] = coarse[0, : side // 32]  # half of it has not changed
+    a, b = (np.kron(date, np.ones((16, 16, 1), np.uint8))[:side, :side] for date in coarse)
+    probability = ChangeInferencer(model)([[a, b]])[0].probability
+    return a, b, probability.astype(np.float32)

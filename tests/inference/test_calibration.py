@@ -1,0 +1,108 @@
+"""Threshold and temperature, against what follows from the pixels themselves."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import precision_recall_fscore_support
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.inference.calibration import MarginCounts
+
+
+@pytest.fixture
+def images():
+    """Three images whose margins are the true ones times 3, some pixels ignored."""
+    rng = np.random.default_rng(0)
+    found = []
+    for share in (-2.0, 0.0, 1.5):
+        true = rng.normal(share, 2, (60, 70))
+        label = (rng.random((60, 70)) < 1 / (1 + np.exp(-true))).astype(np.uint8)
+        label[:5] = 255
+        found.append((1 / (1 + np.exp(-3 * true)), label))
+    return found
+
+
+def counted(images) -> MarginCounts:
+    counts = MarginCounts()
+    for probability, label in images:
+        counts.add(probability, label)
+    return counts
+
+
+def pixels(images):
+    probability = np.concatenate([p[label != 255] for p, label in images])
+    label = np.concatenate([label[label != 255] for _, label in images])
+    return probability, label
+
+
+def test_temperature_has_the_smallest_likelihood(images):
+    found = counted(images).calibrate()
+    assert found.temperature == pytest.approx(3, rel=0.1)
+    probability, label = pixels(images)
+    margin = torch.from_numpy(np.log(probability / (1 - probability)))
+    target = torch.from_numpy(label).double()
+
+    def likelihood(temperature):
+        return float(F.binary_cross_entropy_with_logits(margin / temperature, target))
+
+    assert found.likelihoods[0] == pytest.approx(likelihood(1), rel=2e-3)
+    assert found.likelihoods[1] == pytest.approx(likelihood(found.temperature), rel=1e-3)
+    for other in (0.9, 1.1):
+        assert likelihood(found.temperature) < likelihood(found.temperature * other)
+
+
+def test_curve_is_that_of_the_pixels_and_the_threshold_its_best(images):
+    found = counted(images).calibrate()
+    probability, label = pixels(images)
+    margin = np.log(probability / (1 - probability))
+    calibrated = 1 / (1 + np.exp(-margin / found.temperature))
+    scores = []
+    for threshold, precision, recall in found.curve[5:96:10]:
+        wanted = precision_recall_fscore_support(
+            label, calibrated > threshold, average='binary', zero_division=1
+        )
+        assert (precision, recall) == pytest.approx(wanted[:2], abs=0.01)
+    for threshold in found.curve[:, 0]:
+        scores.append(
+            precision_recall_fscore_support(
+                label, calibrated > threshold, average='binary', zero_division=1
+            )[2]
+        )
+    best = scores[round(found.threshold * 100)]
+    assert best == pytest.approx(max(scores), abs=2e-3)
+    assert found.pixels == len(label)
+
+
+def test_equal_thresholds_give_the_nearest_to_a_half():
+    counts = MarginCounts()
+    label = np.zeros((4, 4), np.uint8)
+    label[0] = 1
+    counts.add(np.where(label == 1, 0.99, 0.01), label)
+    assert counts.calibrate().threshold == 0.5
+
+
+def test_scores_are_those_at_the_given_threshold(images):
+    found = counted(images).calibrate(threshold=0.3)
+    assert (found.threshold, found.rule) == (0.3, 'given')
+    ious = []
+    for probability, label in images:
+        margin = np.log(probability / (1 - probability)) / found.temperature
+        change = 1 / (1 + np.exp(-margin)) > 0.3
+        valid = label != 255
+        both = [
+            ((change == k) & (label == k) & valid).sum()
+            / (((change == k) | (label == k)) & valid).sum()
+            for k in (0, 1)
+        ]
+        ious.append(100 * np.mean(both))
+    mean, low, high = found.scores['mIoU']
+    assert mean == pytest.approx(np.mean(ious), abs=0.3)
+    assert low <= mean <= high
+
+
+def test_nothing_to_choose_on_is_refused():
+    counts = MarginCounts()
+    counts.add(np.full((2, 2), 0.5), np.full((2, 2), 255, np.uint8))
+    with pytest.raises(UserError, match='no valid pixel'):
+        counts.calibrate()
