@@ -12,6 +12,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -41,6 +42,10 @@ CARD, CONFIG, README = 'card.json', 'config.json', 'README.md'
 PAPER = 'https://arxiv.org/abs/2502.13407'
 GOLDEN_TOLERANCE = 1e-4
 _SINGLE = ''
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError),
+    *(ValueError, OSError, RuntimeError, RecursionError),
+)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal contents make equal archives
 # A `type` that is a plain name, or one with the scope of a registry before it. Registries also
 # import dotted names of any module, which a file from elsewhere must not make them do.
@@ -252,7 +257,7 @@ class Bundle:
             description = json.loads(parts.pop(CARD))
         except KeyError:
             raise UserError(f'bundle {path} has no {CARD}: it is no bundle of mtkd-cd') from None
-        except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, RecursionError) as error:
+        except _UNREADABLE as error:
             raise UserError(
                 f'bundle {path} cannot be read ({type(error).__name__}: {error}): it is damaged or '
                 'no bundle. Get it again'

@@ -84,7 +84,7 @@ class Calibration:
             f'- Temperature {self.temperature:.3f}: negative log likelihood {before:.4f} before, '
             f'{after:.4f} after',
             f'- mIoU per image {mean:.2f} [{low:.2f}, {high:.2f}], pooled F1 of change '
-            f'{self.pooled["F1_changed"]:.2f}',
+            f'{self.pooled["Fscore_changed"]:.2f}',
         ]
 
 

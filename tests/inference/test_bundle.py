@@ -82,10 +82,12 @@ def test_golden_pair_is_replayed(bundle_file):
     assert verify_bundle(bundle_file) <= 1e-6
 
 
-def test_equal_contents_make_equal_files(bundle_file, weights, tmp_path):
-    out = tmp_path / 'student.mtkd'
-    create_bundle(tiny_config(), weights['origin'], out, validation=False, gsd_m=0.5)
-    assert out.read_bytes() == bundle_file.read_bytes()
+def test_equal_contents_make_equal_files(weights, tmp_path):
+    files = []
+    for folder in ('one', 'two'):
+        files.append(tmp_path / folder / 'student.mtkd')
+        create_bundle(tiny_config(), weights['origin'], files[-1], validation=False)
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_cascade_is_one_file(weights, tmp_path, pair):
