@@ -110,6 +110,7 @@ MODELS = _ChildRegistry(
     'models.layers',
     'models.detectors',
     'models.data_preprocessor',
+    'models.tta',
     'models.mtkd.cascade',
     'models.mtkd.distiller',
 )

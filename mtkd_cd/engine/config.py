@@ -528,9 +528,16 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
     if on_gpu:
         cfg.sync_bn = 'torch'
     else:  # mmengine's wrapper assumes a GPU per process
-        cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
+        cfg.model_wrapper_cfg = {
+            **wrapper,
+            **(cfg.get('model_wrapper_cfg') or {}),
+            'device_ids': None,
+        }
     if (
         not is_distributed()
     ):  # before the runner does: settings and data are checked by all processes together

@@ -65,6 +65,7 @@ from mtkd_cd.engine.record import (
     write_data,
     write_record,
 )
+from mtkd_cd.engine.tta import dataset_of_test, set_tta, without_labels
 from mtkd_cd.evaluation.image_table import is_table
 from mtkd_cd.evaluation.metric import with_distinct_names
 from mtkd_cd.registry import DATASETS, RUNNERS
@@ -440,6 +441,7 @@ def run_test(
     out: str | Path | None = None,
     show_dir: str | Path | None = None,
     trusted: bool | None = None,
+    tta: bool = False,
     terse: bool = False,
 ) -> dict[str, float]:
     """Test a config on its test data.
@@ -452,6 +454,7 @@ def run_test(
         show_dir: Folder for a picture of each image's dates, label, prediction and errors.
         trusted: Whether the file may hold pickled objects. Only for files of your own. Default:
             what :func:`~mtkd_cd.core.checkpoint.load_only_tensors` has set.
+        tta: Whether to average over views of each pair, see :func:`~mtkd_cd.engine.tta.set_tta`.
         terse: Whether to keep everything longer than a line off the console.
 
     Returns:
@@ -483,10 +486,12 @@ def run_test(
             dict(type='mtkd_cd.ChangeVisualizationHook', out_dir=str(show_dir)),
         ]
     cfg.resume, cfg.load_from = False, None
+    if tta:
+        set_tta(cfg)
     with _loader_errors(), _runner(cfg, terse) as runner:
         if checkpoint is not None:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            load_weights(model, checkpoint, trusted=trusted)
+            load_weights(model.module if tta else model, checkpoint, trusted=trusted)
         runner.logger.info(describe_scale(cfg))
         metrics = runner.test()
     barrier()
@@ -540,14 +545,10 @@ def _predict_only(cfg: Config, show_dir: str | Path | None) -> None:
             'the test data have no labels, so that there is nothing to score: add --show-dir '
             'FOLDER for the predicted masks (FOLDER/prediction)'
         )
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = [
-        transform
-        for transform in dataset.pipeline
-        if 'Annotations' not in str(transform.get('type'))
-    ]
+    dataset = dataset_of_test(cfg)
+    dataset.pipeline = without_labels(dataset.pipeline)
+    if cfg.get('tta_pipeline'):
+        cfg.tta_pipeline = without_labels(cfg.tta_pipeline)
     cfg.test_evaluator = []
 
 

@@ -6,7 +6,6 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor
 
 from mtkd_cd.core.checkpoint import add_digest
@@ -33,13 +32,11 @@ class ExactResumeHook(Hook):
         """Add gradients and digest."""
         steps = checkpoint['meta'].get('iter', 0)
         if 'optimizer' in checkpoint and inside_cycle(runner.optim_wrapper, steps):
-            checkpoint[_GRADIENTS] = weights_to_cpu(
-                {
-                    name: parameter.grad
-                    for name, parameter in runner.model.named_parameters()
-                    if parameter.grad is not None
-                }
-            )
+            checkpoint[_GRADIENTS] = {
+                name: parameter.grad.cpu()
+                for name, parameter in runner.model.named_parameters()
+                if parameter.grad is not None
+            }
         add_digest(checkpoint)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -1,0 +1,55 @@
+"""Test-time augmentation: the mean prediction over views of a pair."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseTTAModel
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from mtkd_cd.registry import MODELS
+
+
+@MODELS.register_module()
+class ChangeTTAModel(BaseTTAModel):
+    """A detector, or a cascade, that predicts every view of a pair and averages the probabilities.
+
+    Each view is predicted as a pair of its own, and its prediction turned back. Of a cascade, each
+    view finds its own specialist; what the sample says about that (``coarse_car``, ``range``) is of
+    the view as it is stored.
+    """
+
+    def merge_preds(self, data_samples_list: Sequence[Sequence[SegDataSample]]) -> list[Any]:
+        """Average the views of each pair.
+
+        Args:
+            data_samples_list: Of each pair its predicted views, with ``seg_logits`` at the size of
+                the label.
+
+        Returns:
+            Of each pair the sample of the view as it is stored, with the mean prediction.
+        """
+        return [self._merge(views) for views in data_samples_list]
+
+    def _merge(self, views: Sequence[SegDataSample]) -> SegDataSample:
+        probabilities = torch.stack([_probabilities(view.seg_logits.data) for view in views])
+        mean = probabilities.mean(0)  # (C, H, W)
+        merged = next((view for view in views if not view.metainfo.get('flip')), views[0])
+        if len(mean) == 1:
+            mask = (mean > self._threshold()).to(torch.long)
+        else:
+            mask = mean.argmax(0, keepdim=True)
+        merged.set_data({'pred_sem_seg': PixelData(data=mask)})
+        return merged
+
+    def _threshold(self) -> float:
+        """Probability from which a head with one channel says change."""
+        detector = getattr(self.module, 'origin', self.module)
+        threshold = getattr(detector.decode_head, 'threshold', None)
+        return 0.5 if threshold is None else threshold
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return logits.sigmoid() if len(logits) == 1 else logits.softmax(0)
