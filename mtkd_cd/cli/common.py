@@ -144,6 +144,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="how values become 0..255, for other than 8-bit images: 'linear(low=0, high=3000)', "
         "'percentile(2, 98)'",
     )
+    parser.add_argument('--num-workers', type=at_least(0), help='loader processes')
     parser.add_argument('--image-size', type=at_least(1), help='resize images to this side')
     parser.add_argument(
         '--crop-size',
@@ -160,6 +161,7 @@ def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
         set_crop_size,
         set_data,
         set_image_size,
+        set_loaders,
         set_radiometry,
     )
 
@@ -169,6 +171,8 @@ def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
         set_bands(cfg, band_numbers(args.bands))
     if args.radiometry:
         set_radiometry(cfg, args.radiometry)
+    if args.num_workers is not None:
+        set_loaders(cfg, None, args.num_workers)
     if args.image_size:
         set_image_size(cfg, args.image_size)
     if args.crop_size:

@@ -6,11 +6,8 @@ says what each figure is), and keeps the table of each image in the work dir.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from mmengine.config import Config
 
 from mtkd_cd.cli.common import (
     add_data_arguments,
@@ -42,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         f'{TABLE} in the work dir has it anyway',
     )
     add_range_argument(parser)
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="average over views of each pair: the config's tta_pipeline, else mirrored both ways",
+    )
     add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         strategy_of,
         work_dir_of,
     )
-    from mtkd_cd.engine.run import run_test, set_provenance
+    from mtkd_cd.engine.run import per_image_evaluator, run_test, set_provenance
 
     if args.out:
         check_table_suffix(args.out)
@@ -70,32 +72,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = args.checkpoint or (None if is_cascade(cfg) else training_dir / BEST)
     cfg.work_dir = args.work_dir or str(training_dir / 'test')
     set_machine(cfg, args.device, args.launcher)
-    evaluator = _per_image_evaluator(cfg)
-    if evaluator is None:
-        run_test(
-            cfg, checkpoint, out=args.out, show_dir=args.show_dir, trusted=args.trust_checkpoint
-        )
-        return
     set_provenance(cfg, strategy_of(cfg))
     # JSON, whatever --out says: it keeps the CAR ranges too.
     path = Path(cfg.work_dir, TABLE)
     run_test(
-        cfg, checkpoint, out=path, show_dir=args.show_dir, trusted=args.trust_checkpoint, terse=True
+        cfg,
+        checkpoint,
+        out=path,
+        copy=args.out,
+        show_dir=args.show_dir,
+        trusted=args.trust_checkpoint,
+        tta=args.tta,
+        terse=True,
     )
-    if is_main_process():
-        table = load_table(path)
-        print(f'\n{table.report(evaluator.get("num_quantiles", NUM_QUANTILES))}\n')
-        print(f'per-image table: {path}')
-        if args.out:
-            table.save(args.out)
-            print(f'per-image table: {args.out}')
-
-
-def _per_image_evaluator(cfg: Config) -> Mapping[str, Any] | None:
-    """The config of the metric that makes the table; ``None`` where a config evaluates
-    otherwise."""
-    from mtkd_cd.engine.config import is_type
-    from mtkd_cd.evaluation.metric import PerImageChangeMetric
-
-    first = cfg.test_evaluator[0] if isinstance(cfg.test_evaluator, list) else cfg.test_evaluator
-    return first if is_type(first, PerImageChangeMetric.__name__) else None
+    if not is_main_process():
+        return
+    if not cfg.test_evaluator:
+        print(f'the pairs have no labels: nothing is scored; masks: {args.show_dir}/prediction')
+        return
+    table = load_table(path)
+    print(f'\n{table.report(per_image_evaluator(cfg).get("num_quantiles", NUM_QUANTILES))}\n')
+    print(f'per-image table: {path}')
+    if args.out:
+        table.save(args.out)
+        print(f'per-image table: {args.out}')

@@ -459,7 +459,10 @@ def set_loaders(cfg: Config, batch_size: int | None = None, num_workers: int | N
     if batch_size is not None:
         cfg.train_dataloader.batch_size = batch_size
     if num_workers is not None:
-        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            loader: Any = cfg.get(key)
+            if not loader:
+                continue
             loader.num_workers = num_workers
             loader.persistent_workers = num_workers > 0
 

@@ -439,6 +439,7 @@ def run_test(
     checkpoint: str | Path | None = None,
     *,
     out: str | Path | None = None,
+    copy: str | Path | None = None,
     show_dir: str | Path | None = None,
     trusted: bool | None = None,
     tta: bool = False,
@@ -451,6 +452,7 @@ def run_test(
         checkpoint: Weights; ``None`` for a cascade, which brings its own.
         out: Per-image table to write, ``.json`` or ``.csv``. A config that evaluates otherwise is
             evaluated for it too.
+        copy: Where else the caller is going to write it; looked at now.
         show_dir: Folder for a picture of each image's dates, label, prediction and errors.
         trusted: Whether the file may hold pickled objects. Only for files of your own. Default:
             what :func:`~mtkd_cd.core.checkpoint.load_only_tensors` has set.
@@ -475,8 +477,10 @@ def run_test(
     reads = folders_read(dataset)
     check_not_read(cfg.work_dir, reads)
     if has_labels(dataset):
+        for path in (out, copy):
+            if path is not None:
+                check_own_file(path, reads, is_table)
         if out is not None:
-            check_own_file(out, reads, is_table)
             per_image_evaluator(cfg)['out_file'] = str(out)
     else:
         _predict_only(cfg, show_dir)
@@ -486,6 +490,7 @@ def run_test(
             dict(type='mtkd_cd.ChangeVisualizationHook', out_dir=str(show_dir)),
         ]
     cfg.resume, cfg.load_from = False, None
+    tta = tta or bool(cfg.get('tta'))
     if tta:
         set_tta(cfg)
     with _loader_errors(), _runner(cfg, terse) as runner:

@@ -126,6 +126,10 @@ class RecipeOptions:
     show_dir: Path | None = option(
         'write pictures of each test image to <strategy>/ here', of='call'
     )
+    tta: bool = option(
+        "average over views of each test pair: the config's tta_pipeline, else mirrored both ways",
+        False,
+    )
     tables: str = option(
         'format of the per-image tables; json holds model, strategy and seed too',
         'json',

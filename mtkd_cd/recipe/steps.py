@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,10 @@ from mmengine.dist import barrier, is_main_process
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import BEST, CURVES, Layout, Strategy
 from mtkd_cd.core.text import closest
+from mtkd_cd.data.stamp import changes
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine import read_curve
 from mtkd_cd.engine.record import (
@@ -33,6 +36,7 @@ from mtkd_cd.engine.run import (
     run_test,
     run_training,
     set_provenance,
+    stamp_of_test_data,
 )
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.models.mtkd.calibration import calibrate_routing
@@ -138,25 +142,32 @@ def run_recipe(
     }
     for cfg in [cfg for step, cfg in zip(steps, configs) if step.action == 'test'][:1]:
         open_test_data(cfg)
-    for number, (step, cfg) in enumerate(zip(steps, configs), 1):
-        _announce(f'[{number}/{len(steps)}] {step}: {_summary(step, cfg)}')
-        if step in prepared:
-            run_training(prepared[step], resume=True, terse=True)
-            if not options.keep_checkpoints and is_main_process():
-                drop_checkpoints(Path(cfg.work_dir))
-        elif step.action == 'validate':
-            _find_routing(step, model, options)
-        else:
-            show_dir = options.show_dir / step.strategy.text if options.show_dir else None
-            _test_once(cfg, layout.table(step.strategy, options.tables), step.strategy, show_dir)
-    results = collect_results(layout)
-    if is_main_process():
-        results.write(layout.report)
-        with atomic_write(layout.report / 'report.md') as file:
-            file.write(recipe_markdown(results))
-        _write_curves(layout)
-    barrier()
-    return results
+    # One process of a distributed run stands for all.
+    lock = layout.root / f'.{layout.model}.lock'
+    with (
+        alone(lock, what=f'{layout.root} ({layout.model})') if is_main_process() else nullcontext()
+    ):
+        for number, (step, cfg) in enumerate(zip(steps, configs), 1):
+            _announce(f'[{number}/{len(steps)}] {step}: {_summary(step, cfg)}')
+            if step in prepared:
+                run_training(prepared[step], resume=True, terse=True)
+                if not options.keep_checkpoints and is_main_process():
+                    drop_checkpoints(Path(cfg.work_dir))
+            elif step.action == 'validate':
+                _find_routing(step, model, options)
+            else:
+                show_dir = options.show_dir / step.strategy.text if options.show_dir else None
+                _test_once(
+                    cfg, layout.table(step.strategy, options.tables), step.strategy, show_dir
+                )
+        results = collect_results(layout)
+        if is_main_process():
+            results.write(layout.report)
+            with atomic_write(layout.report / 'report.md') as file:
+                file.write(recipe_markdown(results))
+            _write_curves(layout)
+        barrier()
+        return results
 
 
 def model_name(model: str) -> str:
@@ -221,6 +232,8 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
     if options.val_interval is not None:
         adjust.set_val_interval(cfg, options.val_interval)
     cfg.work_dir = str(step.place(layout))
+    if options.tta:
+        cfg.tta = True
     return cfg
 
 
@@ -332,7 +345,8 @@ def _test_once(
     if is_tested(cfg, table, weights) and (show_dir is None or show_dir.is_dir()):
         return
     record_path = Path(cfg.work_dir) / TEST_RECORD
-    stamp = _test_stamp(cfg, weights)
+    stamp, data = _test_stamp(cfg, weights), stamp_of_test_data(cfg)
+    _say_what_changed(cfg, read_json(record_path), stamp, data)
     start = time.monotonic()
     tested = None if adjust.is_cascade(cfg) else weights or Path(cfg.work_dir) / BEST
     cfg.work_dir = str(Path(cfg.work_dir) / 'test')
@@ -342,7 +356,8 @@ def _test_once(
         for other in {'.json', '.csv'} - {table.suffix}:  # of the same test, in the other format
             table.with_suffix(other).unlink(missing_ok=True)
         write_json(
-            record_path, dict(stamp=stamp, metrics=metrics, seconds=time.monotonic() - start)
+            record_path,
+            dict(stamp=stamp, data=data, metrics=metrics, seconds=time.monotonic() - start),
         )
     barrier()
 
@@ -359,7 +374,22 @@ def is_tested(cfg: Config, table: Path, weights: Path | None = None) -> bool:
         UserError: There are no weights to test; names the command that makes them.
     """
     record = read_json(Path(cfg.work_dir) / TEST_RECORD)
-    return _test_stamp(cfg, weights) == (record or {}).get('stamp') and table.is_file()
+    if not isinstance(record, dict) or _test_stamp(cfg, weights) != record.get('stamp'):
+        return False
+    return table.is_file() and stamp_of_test_data(cfg) == record.get('data')
+
+
+def _say_what_changed(cfg: Config, record: Any, stamp: Any, data: dict[str, str]) -> None:
+    """Before a test is done again."""
+    if not isinstance(record, dict) or not isinstance(record.get('data'), dict):
+        return
+    reasons = []
+    if record.get('stamp') != stamp:
+        reasons.append('its weights or its settings have changed')
+    if text := changes(record['data'], data):
+        reasons.append(f'its data have changed: {text}')
+    if reasons:
+        _announce(f'tested again, in {cfg.work_dir}: {"; ".join(reasons)}')
 
 
 def _test_stamp(cfg: Config, weights: Path | None) -> dict[str, Any]:
@@ -371,7 +401,7 @@ def _test_stamp(cfg: Config, weights: Path | None) -> dict[str, Any]:
     )
     for path in files:
         adjust.check_exists(path, str(path))
-    test = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
+    test = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator', 'tta')}
     return dict(
         test=json.dumps(test, default=name_of, sort_keys=True),
         weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
