@@ -112,7 +112,8 @@ def test_disk_that_fills_up(uninterrupted, argv, tool, outcome, tmp_path, kib):
 def test_temporary_files_of_the_living_stay_and_those_of_the_dead_go(tmp_path):
     child = os.fork()
     if child == 0:  # writes half of a file and is gone
-        atomic_write(tmp_path / 'best.pth').__enter__().write('half')
+        writing = atomic_write(tmp_path / 'best.pth')
+        writing.__enter__().write('half')
         os._exit(0)
     os.waitpid(child, 0)
     assert len(list(tmp_path.glob('.best.pth.*.tmp'))) == 1
