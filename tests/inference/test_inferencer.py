@@ -14,7 +14,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 
 from mtkd_cd.apis import ChangeInferencer, inference_model, init_model
-from mtkd_cd.core.checkpoint import save_checkpoint
+from mtkd_cd.core.checkpoint import read_weights, save_checkpoint
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import load_config
 from mtkd_cd.evaluation import load_table
@@ -278,9 +278,9 @@ class TestCascade:
 
     def shift_origin(self, cfg, amount):
         path = cfg.model.checkpoints['origin']
-        content = torch.load(path, weights_only=True)
-        content['state_dict']['decode_head.conv_seg.bias'][1] += amount
-        torch.save(content, path)
+        weights = read_weights(path)
+        weights['decode_head.conv_seg.bias'][1] += amount
+        save_checkpoint(dict(state_dict=weights), path)
 
     def test_equals_the_cascade_of_a_test(self, cascade, pairs):
         whole = init_model(cascade, device='cpu')
