@@ -12,6 +12,7 @@ from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.hooks.best_weights import choose_metric
 from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
+from mtkd_cd.registry import is_known, similar_names
 
 SHARED_MEMORY = '/dev/shm'
 _LEAST_SHARED_MEMORY = 4 << 20  # bytes: less than a batch of any use
@@ -55,6 +56,20 @@ def check_numbers(cfg: Config) -> None:
                 raise UserError(
                     f'{place}={value}: a finite number{" from 0 up" if negative else ""} is needed'
                 )
+
+
+def check_optimizer(cfg: Config) -> None:
+    """Refuse an optimiser that nobody knows, of which mmengine asks the arguments before it looks.
+
+    Raises:
+        UserError: Names it, and what may have been meant.
+    """
+    kind = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
+    if not isinstance(kind, str) or is_known(kind):
+        return
+    similar = similar_names(kind)
+    hint = f': did you mean {similar[0]!r}?' if similar else ''
+    raise UserError(f'optim_wrapper.optimizer.type={kind!r} is not in the registries{hint}')
 
 
 def _numbers(node: Any, place: str) -> list[tuple[str, float]]:

@@ -37,6 +37,7 @@ from mtkd_cd.engine import (
 )
 from mtkd_cd.engine.checkup import (
     check_numbers,
+    check_optimizer,
     check_scope,
     fit_loaders,
     keep_best_weights,
@@ -114,6 +115,7 @@ def prepare_training(cfg: Config) -> Prepared:
             'configs/partition'
         )
     check_numbers(cfg)
+    check_optimizer(cfg)
     fit_loaders(cfg)
     keep_best_weights(cfg)
     settings = settings_of(cfg)

@@ -66,6 +66,7 @@ def test_best_weights_with_averaging_are_the_averages(tool, derived, tmp_path):
     checkpoint = torch.load(tmp_path / 'work' / 'iter_4.pth', weights_only=False)
     best = read_weights(tmp_path / 'work' / 'best.pth')
     assert equal(best, dict(checkpoint['state_dict']))  # mmengine puts the averages there
+    assert equal(best, read_weights(tmp_path / 'work' / 'iter_4.pth'))
     name = next(iter(best))
     assert not torch.equal(best[name], checkpoint['ema_state_dict'][f'module.{name}'])
 
@@ -163,8 +164,17 @@ def test_metric_that_nothing_reports_is_refused_before_the_first_iteration(tool,
     assert not (tmp_path / 'work').exists()
 
 
-def test_failed_start_leaves_the_work_dir_free(tool, train_argv, tmp_path):
-    code, _ = tool('train', *train_argv(options=('optim_wrapper.optimizer.type=Adm',)))
+def test_optimiser_that_nobody_knows_is_named(tool, train_argv, tmp_path):
+    code, err = tool('train', *train_argv(options=('optim_wrapper.optimizer.type=AdmW',)))
+    assert code == 2
+    assert "optim_wrapper.optimizer.type='AdmW'" in err
+    assert 'AdamW' in err
+    assert not (tmp_path / 'work').exists()
+
+
+def test_failed_start_leaves_the_work_dir_free(tool, train_argv):
+    # Known when the model is built: after the settings were checked, before the first step.
+    code, _ = tool('train', *train_argv(options=('model.backbone.base_chanel=3',)))
     assert code == 2
     assert tool('train', *train_argv()) == (0, '')
 
