@@ -49,7 +49,7 @@ _COLUMNS = (
 )
 
 
-def _batch(size: int, pairs: int, device: str) -> dict[str, Any]:
+def make_batch(size: int, pairs: int, device: str) -> dict[str, Any]:
     """Random pairs whose labels fall into the three ranges in turn."""
     import torch
     from mmengine.structures import PixelData
@@ -67,7 +67,7 @@ def _batch(size: int, pairs: int, device: str) -> dict[str, Any]:
     return dict(inputs=list(images), data_samples=samples)
 
 
-def _config(name: str) -> Any:
+def model_config(name: str) -> Any:
     from mmengine.config import Config
 
     config = Config.fromfile(_REPO / 'configs' / '_base_' / 'models' / f'{name}.py')
@@ -84,7 +84,7 @@ def _without_init_files(node: Any) -> Any:
     return node
 
 
-def _distiller(config: Any, low_precision_teachers: bool = False) -> Any:
+def build_distiller(config: Any, low_precision_teachers: bool = False) -> Any:
     from mtkd_cd.registry import MODELS
 
     options = dict(precision='bfloat16') if low_precision_teachers else {}
@@ -152,12 +152,14 @@ def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, A
 
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     amp = setting.startswith('amp')
-    batch = _batch(size, pairs, device)
+    batch = make_batch(size, pairs, device)
     row: dict[str, Any] = dict(model=name, setting=setting)
     for kind in ('origin', 'mtkd'):
         torch.manual_seed(0)
-        config = _config(name)
-        model = MODELS.build(config) if kind == 'origin' else _distiller(config, 'bf16' in setting)
+        config = model_config(name)
+        model = (
+            MODELS.build(config) if kind == 'origin' else build_distiller(config, 'bf16' in setting)
+        )
         model = model.to(device).to(memory_format=torch.channels_last).train()
         if 'compile' in setting:
             model.extract_feat = torch.compile(model.extract_feat)
@@ -180,9 +182,9 @@ def count_syncs(name: str, size: int, pairs: int) -> dict[str, Any]:
     from mtkd_cd.registry import METRICS
 
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    model = _distiller(_config(name)).to(device).train()
+    model = build_distiller(model_config(name)).to(device).train()
     wrapper = _wrapper(model, False, device)
-    batch = _batch(size, pairs, device)
+    batch = make_batch(size, pairs, device)
     metric = METRICS.build(dict(type='PerImageChangeMetric'))
 
     def test_step() -> None:
