@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,7 +87,8 @@ def _numbers(node: Any, place: str) -> list[tuple[str, float]]:
 
 def fit_loaders(cfg: Config) -> None:
     """Settings of the loaders that belong together: without workers nothing persists; with them, a
-    loader that gives nothing for :data:`LOADER_SECONDS` is an error and does not hang for ever.
+    loader that gives nothing for :data:`LOADER_SECONDS` is an error and does not hang for ever. No
+    more workers than this process may use processors.
 
     Raises:
         UserError: The shared memory through which workers hand over images is full.
@@ -96,7 +98,8 @@ def fit_loaders(cfg: Config) -> None:
         loader = cfg.get(name)
         if not loader:
             continue
-        if loader.get('num_workers', 0) == 0:
+        loader.num_workers = min(loader.get('num_workers', 0), processors())
+        if loader.num_workers == 0:
             for key in ('persistent_workers', 'prefetch_factor', 'timeout'):
                 loader.pop(key, None)
         else:
@@ -104,6 +107,13 @@ def fit_loaders(cfg: Config) -> None:
             loader.setdefault('timeout', LOADER_SECONDS)
     if workers:
         _check_shared_memory()
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not on every system
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _check_shared_memory() -> None:

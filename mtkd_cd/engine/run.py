@@ -499,10 +499,23 @@ def run_test(
         if checkpoint is not None:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             load_weights(model.module if tta else model, checkpoint, trusted=trusted)
+            _prepare_for_test(runner, tta)
         runner.logger.info(describe_scale(cfg))
         metrics = runner.test()
     barrier()
     return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+
+
+def _prepare_for_test(runner: Runner, tta: bool) -> None:
+    """Let a detector in one process predict through its prepared copy; DDP wrappers keep theirs."""
+    from mtkd_cd.models.prepare import prepare  # models cost seconds
+
+    if is_model_wrapper(runner.model):
+        return
+    if tta:
+        runner.model.module = prepare(runner.model.module)
+    elif hasattr(runner.model, 'decode_head'):
+        runner.model = prepare(runner.model)
 
 
 def per_image_evaluator(cfg: Config) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # The paper's schedule (arXiv:2502.13407, appendix C): warm-up over 1,000 iterations, then linearly to 0 at the last one.
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True))
 train_cfg = dict(type='ReplayableIterLoop', max_iters=200000, val_interval=5000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
