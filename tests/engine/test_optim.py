@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from torch import nn
 
 from mtkd_cd.core.car import CARPartition
@@ -41,8 +43,8 @@ def distiller():
 
 
 def samples(cars):
-    label = SimpleNamespace(data=torch.zeros(1, 32, 32, dtype=torch.int64))
-    return [SimpleNamespace(gt_sem_seg=label, metainfo=dict(car=car)) for car in cars]
+    label = PixelData(data=torch.zeros(1, 32, 32, dtype=torch.int64))
+    return [SegDataSample(gt_sem_seg=label, metainfo=dict(car=car)) for car in cars]
 
 
 def test_forward_is_bfloat16_and_everything_kept_is_float32():
