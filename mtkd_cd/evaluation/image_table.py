@@ -335,7 +335,7 @@ def _provenance(path: str | os.PathLike, stored: Mapping[str, Any]) -> Provenanc
 def _read_json(path: str | os.PathLike) -> dict[str, Any]:
     try:
         stored = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f'{path} is not valid JSON ({error}): write the table again') from error
     images = stored.get('images') if isinstance(stored, dict) else None
     if not isinstance(images, list) or not all(isinstance(row, dict) for row in images):

@@ -180,7 +180,7 @@ def load_routing(path: str | os.PathLike, partition: CARPartition | None = None)
         )
     except UserError as error:
         raise UserError(f'routing file {path}: {error}. {_advice(path)}') from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f'routing file {path} is damaged ({type(error).__name__}: {error}). {_advice(path)}'
         ) from None
