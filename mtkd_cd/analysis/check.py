@@ -18,7 +18,7 @@ from mtkd_cd.core.car import CARPartition, car_histogram
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import own_file
 from mtkd_cd.data.car_index import car_of_file
-from mtkd_cd.data.images import orientation_problem, read_header, read_stored
+from mtkd_cd.data.images import RULE_OPTION, orientation_problem, read_header, read_stored
 from mtkd_cd.data.labels import check_not_black_and_white, label_coding
 from mtkd_cd.data.layout import LAYOUTS, SPLITS, Layout, layout_of_class
 from mtkd_cd.data.pairs import (
@@ -224,7 +224,8 @@ def _inspect(
         try:
             pixels, _, header = read_stored(path, bands)
             if needs_rule and pixels.dtype != np.uint8:
-                raise no_rule_error(f'image {path}', {'it': thinned(pixels, band_axis=-1)})
+                sample = {'it': thinned(pixels, band_axis=-1)}
+                raise no_rule_error(f'image {path}', sample, RULE_OPTION)
         except UserError as error:
             problems.append(Problem(path, str(error).removeprefix(f'image {path} ')))
             continue

@@ -27,7 +27,7 @@ MAX_PIXELS = 100_000_000
 RGB_MEAN = (123.675, 116.28, 103.53)
 RGB_STD = (58.395, 57.12, 57.375)
 BAND_MEAN, BAND_STD = 127.5, 57.5
-RULE_OPTION = "radiometry='{rule}' in the data set's config"
+RULE_OPTION = "radiometry='{rule}' in the data set's config (--radiometry '{rule}')"
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 _PNG_START = b'\x89PNG\r\n\x1a\n'
