@@ -39,6 +39,7 @@ RASTERS = ('.tif', '.tiff')
 _WORLD_FILES = ('.pgw', '.pngw', '.jgw', '.jpgw', '.jpegw', '.wld', '.bpw')
 _PART = '.part'
 _TWICE_AS_FINE = 0.5
+_COLUMNS = 2048  # that are rounded at a time
 RESAMPLING = ('nearest', 'bilinear', 'cubic', 'average')
 
 
@@ -769,8 +770,8 @@ class MapWriter:
         self.valid_pixels = 0
         self.probability_dtype = probability_dtype
         self.detectors = detectors
-        self._buffers: dict[str, list[np.ndarray]] = {}
-        self._row = self._col = 0
+        self._buffers: dict[str, np.ndarray] = {}
+        self._row = self._col = self._filled = 0
         self._stack = ExitStack()
         self._picture: tuple[Path, np.ndarray] | None = None
         self._files: dict[str, Any] = {}
@@ -822,46 +823,63 @@ class MapWriter:
 
     def write(self, rows: Rows) -> None:
         """Take finished rows; they are written when a row of blocks is complete."""
+        height, width = rows.valid.shape
         if rows.col != self._col:
-            self._col, self._row = rows.col, 0
-        change = (rows.probability > self.threshold).astype(np.uint8)
-        change[~rows.valid] = NODATA
-        self.valid_pixels += int(rows.valid.sum())
-        self.changed_by_row[rows.row : rows.row + len(change)] += (change == 1).sum(1)
+            self._col, self._row, self._filled = rows.col, 0, 0
+        done = 0
+        while done < height:
+            count = min(BLOCK - self._filled, height - done)
+            for left in range(0, width, _COLUMNS):
+                self._take(rows, slice(done, done + count), slice(left, left + _COLUMNS))
+            self._filled += count
+            done += count
+            if self._filled == BLOCK or self._row + self._filled == self.grid.height:
+                self._flush(width)
+
+    def _take(self, rows: Rows, part: slice, columns: slice) -> None:
+        """Put some pixels into the buffers, few enough for temporaries to be small."""
+        probability, valid = rows.probability[part, columns], rows.valid[part, columns]
+        changed = (probability > self.threshold) & valid
+        top = rows.row + part.start
+        self.valid_pixels += int(valid.sum())
+        self.changed_by_row[top : top + len(changed)] += changed.sum(1)
         if self._picture is not None:
-            place = slice(rows.row, rows.row + len(change))
-            columns = slice(rows.col, rows.col + change.shape[1])
-            self._picture[1][place, columns] = np.where(rows.valid, change * 255, 0)
+            left = rows.col + columns.start
+            place = np.s_[top : top + len(changed), left : left + changed.shape[1]]
+            self._picture[1][place] = changed * np.uint8(255)
         bands = {}
         if 'change' in self._files:
-            bands['change'] = change[None]
+            bands['change'] = [np.where(valid, changed, NODATA)]
             if rows.detector is not None:
-                served = np.where(rows.valid, rows.detector, NO_DETECTOR)
-                bands['change'] = np.stack([change, served])
+                bands['change'].append(np.where(valid, rows.detector[part, columns], NO_DETECTOR))
         if 'probability' in self._files:
-            bands['probability'] = self._stored(rows)[None]
-        for key, band in bands.items():
-            self._buffers.setdefault(key, []).append(band)
-        last = rows.row + len(change) == self.grid.height
-        buffered = sum(part.shape[1] for part in next(iter(self._buffers.values()), []))
-        complete = buffered if last else buffered // BLOCK * BLOCK
-        if complete:
-            self._flush(complete)
+            bands['probability'] = [self._stored(probability, valid)]
+        for key, arrays in bands.items():
+            for band, array in enumerate(arrays):
+                buffer = self._buffer(key, len(arrays), rows.valid.shape[1])
+                buffer[band, self._filled : self._filled + len(array), columns] = array
 
-    def _flush(self, count: int) -> None:
-        windows = require('rasterio.windows', 'geo', 'writing a raster')
-        for key, parts in self._buffers.items():
-            joined = parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
-            window = windows.Window(self._col, self._row, joined.shape[2], count)
-            self._files[key].write(joined[:, :count], window=window)
-            self._buffers[key] = [joined[:, count:].copy()] if joined.shape[1] > count else []
-        self._row += count
+    def _buffer(self, key: str, bands: int, width: int) -> np.ndarray:
+        found = self._buffers.get(key)
+        if found is None or found.shape != (bands, BLOCK, width):
+            dtype = self._files[key].dtypes[0]
+            found = self._buffers[key] = np.empty((bands, BLOCK, width), dtype)
+        return found
 
-    def _stored(self, rows: Rows) -> np.ndarray:
+    def _flush(self, width: int) -> None:
+        if self._files:
+            windows = require('rasterio.windows', 'geo', 'writing a raster')
+            window = windows.Window(self._col, self._row, width, self._filled)
+            for key, file in self._files.items():
+                file.write(self._buffers[key][:, : self._filled], window=window)
+        self._row += self._filled
+        self._filled = 0
+
+    def _stored(self, probability: np.ndarray, valid: np.ndarray) -> np.ndarray:
         if self.probability_dtype != 'uint8':
-            return np.where(rows.valid, rows.probability, np.float32(math.nan))
-        steps = np.clip(np.rint(rows.probability / np.float32(PROBABILITY_STEP)), 0, 250)
-        return np.where(rows.valid, steps, NODATA).astype(np.uint8)
+            return np.where(valid, probability, np.float32(math.nan))
+        steps = np.clip(np.rint(probability / np.float32(PROBABILITY_STEP)), 0, 250)
+        return np.where(valid, steps, NODATA)
 
     def tag(self, tags: Mapping[str, Any]) -> None:
         """Write what is known of the run into every file."""

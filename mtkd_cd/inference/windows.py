@@ -142,7 +142,8 @@ def stitch(
         with_detector: Whether to keep who served each pixel.
 
     Yields:
-        Each pixel once: by strips, in each from top to bottom.
+        Each pixel once: by strips, in each from top to bottom. The arrays are overwritten when the
+        next rows are asked for.
     """
     for left in range(0, cols.length, strip):
         right = min(left + strip, cols.length)
@@ -154,7 +155,9 @@ def stitch(
         blend = _Blend(rows.size, right - left, with_detector)
         for row_index, top in enumerate(rows.starts):
             if top > blend.top:
-                yield blend.pop(top - blend.top, left)
+                count = top - blend.top
+                yield blend.finished(count, left)
+                blend.advance(count)
             for first in range(0, len(members), batch_size):
                 batch = members[first : first + batch_size]
                 windows = [Window(top, cols.starts[i], rows.size, cols.size) for i in batch]
@@ -168,7 +171,7 @@ def stitch(
                         rows.weights[row_index],
                         cols.weights[index][inside],
                     )
-        yield blend.pop(rows.size, left)
+        yield blend.finished(rows.size, left)
 
 
 class _Blend:
@@ -199,15 +202,13 @@ class _Blend:
             self.detector[:, columns][heavier] = prediction.detector
             self.weight[:, columns][heavier] = weights[heavier]
 
-    def pop(self, count: int, left: int) -> Rows:
-        """The first ``count`` rows; the others move up, zeros follow."""
-        done = Rows(
-            self.top,
-            left,
-            self.probability[:count].copy(),
-            self.valid[:count].copy(),
-            None if self.detector is None else self.detector[:count].copy(),
-        )
+    def finished(self, count: int, left: int) -> Rows:
+        """The first ``count`` rows, not copied."""
+        detector = None if self.detector is None else self.detector[:count]
+        return Rows(self.top, left, self.probability[:count], self.valid[:count], detector)
+
+    def advance(self, count: int) -> None:
+        """Forget the first ``count`` rows; the others move up, zeros follow."""
         for array, empty in (
             (self.probability, 0),
             (self.valid, False),
@@ -219,4 +220,3 @@ class _Blend:
                 array[:kept] = array[count:]
                 array[kept:] = empty
         self.top += count
-        return done
