@@ -6,6 +6,7 @@ import torch
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.images import fill_of, normalization_of
+from mtkd_cd.drawing.photo import read_photo
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.models.pretrained import widened
 from mtkd_cd.registry import DATASETS
@@ -152,3 +153,15 @@ def test_backbone_of_three_bands_says_so():
     cfg = adjust.load_config('configs/origin/ban_vitl14_mitb2.py')
     with pytest.raises(UserError, match='takes three bands, found 5'):
         adjust.set_bands(cfg, (1, 2, 3, 4, 5))
+
+
+def test_pictures_of_16_bits_and_many_bands_are_drawn(geotiffs):
+    path = sorted((geotiffs / 'test/B').iterdir())[1]
+    photo = read_photo(path, (32, 32))
+    assert photo.shape == (32, 32, 3)
+    assert photo.dtype == np.uint8
+    with rasterio.open(path) as file:
+        red = file.read(1)[:, :-1]
+    low, high = np.percentile(red, (2, 98))
+    expected = np.clip((red - low) / (high - low) * 255, 0, 255)
+    np.testing.assert_allclose(photo[:, :-1, 0], expected, atol=1)
