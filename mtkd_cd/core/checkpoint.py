@@ -63,6 +63,9 @@ _NOT_CHECKPOINTS: tuple[tuple[bytes, str], ...] = (
 )
 _trusted = False
 
+# Where the file of Open-CD's MTKD training keeps its teachers, and what they were trained on.
+OPENCD_TEACHERS = {'teacher_s.': 'small', 'teacher_m.': 'medium', 'teacher_l.': 'large'}
+
 
 def _history_method(owner: type, name: str) -> Any:
     """What ``getattr`` is used for in a pickled ``HistoryBuffer``, and no more."""
@@ -400,17 +403,37 @@ def _listed(names: list[str]) -> str:
     return ', '.join(names[:_SHOWN_KEYS]) + more
 
 
+def _student_in(
+    weights: dict[str, Tensor], own: Mapping[str, Any], path: str | os.PathLike
+) -> dict[str, Tensor]:
+    teachers = tuple(OPENCD_TEACHERS)
+    if any(key.startswith(teachers) for key in own):
+        return weights
+    student = {key: value for key, value in weights.items() if not key.startswith(teachers)}
+    if len(student) < len(weights):
+        print_log(
+            f"{path} is of Open-CD's MTKD training: its student is loaded, "
+            f'{len(weights) - len(student)} tensors of its teachers are left out. mtkd-cd '
+            'convert-weights writes each of them to a file',
+            logger='current',
+        )
+    return student
+
+
 def load_weights(
     module: nn.Module, path: str | os.PathLike, *, trusted: bool | None = None
 ) -> None:
     """Load a checkpoint file into ``module``; every key and shape must fit.
 
+    Of a file of Open-CD's MTKD training, which holds teachers too, the student is loaded and a line
+    says so.
+
     Raises:
         UserError: As :func:`read_weights`, or the file is of another model: names the keys
             missing, left over, of another shape, or with integers in place of real numbers.
     """
-    weights = read_weights(path, trusted=trusted)
     own = module.state_dict()
+    weights = _student_in(read_weights(path, trusted=trusted), own, path)
     # torch adds these counters to batch norm; files from before 0.4.1, and converted ones, lack
     # them.
     missing = [key for key in own if key not in weights and not key.endswith('num_batches_tracked')]

@@ -6,16 +6,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mtkd_cd.core.checkpoint import read_weights, save_checkpoint
+from mtkd_cd.core.checkpoint import OPENCD_TEACHERS, read_weights, save_checkpoint
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import check_not_read, own_file
-
-TEACHERS = {'teacher_s.': 'small', 'teacher_m.': 'medium', 'teacher_l.': 'large'}
 
 
 def is_distilled(weights: Mapping[str, Tensor]) -> bool:
     """Whether the tensors are those of a student and its teachers, as Open-CD's step 3 saves."""
-    return any(key.startswith(tuple(TEACHERS)) for key in weights)
+    return any(key.startswith(tuple(OPENCD_TEACHERS)) for key in weights)
 
 
 def split_distilled(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -30,11 +28,11 @@ def split_distilled(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor
     """
     parts: dict[str, dict[str, Tensor]] = {'student': {}}
     for key, value in weights.items():
-        prefix = next((prefix for prefix in TEACHERS if key.startswith(prefix)), None)
+        prefix = next((prefix for prefix in OPENCD_TEACHERS if key.startswith(prefix)), None)
         if prefix is None:
             parts['student'][key] = value
         else:
-            parts.setdefault(TEACHERS[prefix], {})[key.removeprefix(prefix)] = value
+            parts.setdefault(OPENCD_TEACHERS[prefix], {})[key.removeprefix(prefix)] = value
     return parts
 
 
@@ -55,7 +53,7 @@ def convert_distilled(source: str | os.PathLike, folder: str | os.PathLike) -> d
     if not is_distilled(weights):
         raise UserError(
             f'{source} holds no teachers: none of its {len(weights)} tensors begins with '
-            f'{", ".join(TEACHERS)}. It loads as it is'
+            f'{", ".join(OPENCD_TEACHERS)}. It loads as it is'
         )
     files = {}
     for name, state_dict in split_distilled(weights).items():

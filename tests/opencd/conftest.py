@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from mmengine.registry import init_default_scope
 
+from mtkd_cd.opencd.visualization import CDLocalVisualizer
+
 MODELS = Path(__file__).parents[1] / 'models' / 'test_opencd_configs.py'
 
 RUNTIME = """
@@ -123,6 +125,17 @@ default_hooks = dict(
 @pytest.fixture(autouse=True)
 def _scope():
     init_default_scope('mtkd_cd')
+
+
+@pytest.fixture
+def tool(tool):
+    """As everywhere, without the visualiser of the last command: it is one for each process."""
+
+    def run(*argv):
+        CDLocalVisualizer._instance_dict.clear()
+        return tool(*argv)
+
+    return run
 
 
 @pytest.fixture(scope='session')

@@ -58,5 +58,5 @@ def test_file_without_teachers_is_refused(tmp_path):
 def test_tool_writes_the_parts_and_says_how_to_use_them(step_3, tool, tmp_path):
     path, _ = step_3
     assert tool('convert_weights', path, tmp_path / 'parts')[0] == 0
-    written = sorted(file.name for file in (tmp_path / 'parts').iterdir())
+    written = sorted(file.name for file in (tmp_path / 'parts').glob('*.pth'))
     assert written == ['large.pth', 'medium.pth', 'small.pth', 'student.pth']
