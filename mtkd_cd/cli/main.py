@@ -42,6 +42,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     'Results': {
         'compare': Command('compare', 'one report on the per-image tables of several runs'),
         'tables': Command('tables', 'pack per-image tables into one file, or unpack it'),
+        'evaluate': Command('evaluate', 'score change maps against labels on any grid'),
         'score': Command('score', 'score change masks on disk against their labels'),
         'visualize': Command('visualize', 'put predictions of runs beside images and label'),
     },

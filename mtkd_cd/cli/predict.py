@@ -1,5 +1,5 @@
 """Predict changes between two rasters or pictures of one place: a change map on date A's grid and,
-as asked, probabilities and polygons."""
+as asked, probabilities and polygons. With --pairs, of many places."""
 
 import argparse
 import sys
@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtkd_cd.cli.common import ConfigOptions, at_least
+from mtkd_cd.cli.predict_pairs import (
+    add_pairs_arguments,
+    predict_pairs,
+    refuse_pairs_arguments,
+)
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.inference.raster import RESAMPLING
 
@@ -16,14 +21,19 @@ if TYPE_CHECKING:
     from mtkd_cd.inference.inferencer import RasterResult
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Predict a pair."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict a pair, or with ``--pairs`` many; 1 if some of them failed."""
     args = _parser().parse_args(argv)
 
     from mtkd_cd.inference.inferencer import ChangeInferencer
 
     if args.trust_checkpoint and not args.weights:
         raise UserError('--trust-checkpoint is about --weights, which is not given')
+    if args.pairs:
+        return predict_pairs(args, raster_options(args), plan_lines)
+    refuse_pairs_arguments(args)
+    if args.b is None:
+        raise UserError('two rasters are needed, date A and date B; or --pairs for many')
     inferencer = ChangeInferencer(
         args.model,
         args.weights,
@@ -44,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     for note in result.report['warnings']:
         print(f'warning: {note}', file=sys.stderr)
-    print('\n'.join(_plan_lines(result.report) if args.dry_run else _result_lines(result)))
+    print('\n'.join(plan_lines(result.report) if args.dry_run else _result_lines(result)))
+    return 0
 
 
 def raster_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -87,12 +98,17 @@ def raster_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('a', help='date A: what GDAL reads, or a picture')
-    parser.add_argument('b', help='date B; on another grid it is warped once')
+    parser.add_argument('a', nargs='?', help='date A: what GDAL reads, or a picture')
+    parser.add_argument('b', nargs='?', help='date B; on another grid it is warped once')
     parser.add_argument(
         '-m', '--model', required=True, help='a bundle, or a config (then --weights too)'
     )
-    parser.add_argument('-o', '--out', required=True, help='the change map to write, .tif or .png')
+    parser.add_argument(
+        '-o',
+        '--out',
+        required=True,
+        help='the change map to write, .tif or .png; with --pairs a folder',
+    )
     parser.add_argument(
         '--weights', help="the config's checkpoint; default: what its training left"
     )
@@ -105,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         help='override config entries',
     )
     add_raster_arguments(parser)
+    add_pairs_arguments(parser)
     parser.add_argument('--backend', choices=['torch', 'onnx', 'openvino'], default='torch')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument(
@@ -211,7 +228,8 @@ class _Progress:
         print(f'\r{text:<60}', end='' if done < total else '\n', file=sys.stderr, flush=True)
 
 
-def _plan_lines(report: dict[str, Any]) -> list[str]:
+def plan_lines(report: dict[str, Any]) -> list[str]:
+    """What a dry run says."""
     grid, windows = report['grid'], report['windows']
     lines = [
         f'A: {report["a"]}',

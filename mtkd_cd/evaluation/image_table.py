@@ -169,7 +169,7 @@ class ImageTable:
             if Path(path).suffix == '.csv':
                 self._write_csv(file)
             else:
-                json.dump(self._as_dict(), file, indent=1)
+                json.dump(self.as_dict(), file, indent=1)
 
     def _write_csv(self, file: IO[str]) -> None:
         rows = [{**row, 'file': csv_text(row['file'])} for row in self.rows()]
@@ -177,7 +177,8 @@ class ImageTable:
         writer.writeheader()
         writer.writerows(rows)
 
-    def _as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
+        """What :meth:`save` writes as JSON."""
         intervals = self.intervals() if len(self) else {}
         return {
             'provenance': asdict(self.provenance),

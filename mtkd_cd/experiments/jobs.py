@@ -105,6 +105,7 @@ def run_jobs(
     cluster: Cluster,
     retries: int = 1,
     ended: Callable[[Job, Outcome], None] = lambda *_: None,
+    looked: Callable[[], None] = lambda: None,
 ) -> None:
     """Run all jobs; one that was killed or failed, except by a mistake of the user, is started
     again, behind those that wait.
@@ -114,6 +115,7 @@ def run_jobs(
         cluster: Where.
         retries: How many times a job is started again.
         ended: Called with each job and its last outcome.
+        looked: Called each time that the jobs have been looked after.
 
     Raises:
         UserError: There is no submitit, or no Slurm.
@@ -140,6 +142,7 @@ def run_jobs(
                     )
                 else:
                     ended(job, outcome)
+            looked()
             time.sleep(0 if cluster.kind == 'debug' else 0.5)
     finally:
         if cluster.kind == 'local':

@@ -253,6 +253,7 @@ class ChangeInferencer:
         detector_band: bool = False,
         date_a: str | None = None,
         date_b: str | None = None,
+        tags: Mapping[str, Any] | None = None,
         strip: int = STRIP,
         progress: Progress | None = None,
     ) -> RasterResult:
@@ -300,6 +301,8 @@ class ChangeInferencer:
             detector_band: Whether the change map gets a second band that says who served.
             date_a: For the polygons; default: what the file's tags say.
             date_b: Likewise.
+            tags: Further tags of the change map and the probability, ``{'run': '7'}`` for
+                ``MTKD_CD_RUN=7``.
             strip: Columns that are predicted at a time.
             progress: Called with (done, all) pixels.
 
@@ -358,6 +361,7 @@ class ChangeInferencer:
                 probability_dtype=probability_dtype,
                 cog=cog,
                 progress=progress,
+                tags=tags or {},
                 polygons=dict(
                     min_area=min_area,
                     simplify=simplify,
@@ -449,6 +453,7 @@ class ChangeInferencer:
         probability_dtype: str,
         cog: bool,
         progress: Progress | None,
+        tags: Mapping[str, Any],
         polygons: dict[str, Any],
     ) -> RasterResult:
         settings, report = plan.settings, plan.report
@@ -479,7 +484,7 @@ class ChangeInferencer:
                     )
                 changed = int(writer.changed_by_row.sum())
                 car = changed / writer.valid_pixels
-                writer.tag(self._tags(pair, report, settings, car, tuple(served)))
+                writer.tag({**self._tags(pair, report, settings, car, tuple(served)), **tags})
             except BaseException:
                 writer.abandon()
                 raise

@@ -16,6 +16,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
@@ -627,6 +629,14 @@ def _check_mask_size(
         )
 
 
+def date_of(path: str | os.PathLike) -> str | None:
+    """What a raster's tags say of its date."""
+    if is_picture(path):
+        return None
+    with _open(path) as dataset:
+        return _date_tag(dataset)
+
+
 def _date_tag(dataset: Any) -> str | None:
     """When the image was taken, as far as the file says: ``2018-03-01`` or longer."""
     tags = dataset.tags()
@@ -668,8 +678,8 @@ class Staged:
         return path
 
     def commit(self) -> None:
-        """Give every file its name."""
-        for key, target in self.targets.items():
+        """Give every file its name, the first one last: where it is, the others are too."""
+        for key, target in reversed(self.targets.items()):
             os.replace(self.paths[key], target)
 
     def __exit__(self, *_: object) -> None:
@@ -774,6 +784,7 @@ class MapWriter:
         self._row = self._col = self._filled = 0
         self._stack = ExitStack()
         self._picture: tuple[Path, np.ndarray] | None = None
+        self._text: dict[str, str] = {}
         self._files: dict[str, Any] = {}
         try:
             if change is not None and change.suffix.lower() == '.png':
@@ -888,6 +899,7 @@ class MapWriter:
             for key, value in tags.items()
             if value is not None
         }
+        self._text = text
         for file in self._files.values():
             file.update_tags(**text)
 
@@ -896,8 +908,10 @@ class MapWriter:
         self._stack.close()
         if self._picture is not None:
             path, array = self._picture
-            if not cv2.imwrite(str(path), array):
-                raise OSError(f'{path} cannot be written')
+            info = PngInfo()
+            for key, value in self._text.items():
+                info.add_text(key, value)
+            Image.fromarray(array).save(path, pnginfo=info)
 
     def abandon(self) -> None:
         """Close without caring for what is in the files."""
