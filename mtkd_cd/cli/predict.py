@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict a pair, or with ``--pairs`` many; 1 if some of them failed."""
     args = _parser().parse_args(argv)
-
-    from mtkd_cd.inference.inferencer import ChangeInferencer
-
     if args.trust_checkpoint and not args.weights:
         raise UserError('--trust-checkpoint is about --weights, which is not given')
     if args.pairs:
@@ -34,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_pairs_arguments(args)
     if args.b is None:
         raise UserError('two rasters are needed, date A and date B; or --pairs for many')
+
+    from mtkd_cd.inference.inferencer import ChangeInferencer
+
     inferencer = ChangeInferencer(
         args.model,
         args.weights,

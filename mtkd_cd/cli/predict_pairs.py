@@ -6,23 +6,15 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from mtkd_cd.cli.common import ConfigOptions, at_least
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.experiments.jobs import Cluster
-from mtkd_cd.inference.batch import (
-    DONE,
-    FAILED,
-    RESULTS,
-    BatchOptions,
-    ModelSource,
-    Row,
-    run_batch,
-)
-from mtkd_cd.inference.pair_lists import PairTask, read_pairs
+
+if TYPE_CHECKING:
+    from mtkd_cd.experiments.jobs import Cluster
+    from mtkd_cd.inference.batch import BatchOptions, ModelSource, Row
+    from mtkd_cd.inference.pair_lists import PairTask
 
 _SHOWN = 10
 _OWN = ('resume', 'assets', 'stac', 'jobs', 'cluster', 'devices', 'threads', 'retries', 'slurm')
@@ -104,6 +96,16 @@ def predict_pairs(
     Raises:
         UserError: A mistake that is none of a single pair.
     """
+    from mtkd_cd.inference.batch import (
+        DONE,
+        FAILED,
+        RESULTS,
+        BatchOptions,
+        ModelSource,
+        run_batch,
+    )
+    from mtkd_cd.inference.pair_lists import read_pairs
+
     if args.a is not None:
         raise UserError(f'{args.a}: with --pairs the list names the rasters; leave this out')
     assets = args.assets.split(',') if args.assets else None
@@ -147,8 +149,12 @@ def predict_pairs(
     return 1 if failed else 0
 
 
-def _cluster(args: argparse.Namespace) -> tuple[Cluster | None, int]:
+def _cluster(args: argparse.Namespace) -> tuple['Cluster | None', int]:
     """Where shards run, and how many; ``None`` for one process, this one."""
+    import torch
+
+    from mtkd_cd.experiments.jobs import Cluster
+
     folder = Path(args.out, '.mtkd_cd_batch', 'jobs')
     if args.cluster == 'slurm':
         if not args.jobs:
@@ -173,9 +179,9 @@ def _cluster(args: argparse.Namespace) -> tuple[Cluster | None, int]:
 
 
 def _dry_run(
-    source: ModelSource,
-    tasks: list[PairTask],
-    wanted: BatchOptions,
+    source: 'ModelSource',
+    tasks: 'list[PairTask]',
+    wanted: 'BatchOptions',
     folder: Path,
     plan_lines: Callable[[dict[str, Any]], list[str]],
 ) -> int:
@@ -214,7 +220,7 @@ class _Progress:
         self.done = 0
         self.start = time.perf_counter()
 
-    def __call__(self, row: Row) -> None:
+    def __call__(self, row: 'Row') -> None:
         self.done += 1
         for note in filter(None, str(row['warnings']).split(' | ')):
             print(f'warning: {row["name"]}: {note}', file=sys.stderr)
