@@ -95,8 +95,9 @@ def check_dataset(
     """Open every file of a data set, with the readers that training uses.
 
     Looked for are missing partners, unreadable files, unequal sizes and orientations, images of
-    other bands or of values that need a radiometry rule, unknown and mixed label codings, splits without any change, and pairs that are in two splits
-    (same pixels, whatever the names of the files and the order of the dates).
+    other bands or of values that need a radiometry rule, unknown and mixed label codings, splits
+    without any change, and pairs that are in two splits (same pixels, whatever the names of the
+    files and the order of the dates).
 
     Args:
         data_root: Folder with ``train``, ``val``, ``test`` or with ``list/<split>.txt``.
@@ -281,7 +282,10 @@ def _add_odd_codings(reports: Sequence[SplitReport]) -> None:
                 groups[facts.coding in ('0/1', '0/1/255')].append((report, facts))
     odd, usual = sorted(groups.values(), key=len)
     for report, facts in odd:
-        text = f'is coded {facts.coding}, but {len(usual)} other labels are coded {usual[0][1].coding}: bring all to one coding'
+        text = (
+            f'is coded {facts.coding}, but {len(usual)} other labels are coded '
+            f'{usual[0][1].coding}: bring all to one coding'
+        )
         report.problems.append(Problem(str(facts.pair.label), text))
 
 

@@ -1,4 +1,5 @@
-"""The base of all change-detection data sets: finds pairs, checks them before training starts, and knows train, val and test on disk."""
+"""The base of all change-detection data sets: finds pairs, checks them before training starts, and
+knows train, val and test on disk."""
 
 import hashlib
 import os
@@ -23,7 +24,8 @@ from mtkd_cd.registry import DATASETS
 _HELD_OUT_EVERY = 10
 # A percentile rule is taken of that many training pairs, evenly spaced over their names.
 _FITTED_PAIRS = 64
-# Fine enough that the held-out tenth has the CAR distribution of the whole, coarse enough that rounding moves no image.
+# Fine enough that the held-out tenth has the CAR distribution of the whole, coarse enough that
+# rounding moves no image.
 _STRATA = CARPartition((0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7))
 
 
@@ -31,33 +33,41 @@ _STRATA = CARPartition((0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7))
 class _BaseCDDataset(BaseSegDataset):
     """Image pairs with change labels.
 
-    Either ``data_prefix`` names the folders (``img_path_from``, ``img_path_to`` and, unless there are no labels, ``seg_map_path``), as in
-    Open-CD; or ``split`` does, by the class's own layout: ``<data_root>/<split>/{A,B,label}``, else ``<data_root>/{A,B,label}`` with
-    ``<data_root>/list/<split>.txt`` (folder names as in :attr:`folder_names`). Where there is no ``val``, ``split='val'`` is a fixed
-    tenth of ``train``, stratified by CAR, and ``split='train'`` the rest; ``test`` is never touched.
+    Either ``data_prefix`` names the folders (``img_path_from``, ``img_path_to`` and, unless there
+    are no labels, ``seg_map_path``), as in Open-CD; or ``split`` does, by the class's own layout:
+    ``<data_root>/<split>/{A,B,label}``, else ``<data_root>/{A,B,label}`` with
+    ``<data_root>/list/<split>.txt`` (folder names as in :attr:`folder_names`). Where there is no
+    ``val``, ``split='val'`` is a fixed tenth of ``train``, stratified by CAR, and ``split='train'``
+    the rest; ``test`` is never touched.
 
-    A sample has ``img_path`` (date A, date B), ``seg_map_path``, ``label_map``, ``reduce_zero_label``, ``format_seg_map`` and an empty
-    ``seg_fields``.
+    A sample has ``img_path`` (date A, date B), ``seg_map_path``, ``label_map``,
+    ``reduce_zero_label``, ``format_seg_map`` and an empty ``seg_fields``.
 
     Args:
-        ann_file: List of names, one per line, with or without suffix; relative to ``data_root``. Without it: all pairs, sorted by path.
+        ann_file: List of names, one per line, with or without suffix; relative to ``data_root``.
+            Without it: all pairs, sorted by path.
         img_suffix: Ending of the image names; ``''`` for any of png, jpg, jpeg, tif, tiff, bmp.
         seg_map_suffix: The same for labels.
-        format_seg_map: How labels are stored: ``'to_binary'`` for 0 / 1, 0 / 255 and gray, ``None`` for 0, 1 and 255 = ignored,
-            ``'with_ignored'`` for the same where no label may have a changed pixel.
+        format_seg_map: How labels are stored: ``'to_binary'`` for 0 / 1, 0 / 255 and gray, ``None``
+            for 0, 1 and 255 = ignored, ``'with_ignored'`` for the same where no label may have a
+            changed pixel.
         metainfo: Overrides ``classes`` and ``palette`` of the class.
         data_root: Joined with the folders and with ``ann_file``.
         data_prefix: The folders.
         split: ``'train'``, ``'val'`` or ``'test'``; then without ``data_prefix`` and ``ann_file``.
         reduce_zero_label: Whether labels are stored as 0 ignored, 1 unchanged, 2 changed.
-        bands: Numbers of the bands that the model takes, from 1; three are red, green, blue. Default: those of RGB or gray images.
-        radiometry: Rule that brings values to 0..255 (:func:`~mtkd_cd.data.radiometry.from_spec`); needed for other than 8-bit images.
-            Percentiles are taken once, over both dates of the training split.
-        ignore_index, filter_cfg, indices, serialize_data, pipeline, test_mode, lazy_init, max_refetch, backend_args: As in mmengine.
+        bands: Numbers of the bands that the model takes, from 1; three are red, green, blue.
+            Default: those of RGB or gray images.
+        radiometry: Rule that brings values to 0..255 (:func:`~mtkd_cd.data.radiometry.from_spec`);
+            needed for other than 8-bit images. Percentiles are taken once, over both dates of the
+            training split.
+        ignore_index, filter_cfg, indices, serialize_data, pipeline, test_mode, lazy_init,
+            max_refetch, backend_args: As in mmengine.
 
     Raises:
-        UserError: Files or folders are missing; files have no partner, another size or four channels; labels have another coding. Names
-            the first ones. Raised when the data set is initialised, which ``lazy_init`` postpones.
+        UserError: Files or folders are missing; files have no partner, another size or four
+            channels; labels have another coding. Names the first ones. Raised when the data set is
+            initialised, which ``lazy_init`` postpones.
     """
 
     folder_names = PairFolders('A', 'B', 'label')
@@ -88,7 +98,8 @@ class _BaseCDDataset(BaseSegDataset):
         for key, value in (('data_root', data_root), ('ann_file', ann_file)):
             if value is not None and not isinstance(value, (str, os.PathLike)):
                 raise UserError(
-                    f'{key}={value!r} is no path: --cfg-options takes a value with a comma for a list; give the folder by --data-root, '
+                    f'{key}={value!r} is no path: --cfg-options takes a value with a comma for a '
+                    'list; give the folder by --data-root, '
                     'or write it in the config'
                 )
         if format_seg_map not in LABEL_FORMATS:
@@ -140,7 +151,8 @@ class _BaseCDDataset(BaseSegDataset):
         data_list = [self._data_info(pair) for pair in pairs]
         if not held_out and (folders.label is None or self.backend_args is not None):
             return data_list
-        # The first time this reads all labels, so that a broken or oddly coded one ends the run at its start; then it is a look-up.
+        # The first time this reads all labels, so that a broken or oddly coded one ends the run at
+        # its start; then it is a look-up.
         cars = cars_of_data_infos(data_list)
         if (
             self.format_seg_map is None
@@ -155,7 +167,8 @@ class _BaseCDDataset(BaseSegDataset):
         return [info for info, is_val in zip(data_list, chosen) if is_val == (self.split == 'val')]
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Classes that occur in a sample's label (read from the file), for ``ClassBalancedDataset``."""
+        """Classes that occur in a sample's label (read from the file), for
+        ``ClassBalancedDataset``."""
         info = self.get_data_info(idx)
         coding = {key: info[key] for key in ('format_seg_map', 'reduce_zero_label', 'label_map')}
         label = read_label(info['seg_map_path'], **coding, backend_args=self.backend_args)
@@ -163,7 +176,8 @@ class _BaseCDDataset(BaseSegDataset):
 
     @classmethod
     def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
-        """{stored class: class}, where ``metainfo`` chooses or reorders classes; two other names are names for the same two.
+        """{stored class: class}, where ``metainfo`` chooses or reorders classes; two other names
+        are names for the same two.
 
         Raises:
             UserError: Classes that are neither.
@@ -173,7 +187,8 @@ class _BaseCDDataset(BaseSegDataset):
             if len(new_classes) == len(own) and not set(new_classes) & set(own):
                 return None
             raise UserError(
-                f'metainfo.classes={tuple(new_classes)}: there are {tuple(own)}; choose among them, or give {len(own)} other names, that of '
+                f'metainfo.classes={tuple(new_classes)}: there are {tuple(own)}; choose among '
+                f'them, or give {len(own)} other names, that of '
                 'the unchanged first'
             )
         return super().get_label_map(new_classes)
@@ -184,7 +199,8 @@ class _BaseCDDataset(BaseSegDataset):
             return self.radiometry
         if self.split is None:
             raise UserError(
-                f'radiometry={self.radiometry}: with data_prefix it is not known which pairs are for training; set split instead, or give '
+                f'radiometry={self.radiometry}: with data_prefix it is not known which pairs are '
+                'for training; set split instead, or give '
                 'the numbers, for instance linear(low=0, high=3000)'
             )
         has_val = self.layout(self.data_root, 'val') is not None
@@ -207,7 +223,8 @@ class _BaseCDDataset(BaseSegDataset):
         missing = [key for key in ('img_path_from', 'img_path_to') if not self.data_prefix.get(key)]
         if missing:
             raise UserError(
-                f"data_prefix lacks {' and '.join(missing)}: name the folders, as in data_prefix=dict(img_path_from='train/A', "
+                f'data_prefix lacks {" and ".join(missing)}: name the folders, as in '
+                "data_prefix=dict(img_path_from='train/A', "
                 "img_path_to='train/B', seg_map_path='train/label'), or set split='train'"
             )
         return PairFolders(
@@ -226,7 +243,8 @@ class _BaseCDDataset(BaseSegDataset):
             wanted = os.path.join(self.data_root, split, self.folder_names.date_a)
             present = ', '.join(sorted(os.listdir(self.data_root))[:10]) or 'nothing'
             raise UserError(
-                f'{type(self).__name__} has no split {split!r} in {self.data_root}: looked for the folder {wanted} and the list '
+                f'{type(self).__name__} has no split {split!r} in {self.data_root}: looked for the '
+                f'folder {wanted} and the list '
                 f'{os.path.join("list", split)}.txt; found {present}'
             )
         return found
@@ -268,16 +286,19 @@ def _check_split(
         raise UserError(f'split={split!r} needs data_root, the folder that holds the data set')
     if data_prefix or ann_file:
         raise UserError(
-            f'split={split!r} and {"data_prefix" if data_prefix else "ann_file"} both say where the data are: leave one out. For other '
+            f'split={split!r} and {"data_prefix" if data_prefix else "ann_file"} both say where '
+            'the data are: leave one out. For other '
             'folder names, derive a class and set its folder_names'
         )
 
 
 def _held_out_tenth(names: Sequence[str], cars: np.ndarray, data_root: str) -> np.ndarray:
-    """(N,) bool: a tenth of the pairs, spread evenly over the CARs, that depends on names and CARs only."""
+    """(N,) bool: a tenth of the pairs, spread evenly over the CARs, that depends on names and CARs
+    only."""
     if len(names) < 2:
         raise UserError(
-            f'{data_root} has no val split, and none can be held out of {len(names)} training pair: at least 2 are needed'
+            f'{data_root} has no val split, and none can be held out of {len(names)} training '
+            'pair: at least 2 are needed'
         )
     strata = _STRATA.range_of(cars)
     digests = [hashlib.sha256(name.encode()).digest() for name in names]
@@ -292,7 +313,8 @@ def _held_out_tenth(names: Sequence[str], cars: np.ndarray, data_root: str) -> n
 def _log_held_out(data_root: str, held_out: int, total: int) -> None:
     """Say it once per process, not for the training and the validation set each."""
     print_log(
-        f'{data_root} has no val split: {held_out} of the {total} training pairs, stratified by CAR, are held out for validation and not '
+        f'{data_root} has no val split: {held_out} of the {total} training pairs, stratified by '
+        'CAR, are held out for validation and not '
         'trained on; the test split is not used for it',
         logger='current',
     )

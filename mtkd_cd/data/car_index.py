@@ -45,8 +45,8 @@ def cars_of_data_infos(data_infos: Iterable[dict]) -> np.ndarray:
     """CAR of each sample's stored label.
 
     Args:
-        data_infos: mmseg-style sample infos: ``seg_map_path`` and, where present, ``format_seg_map``, ``reduce_zero_label`` and
-            ``label_map`` are looked at.
+        data_infos: mmseg-style sample infos: ``seg_map_path`` and, where present,
+            ``format_seg_map``, ``reduce_zero_label`` and ``label_map`` are looked at.
 
     Returns:
         (N,) float64 in [0, 1].
@@ -61,7 +61,8 @@ def cars_of_data_infos(data_infos: Iterable[dict]) -> np.ndarray:
     for info in data_infos:
         if not info.get('seg_map_path'):
             raise UserError(
-                f'{info.get("img_path", f"sample {count}")} has no label, so it has no Change Area Ratio: check seg_map_path'
+                f'{info.get("img_path", f"sample {count}")} has no label, so it has no Change Area '
+                'Ratio: check seg_map_path'
             )
         coding = {key: info[key] for key in _CODING_KEYS if info.get(key)}
         key = _coding_key(coding)
@@ -76,15 +77,18 @@ def cars_of_data_infos(data_infos: Iterable[dict]) -> np.ndarray:
 
 
 def label_cars(paths: Sequence[str | os.PathLike], **coding: Any) -> np.ndarray:
-    """CAR of label files, from the index where that is up to date, else read in parallel and indexed.
+    """CAR of label files, from the index where that is up to date, else read in parallel and
+    indexed.
 
-    The index of a folder ``label`` is the hidden file ``.label.car_index.json`` beside it, or one in the user's cache folder
-    (``XDG_CACHE_HOME``, else ``~/.cache``) where the data are read-only. An entry counts as long as the file's size and mtime stay.
-    Processes that ask for the same folder at once wait for the first, which reads for all.
+    The index of a folder ``label`` is the hidden file ``.label.car_index.json`` beside it, or one
+    in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``) where the data are read-only.
+    An entry counts as long as the file's size and mtime stay. Processes that ask for the same
+    folder at once wait for the first, which reads for all.
 
     Args:
         paths: Label files; those that are not on a local disk are read every time.
-        **coding: ``format_seg_map``, ``reduce_zero_label``, ``label_map`` as ``read_label`` takes them.
+        **coding: ``format_seg_map``, ``reduce_zero_label``, ``label_map`` as ``read_label`` takes
+            them.
 
     Returns:
         (N,) float64 in [0, 1].
@@ -210,7 +214,8 @@ class _FolderIndex:
                 json.dump({'version': _VERSION, 'cars': cars}, file)
                 return
         print_log(
-            f'The CAR index of {self.folder} can be kept neither in {self.beside_data.parent} nor in {self.in_cache.parent}, so the labels '
+            f'The CAR index of {self.folder} can be kept neither in {self.beside_data.parent} nor '
+            f'in {self.in_cache.parent}, so the labels '
             'are read anew in each run. Make one of the two writable, or set XDG_CACHE_HOME',
             logger='current',
         )
@@ -228,7 +233,8 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _read_only(folder: Path) -> bool:
-    """Whether nobody may write, by the folder's mode: a superuser could, but whoever set it so did not want it."""
+    """Whether nobody may write, by the folder's mode: a superuser could, but whoever set it so did
+    not want it."""
     return not folder.stat().st_mode & 0o222
 
 
@@ -242,7 +248,8 @@ def _cache_folder() -> Path:
 
 @contextmanager
 def _lock(name: str) -> Iterator[None]:
-    """Let one process of this user on this machine in at a time, where the system can; it only saves work, so it may fail."""
+    """Let one process of this user on this machine in at a time, where the system can; it only
+    saves work, so it may fail."""
     with ExitStack() as stack:
         with suppress(ImportError, OSError):
             import fcntl

@@ -1,4 +1,5 @@
-"""The part of any data set whose labels lie in chosen CAR ranges: what a specialist is trained on."""
+"""The part of any data set whose labels lie in chosen CAR ranges: what a specialist is trained
+on."""
 
 import logging
 from collections.abc import Sequence
@@ -22,14 +23,16 @@ from mtkd_cd.registry import DATASETS
 
 @DATASETS.register_module()
 class CARPartitionDataset:
-    """The samples of ``dataset`` whose stored label lies in one CAR range, or in several (arXiv:2502.13407, section 4.1).
+    """The samples of ``dataset`` whose stored label lies in one CAR range, or in several
+    (arXiv:2502.13407, section 4.1).
 
-    Nothing is copied: the CARs come from the index of :func:`~mtkd_cd.data.car_index.label_cars`. The CAR of the stored label is the
-    key ``car`` of the sample's info, of the results that its pipeline sees, and of the metainfo of its data sample.
+    Nothing is copied: the CARs come from the index of :func:`~mtkd_cd.data.car_index.label_cars`.
+    The CAR of the stored label is the key ``car`` of the sample's info, of the results that its
+    pipeline sees, and of the metainfo of its data sample.
 
     Args:
-        dataset: Config or object: a data set of ours, of Open-CD, of mmseg, or mmengine's ``ConcatDataset``, ``RepeatDataset`` or
-            ``ClassBalancedDataset`` round such ones.
+        dataset: Config or object: a data set of ours, of Open-CD, of mmseg, or mmengine's
+            ``ConcatDataset``, ``RepeatDataset`` or ``ClassBalancedDataset`` round such ones.
         range: Name of the wanted range, or names of several.
         thresholds: As :class:`~mtkd_cd.core.car.CARPartition` takes them.
         names: As :class:`~mtkd_cd.core.car.CARPartition` takes them.
@@ -37,7 +40,8 @@ class CARPartitionDataset:
         partition: What ``range`` was called once; configs may still call it so.
 
     Raises:
-        UserError: No range, or both names of it; an unknown range; no sample lies in it (tells the CARs that there are); samples without labels.
+        UserError: No range, or both names of it; an unknown range; no sample lies in it (tells the
+            CARs that there are); samples without labels.
     """
 
     def __init__(
@@ -61,7 +65,8 @@ class CARPartitionDataset:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if not hasattr(self.dataset, 'get_data_info'):
             raise UserError(
-                f'dataset of type {type(self.dataset).__name__} has no get_data_info: CARPartitionDataset wraps mmengine data sets'
+                f'dataset of type {type(self.dataset).__name__} has no get_data_info: '
+                'CARPartitionDataset wraps mmengine data sets'
             )
         self._fully_initialized = False
         if not lazy_init:
@@ -102,7 +107,8 @@ class CARPartitionDataset:
 
     @force_full_init
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Classes that occur in a sample's label (0 unchanged, 1 changed), for ``ClassBalancedDataset``."""
+        """Classes that occur in a sample's label (0 unchanged, 1 changed), for
+        ``ClassBalancedDataset``."""
         car = self._cars[idx]
         return [label for label, occurs in ((0, car < 1), (1, car > 0)) if occurs]
 
@@ -113,7 +119,8 @@ class CARPartitionDataset:
     def __getitem__(self, idx: int) -> Any:
         """A sample after the wrapped data set's pipeline.
 
-        A pipeline may return ``None`` to ask for another sample; that one is drawn from the same CAR ranges.
+        A pipeline may return ``None`` to ask for another sample; that one is drawn from the same
+        CAR ranges.
         """
         if not self._fully_initialized:
             print_log(
@@ -130,14 +137,16 @@ class CARPartitionDataset:
                 return sample
             idx = np.random.randint(len(self))
         raise UserError(
-            f'the pipeline of {type(owner).__name__} returned None {refetches + 1} times: check its images and transforms'
+            f'the pipeline of {type(owner).__name__} returned None {refetches + 1} times: check '
+            'its images and transforms'
         )
 
     def _load(self, idx: int) -> Any:
         owner, inner_idx = self._owner(idx)
         info = self.get_data_info(idx)
         if isinstance(owner, BaseDataset) and type(owner).prepare_data is BaseDataset.prepare_data:
-            # Not owner[inner_idx], which replaces a sample that its pipeline rejects by any other, of whatever range.
+            # Not owner[inner_idx], which replaces a sample that its pipeline rejects by any other,
+            # of whatever range.
             sample = owner.pipeline(info)
         else:
             sample = owner[inner_idx]
@@ -150,7 +159,8 @@ class CARPartitionDataset:
         return sample
 
     def _owner(self, idx: int) -> tuple[Any, int]:
-        """The data set inside mmengine's wrappers whose pipeline makes sample ``idx``, and the sample's index there."""
+        """The data set inside mmengine's wrappers whose pipeline makes sample ``idx``, and the
+        sample's index there."""
         dataset, inner_idx = self.dataset, int(self._indices[idx])
         while isinstance(dataset, (ConcatDataset, RepeatDataset, ClassBalancedDataset)):
             found = dataset._get_ori_dataset_idx(inner_idx)
@@ -169,11 +179,14 @@ class CARPartitionDataset:
         )
         suggested = suggest_thresholds(cars, len(self.car_partition))
         advice = (
-            f'; thresholds={suggested} would cut these images into {len(suggested) + 1} about equal parts'
+            f'; thresholds={suggested} would cut these images into {len(suggested) + 1} about '
+            'equal parts'
             if suggested
             else ''
         )
         return (
-            f'no image lies in the wanted CAR range: {wanted}. The CARs of the {len(cars)} images are\n'
-            f'{car_histogram(cars, self.car_partition)}\nChoose other thresholds or another range{advice}'
+            f'no image lies in the wanted CAR range: {wanted}. The CARs of the {len(cars)} images '
+            'are\n'
+            f'{car_histogram(cars, self.car_partition)}\nChoose other thresholds or another '
+            f'range{advice}'
         )

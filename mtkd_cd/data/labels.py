@@ -1,4 +1,5 @@
-"""Reading a change label from a file: the one place that knows how labels are coded, and that refuses a coding it doesn't know."""
+"""Reading a change label from a file: the one place that knows how labels are coded, and that
+refuses a coding it doesn't know."""
 
 import io
 import os
@@ -15,9 +16,11 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.images import ImageHeader, decode_with_gdal, read_header, turn
 
 LABEL_FORMATS = (None, 'to_binary', 'with_ignored')
-# Gray values that far from black and white are compression noise; those between come from blurred edges, or from another coding.
+# Gray values that far from black and white are compression noise; those between come from blurred
+# edges, or from another coding.
 _NOISE = 32
-# Edges are lines: of an image's pixels they are not most, and they leave no flat areas, as the classes of another coding do.
+# Edges are lines: of an image's pixels they are not most, and they leave no flat areas, as the
+# classes of another coding do.
 _MAX_EDGE_SHARE = 0.25
 _MAX_FLAT_SHARE = 0.005
 _SQUARE = np.ones((3, 3), np.uint8)
@@ -36,15 +39,20 @@ def read_label(
     """Read a label file as 0 unchanged, 1 changed, 255 ignored.
 
     Args:
-        path: PNG, TIFF, JPEG or BMP with one value per pixel. Colour files with equal channels are gray; 1-bit files hold 0 and 1.
-        format_seg_map: ``'to_binary'``: the file holds 0 and 1, or gray levels 0..255 of which 128 and more mean change (blurred edges
-            and compression noise are fine, ignored pixels need ``ignored_value``). ``None`` or ``'with_ignored'``: the file holds 0, 1 and
-            255 = ignored, whether or not there is change; palette files are read by index. The coding is a property of a data set,
-            so {0, 255} follows the setting here; data sets under ``None`` refuse labels that are all without change and hold 255
+        path: PNG, TIFF, JPEG or BMP with one value per pixel. Colour files with equal channels are
+            gray; 1-bit files hold 0 and 1.
+        format_seg_map: ``'to_binary'``: the file holds 0 and 1, or gray levels 0..255 of which 128
+            and more mean change (blurred edges and compression noise are fine, ignored pixels need
+            ``ignored_value``). ``None`` or ``'with_ignored'``: the file holds 0, 1 and 255 =
+            ignored, whether or not there is change; palette files are read by index. The coding is
+            a property of a data set, so {0, 255} follows the setting here; data sets under ``None``
+            refuse labels that are all without change and hold 255
             (:func:`check_not_black_and_white`), those under ``'with_ignored'`` don't.
-        reduce_zero_label: Whether stored 0 means ignored, 1 unchanged and 2 changed. Not together with ``'to_binary'``.
+        reduce_zero_label: Whether stored 0 means ignored, 1 unchanged and 2 changed. Not together
+            with ``'to_binary'``.
         label_map: New value of each stored value, applied last (mmseg's way to choose classes).
-        ignored_value: Stored value of ignored pixels, with ``'to_binary'``; what is left must have a coding that this stands for.
+        ignored_value: Stored value of ignored pixels, with ``'to_binary'``; what is left must have
+            a coding that this stands for.
         backend_args: mmengine's file backend; local files by default.
         imdecode_backend: A decoder of ``mmcv.imfrombytes``.
 
@@ -52,7 +60,8 @@ def read_label(
         (H, W) uint8 of 0, 1 and 255, writable.
 
     Raises:
-        UserError: The file is missing, cannot be decoded, or holds values of another coding; lists the values found.
+        UserError: The file is missing, cannot be decoded, or holds values of another coding; lists
+            the values found.
     """
     if format_seg_map not in LABEL_FORMATS:
         raise UserError(
@@ -61,7 +70,8 @@ def read_label(
         )
     if format_seg_map == 'to_binary' and reduce_zero_label:
         raise UserError(
-            "reduce_zero_label=True turns stored 0 into ignored, which format_seg_map='to_binary' cannot keep: set one of them"
+            "reduce_zero_label=True turns stored 0 into ignored, which format_seg_map='to_binary' "
+            'cannot keep: set one of them'
         )
     stored, palette, lossy = _decode(path, backend_args, imdecode_backend)
     if format_seg_map == 'to_binary':
@@ -81,7 +91,8 @@ def label_coding(path: str | os.PathLike) -> str:
     """Which coding the values of a label file follow, for comparing the files of a data set.
 
     Returns:
-        ``'all 0'`` (fits each coding), ``'0/1'``, ``'0/255'``, ``'0/1/255'``, or ``'gray'`` for anything else.
+        ``'all 0'`` (fits each coding), ``'0/1'``, ``'0/255'``, ``'0/1/255'``, or ``'gray'`` for
+        anything else.
 
     Raises:
         UserError: The file is missing or cannot be decoded.
@@ -124,7 +135,8 @@ def check_not_black_and_white(paths: Sequence[str | os.PathLike]) -> None:
 def _decode(
     path: str | os.PathLike, backend_args: dict | None, imdecode_backend: str
 ) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """((H, W) uint8 as stored, (256, 3) palette or None, whether the format compresses with loss)."""
+    """((H, W) uint8 as stored, (256, 3) palette or None, whether the format compresses with
+    loss)."""
     try:
         content = read_bytes(path, backend_args=backend_args)
     except FileNotFoundError:
@@ -184,7 +196,8 @@ def _one_channel(path: str | os.PathLike, array: np.ndarray) -> np.ndarray:
     if channels in (2, 4):  # the last one is alpha
         if np.ptp(array[..., -1]):
             raise UserError(
-                f'label {path} has transparent areas, which have no meaning here: save it without alpha channel'
+                f'label {path} has transparent areas, which have no meaning here: save it without '
+                'alpha channel'
             )
         array = array[..., :-1]
     gray = array[..., 0]
@@ -194,7 +207,8 @@ def _one_channel(path: str | os.PathLike, array: np.ndarray) -> np.ndarray:
         colours = np.unique(array.reshape(-1, array.shape[-1]), axis=0)
         shown = ', '.join(str(tuple(colour)) for colour in colours[:6].tolist())
         raise UserError(
-            f'label {path} is in colour ({len(colours)} colours: {shown}{", ..." if len(colours) > 6 else ""}): convert it to one channel '
+            f'label {path} is in colour ({len(colours)} colours: '
+            f'{shown}{", ..." if len(colours) > 6 else ""}): convert it to one channel '
             'with 0 unchanged and 255 changed'
         )
     return np.ascontiguousarray(gray)
@@ -222,7 +236,8 @@ def _histogram(gray: np.ndarray) -> np.ndarray:
 def _binary_table(
     path: str | os.PathLike, stored: np.ndarray, palette: np.ndarray | None, lossy: bool
 ) -> np.ndarray:
-    """(256,) uint8 that turns stored values into 0 and 1, after a check that they are a 0 / 1 or a black-and-white coding."""
+    """(256,) uint8 that turns stored values into 0 and 1, after a check that they are a 0 / 1 or a
+    black-and-white coding."""
     threshold = (np.arange(256) >= 128).astype(np.uint8)
     values = np.flatnonzero(_histogram(stored))
     binary = values.max(initial=0) <= 1
@@ -256,7 +271,8 @@ def _check_black_and_white(
         return
     between = (values >= _NOISE) & (values < 256 - _NOISE)
     if not between.any():
-        # Noise near white without noise near black, or the reverse, is fine; class numbers with or without 255 for ignored are not.
+        # Noise near white without noise near black, or the reverse, is fine; class numbers with or
+        # without 255 for ignored are not.
         class_numbers = ((values > 0) & (values < _NOISE)).any() and not (
             (values >= 256 - _NOISE) & (values < 255)
         ).any()
@@ -283,7 +299,8 @@ def _index_table(
     reduce_zero_label: bool,
     label_map: dict[int, int] | None,
 ) -> np.ndarray:
-    """(256,) uint8 that turns stored class numbers into ours, after a check that only known ones are there."""
+    """(256,) uint8 that turns stored class numbers into ours, after a check that only known ones
+    are there."""
     table = np.arange(256, dtype=np.uint8)
     if reduce_zero_label:
         table = np.concatenate([[IGNORE_INDEX], table[:-2], [IGNORE_INDEX]]).astype(np.uint8)
@@ -298,7 +315,8 @@ def _index_table(
         _refuse(
             path,
             values,
-            f'with format_seg_map=None a label holds class numbers {sorted(classes)} and 255 for ignored{hint}',
+            f'with format_seg_map=None a label holds class numbers {sorted(classes)} and 255 for '
+            f'ignored{hint}',
         )
     return table
 
@@ -315,5 +333,6 @@ def _refuse(path: str | os.PathLike, values: np.ndarray, reason: str) -> NoRetur
         f', ... {values[-1]:g}' if len(values) > 8 else ''
     )
     raise UserError(
-        f'label {path} holds the values {{{shown}}}: {reason}. Convert it to a coding we know: 0 / 1, 0 / 255, gray with >= 128 for change'
+        f'label {path} holds the values {{{shown}}}: {reason}. Convert it to a coding we know: 0 / '
+        '1, 0 / 255, gray with >= 128 for change'
     )

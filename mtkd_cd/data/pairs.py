@@ -1,4 +1,5 @@
-"""Image pairs on disk: which files belong together, and what their headers tell about them before anything is decoded."""
+"""Image pairs on disk: which files belong together, and what their headers tell about them before
+anything is decoded."""
 
 import codecs
 import os
@@ -30,7 +31,8 @@ _LOOKED_INTO = 8
 
 
 class PairFolders(NamedTuple):
-    """Where the images of date A, of date B and the labels are; ``label`` is ``None`` for pairs without labels."""
+    """Where the images of date A, of date B and the labels are; ``label`` is ``None`` for pairs
+    without labels."""
 
     date_a: str
     date_b: str
@@ -38,7 +40,8 @@ class PairFolders(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """One pair: its name (relative path without suffix, ``/`` between folders) and the paths of its files."""
+    """One pair: its name (relative path without suffix, ``/`` between folders) and the paths of its
+    files."""
 
     name: str
     date_a: str
@@ -161,7 +164,8 @@ def _files_by_name(
         name = _without_suffix(file.replace(os.sep, '/'), suffix)
         if name in files:
             raise UserError(
-                f'{files[name]} and {path} have the same name: remove one, or set the suffix of the '
+                f'{files[name]} and {path} have the same name: remove one, or set the suffix of '
+                'the '
                 'wanted one'
             )
         files[name] = path
@@ -359,7 +363,8 @@ def _turn_problems(headers: dict[str, ImageHeader], pair: Pair) -> list[Problem]
 
 
 def size_problems(sizes: dict[str, tuple[int, int]], pair: Pair) -> list[Problem]:
-    """A problem for each file of ``pair`` whose (width, height) in ``sizes`` differs from that of date A."""
+    """A problem for each file of ``pair`` whose (width, height) in ``sizes`` differs from that of
+    date A."""
     if pair.date_a not in sizes:
         return []
     wanted = sizes[pair.date_a]
@@ -383,7 +388,8 @@ def raise_if_any(problems: Iterable[Problem]) -> None:
         return
     shown = '\n'.join(f'  {problem}' for problem in problems[:_SHOWN])
     more = (
-        f'\n  ... and {len(problems) - _SHOWN} more (tools/check_dataset.py lists all of a data set)'
+        f'\n  ... and {len(problems) - _SHOWN} more (tools/check_dataset.py lists all of a data '
+        'set)'
         if len(problems) > _SHOWN
         else ''
     )

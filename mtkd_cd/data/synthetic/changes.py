@@ -1,4 +1,5 @@
-"""What happens between the two dates of a synthetic scene: building, demolition, new roads, clearing, development and flood."""
+"""What happens between the two dates of a synthetic scene: building, demolition, new roads,
+clearing, development and flood."""
 
 from dataclasses import replace
 
@@ -24,7 +25,8 @@ _OPEN_LAND = (Cover.FIELD, Cover.LAWN, Cover.WOOD, Cover.TRACK)
 
 
 def make_pair(rng: np.random.Generator, size: int, target_car: float) -> tuple[Terrain, Land, Land]:
-    """A terrain and its land at the two dates; the share of pixels whose cover differs is ``target_car`` to within a pixel or two."""
+    """A terrain and its land at the two dates; the share of pixels whose cover differs is
+    ``target_car`` to within a pixel or two."""
     kind = _choose_kind(rng, target_car)
     terrain, before, vacant = make_land(rng, size, _choose_plan(rng, kind, target_car))
     changes = Changes(rng, terrain, before, round(target_car * size**2))
@@ -89,7 +91,8 @@ class Changes:
         return self.target - int(self.changed().sum())
 
     def apply(self, kind: str, vacant: tuple[Building, ...]) -> None:
-        # Single buildings and roads take what they take; the change of area that follows makes up the rest to the pixel.
+        # Single buildings and roads take what they take; the change of area that follows makes up
+        # the rest to the pixel.
         if kind == 'road' or (kind == 'development' and self.rng.random() < 0.5):
             self.build_road()
         if kind in ('buildings', 'road'):
@@ -140,7 +143,8 @@ class Changes:
         self.cover[footprint(self.cover.shape, building.corners())] = cover
 
     def build(self, vacant: tuple[Building, ...], share: float) -> None:
-        """Put up buildings, first on vacant lots, that together have at most ``share`` of the missing pixels."""
+        """Put up buildings, first on vacant lots, that together have at most ``share`` of the
+        missing pixels."""
         budget = share * self.missing()
         candidates = [vacant[index] for index in self.rng.permutation(len(vacant))]
         for x, y in self.rng.uniform(8, self.terrain.size - 8, (40, 2)):
@@ -174,7 +178,8 @@ class Changes:
         return True
 
     def build_road(self) -> None:
-        """Lay a straight road through open land, the one of some candidates that meets fewest buildings."""
+        """Lay a straight road through open land, the one of some candidates that meets fewest
+        buildings."""
         angle, size = self.terrain.angle, self.terrain.size
         width = float(np.clip(0.6 * self.missing() / size, 3.5, 8))
         best: tuple[float, Street | None] = (np.inf, None)

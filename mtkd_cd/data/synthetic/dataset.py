@@ -1,4 +1,5 @@
-"""One synthetic scene, and whole data sets of them in JL1-CD's layout: the same bytes on every run."""
+"""One synthetic scene, and whole data sets of them in JL1-CD's layout: the same bytes on every
+run."""
 
 import os
 import shutil
@@ -25,8 +26,9 @@ def make_scene(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A place at two dates, about one metre per pixel, and what changed.
 
-    Between the dates buildings and roads appear, buildings vanish, woods are cleared, land is developed or flooded: that is change.
-    Season, light, haze, shadows, cars, noise and a misregistration of less than a pixel are not; the label has the geometry of date A.
+    Between the dates buildings and roads appear, buildings vanish, woods are cleared, land is
+    developed or flooded: that is change. Season, light, haze, shadows, cars, noise and a
+    misregistration of less than a pixel are not; the label has the geometry of date A.
 
     Args:
         rng_or_seed: A generator, or a seed for one.
@@ -42,7 +44,8 @@ def make_scene(
     _check_size(size)
     if not 0 <= target_car <= MAX_CAR:
         raise UserError(
-            f'target_car={target_car!r}: the share of changed pixels of a synthetic scene lies between 0 and {MAX_CAR}'
+            f'target_car={target_car!r}: the share of changed pixels of a synthetic scene lies '
+            f'between 0 and {MAX_CAR}'
         )
     rng = np.random.default_rng(rng_or_seed)
     terrain, before, after = make_pair(rng, size, target_car)
@@ -52,9 +55,11 @@ def make_scene(
 
 
 def target_cars(count: int, rng: np.random.Generator) -> np.ndarray:
-    """CARs for ``count`` scenes: a twelfth of them (at least one of four) exactly 0, the others one per stratum of log CAR in [0.002, 0.9].
+    """CARs for ``count`` scenes: a twelfth of them (at least one of four) exactly 0, the others one
+    per stratum of log CAR in [0.002, 0.9].
 
-    The order is that of a golden-ratio sequence, so that any run of neighbours spreads over the range as well.
+    The order is that of a golden-ratio sequence, so that any run of neighbours spreads over the
+    range as well.
     """
     unchanged = max(round(count / 12), int(count >= 4))
     changed = count - unchanged
@@ -77,9 +82,11 @@ def make_dataset(
     overwrite: bool = False,
     progress: bool = False,
 ) -> None:
-    """Write a data set of synthetic scenes in JL1-CD's layout: ``<root>/<split>/{A,B,label}/00000.png``, labels of 0 and 255.
+    """Write a data set of synthetic scenes in JL1-CD's layout:
+    ``<root>/<split>/{A,B,label}/00000.png``, labels of 0 and 255.
 
-    The folder appears when all of it is written. The same arguments give the same bytes. The CARs are those of ``target_cars``.
+    The folder appears when all of it is written. The same arguments give the same bytes. The CARs
+    are those of ``target_cars``.
 
     Args:
         root: The folder to make. It may exist if it is empty.
@@ -90,7 +97,8 @@ def make_dataset(
         progress: Show a progress bar.
 
     Raises:
-        UserError: ``root`` holds files; a number of pairs or seed below 0, no pair at all; a size as ``make_scene`` refuses it.
+        UserError: ``root`` holds files; a number of pairs or seed below 0, no pair at all; a size
+            as ``make_scene`` refuses it.
     """
     _check_size(size)
     counts = dict(zip(SPLITS, (num_train, num_val, num_test)))
@@ -125,7 +133,8 @@ def make_dataset(
 def _check_size(size: int) -> None:
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < MIN_SIZE:
         raise UserError(
-            f'size={size!r}: synthetic scenes are square; give their edge as one whole number, at least {MIN_SIZE} pixels'
+            f'size={size!r}: synthetic scenes are square; give their edge as one whole number, at '
+            f'least {MIN_SIZE} pixels'
         )
 
 
@@ -142,7 +151,8 @@ def _check_target(root: Path, overwrite: bool) -> None:
     # Overwriting deletes: nothing but what this module writes may be in there.
     if foreign := sorted(entries - set(SPLITS)):
         raise UserError(
-            f'{root} holds {foreign[0]!r}, which is no part of a synthetic data set: it is not overwritten; name another folder'
+            f'{root} holds {foreign[0]!r}, which is no part of a synthetic data set: it is not '
+            'overwritten; name another folder'
         )
 
 

@@ -1,4 +1,5 @@
-"""The ground truth of a synthetic scene: a terrain (parcels, tree crowns, relief) and what covers it. About one metre per pixel."""
+"""The ground truth of a synthetic scene: a terrain (parcels, tree crowns, relief) and what covers
+it. About one metre per pixel."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -25,7 +26,8 @@ class Cover(IntEnum):
 
 @dataclass(frozen=True)
 class Building:
-    """A rectangular building: centre, length and width in pixels, angle in radians; ``style`` in [0, 1) picks roof colour and details."""
+    """A rectangular building: centre, length and width in pixels, angle in radians; ``style`` in
+    [0, 1) picks roof colour and details."""
 
     x: float
     y: float
@@ -55,7 +57,8 @@ class Street:
 
 @dataclass(frozen=True)
 class Plan:
-    """What kind of place a scene shows: shares of the area in [0, 1]; ``river`` is a width in pixels, 0 for none."""
+    """What kind of place a scene shows: shares of the area in [0, 1]; ``river`` is a width in
+    pixels, 0 for none."""
 
     urban: float
     woods: float
@@ -87,7 +90,8 @@ class Terrain:
 
 @dataclass(frozen=True)
 class Land:
-    """The cover (H, W) uint8 of one date, with the buildings and roads that are drawn with more detail than the cover tells."""
+    """The cover (H, W) uint8 of one date, with the buildings and roads that are drawn with more
+    detail than the cover tells."""
 
     cover: np.ndarray
     buildings: tuple[Building, ...]
@@ -131,7 +135,8 @@ def street_mask(shape: tuple[int, ...], street: Street) -> np.ndarray:
 
 
 def smooth_noise(rng: np.random.Generator, size: int, scale: float, octaves: int = 1) -> np.ndarray:
-    """(size, size) float32, variance about 1: a random lattice of ``scale`` pixels, interpolated; octaves halve in scale and weight."""
+    """(size, size) float32, variance about 1: a random lattice of ``scale`` pixels, interpolated;
+    octaves halve in scale and weight."""
     total, power = np.zeros((size, size), np.float32), 0.0
     for octave in range(octaves):
         cell = max(scale / 2**octave, 1.0)
@@ -173,7 +178,8 @@ def random_building(
 
 
 class Layout:
-    """Parcels, streets and building lots from recursive splits of a rotated and slightly bent rectangle."""
+    """Parcels, streets and building lots from recursive splits of a rotated and slightly bent
+    rectangle."""
 
     def __init__(self, rng: np.random.Generator, size: int, plan: Plan) -> None:
         self.rng, self.size, self.plan = rng, size, plan

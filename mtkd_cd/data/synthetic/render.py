@@ -17,7 +17,8 @@ from mtkd_cd.data.synthetic.land import (
     smooth_noise,
 )
 
-# Colours are RGB, 0-255. Crops: wheat, maize, pasture, ploughed, stubble, orchard, in spring, summer, autumn, winter.
+# Colours are RGB, 0-255. Crops: wheat, maize, pasture, ploughed, stubble, orchard, in spring,
+# summer, autumn, winter.
 _CROPS = np.array(
     [
         [[104, 122, 66], [178, 158, 104], [148, 128, 92], [98, 106, 68]],
@@ -75,7 +76,8 @@ class Look:
         haze: Share of the light that the air adds.
         motion: (2, 3) affine map from this picture's pixels to the ground.
         blur, noise: Standard deviations of the optics in pixels and of the sensor in grey levels.
-        seed: Of what differs between two dates with equal settings: cars, tints of the crops, sensor noise.
+        seed: Of what differs between two dates with equal settings: cars, tints of the crops,
+            sensor noise.
     """
 
     season: int
@@ -127,7 +129,8 @@ def render(terrain: Terrain, land: Land, look: Look) -> np.ndarray:
 
 
 def paint(terrain: Terrain, land: Land, look: Look) -> np.ndarray:
-    """(H, W, 3) float32 ground colours in clear air. Where two lands have the same cover, equal looks paint the same, but for shadows."""
+    """(H, W, 3) float32 ground colours in clear air. Where two lands have the same cover, equal
+    looks paint the same, but for shadows."""
     rng = np.random.default_rng(look.seed)
     image = _fields(rng, terrain, look)
     water = _WATER[look.season] * (1 - look.turbidity) + _MUD * look.turbidity

@@ -12,13 +12,16 @@ from mtkd_cd.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class MultiImgAlbu(MultiImgTransform):
-    """Apply transforms of albumentations with the same draws to both dates, as one image of six channels, and to the labels.
+    """Apply transforms of albumentations with the same draws to both dates, as one image of six
+    channels, and to the labels.
 
     Transforms that insist on three channels (hue, channel shuffle) cannot be used.
 
     Args:
-        transforms: Configs; ``type`` is a name in albumentations, the rest are its arguments, ``transforms`` may hold more configs.
-        keymap: {result key: name in albumentations}. Default: ``img`` is ``image``, ``gt_seg_map`` is ``mask``.
+        transforms: Configs; ``type`` is a name in albumentations, the rest are its arguments,
+            ``transforms`` may hold more configs.
+        keymap: {result key: name in albumentations}. Default: ``img`` is ``image``, ``gt_seg_map``
+            is ``mask``.
         update_pad_shape: Whether to write ``pad_shape``.
         additional_targets: {other name in albumentations: the name it is treated as}.
 
@@ -37,7 +40,8 @@ class MultiImgAlbu(MultiImgTransform):
             import albumentations  # type: ignore[import-not-found,unused-ignore]
         except ImportError:
             raise UserError(
-                'MultiImgAlbu needs albumentations, which is not installed: pip install albumentations, or take it out of the pipeline'
+                'MultiImgAlbu needs albumentations, which is not installed: pip install '
+                'albumentations, or take it out of the pipeline'
             ) from None
         self.transforms = transforms
         self.keymap = keymap or {'img': 'image', 'gt_seg_map': 'mask'}

@@ -1,4 +1,5 @@
-"""What the transforms of image pairs share: ``results['img']`` is the list of both dates, ``results['seg_fields']`` names the labels."""
+"""What the transforms of image pairs share: ``results['img']`` is the list of both dates,
+``results['seg_fields']`` names the labels."""
 
 from collections.abc import Callable
 

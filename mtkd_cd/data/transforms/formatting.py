@@ -22,10 +22,11 @@ _FIELDS = {
 
 @TRANSFORMS.register_module()
 class MultiImgPackSegInputs(MultiImgTransform):
-    """Pack a pair: ``inputs``, both dates on the channel axis, (6, H, W), and ``data_samples``, a ``SegDataSample``.
+    """Pack a pair: ``inputs``, both dates on the channel axis, (6, H, W), and ``data_samples``, a
+    ``SegDataSample``.
 
-    The labels that are there become the sample's fields ``gt_sem_seg``, ``gt_edge_map``, ``gt_sem_seg_from`` and ``gt_sem_seg_to``,
-    (1, H, W) int64.
+    The labels that are there become the sample's fields ``gt_sem_seg``, ``gt_edge_map``,
+    ``gt_sem_seg_from`` and ``gt_sem_seg_to``, (1, H, W) int64.
 
     Args:
         meta_keys: Results that become metainfo, where they exist.

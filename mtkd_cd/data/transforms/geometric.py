@@ -1,4 +1,5 @@
-"""Resizing, rotating, cropping, flipping, padding: every transform here makes one draw for both dates and the labels."""
+"""Resizing, rotating, cropping, flipping, padding: every transform here makes one draw for both
+dates and the labels."""
 
 from collections.abc import Sequence
 
@@ -29,13 +30,14 @@ _MAX_CROP_TRIES = 10
 
 @TRANSFORMS.register_module()
 class MultiImgResize(MultiImgTransform):
-    """Resize both dates, and the labels with nearest neighbours; writes ``scale``, ``scale_factor`` (w, h), ``keep_ratio``, ``img_shape``.
+    """Resize both dates, and the labels with nearest neighbours; writes ``scale``, ``scale_factor``
+    (w, h), ``keep_ratio``, ``img_shape``.
 
     Args:
         scale: Target (w, h), or the side of a square. Wins over ``scale_factor``.
         scale_factor: Target relative to the image: a number, or (w, h).
-        keep_ratio: Whether to take the largest size of the image's shape that fits into the target, whose longer edge is meant for the
-            image's longer edge.
+        keep_ratio: Whether to take the largest size of the image's shape that fits into the target,
+            whose longer edge is meant for the image's longer edge.
         clip_object_border: Accepted for Open-CD's configs; there are no boxes here.
         backend: ``'cv2'`` or ``'pillow'``.
         interpolation: Of the images, a name of ``mmcv.imresize``.
@@ -96,7 +98,8 @@ class MultiImgRandomResize(MultiImgTransform):
     """Resize both dates and the labels to a random size.
 
     Args:
-        scale: (w, h), multiplied by a ratio from ``ratio_range``; or two (w, h) between which each edge is drawn, both ends included.
+        scale: (w, h), multiplied by a ratio from ``ratio_range``; or two (w, h) between which each
+            edge is drawn, both ends included.
         ratio_range: (lowest, highest) ratio; needed with the first kind of ``scale``.
         resize_type: A registered transform with the argument and attribute ``scale``.
         **resize_kwargs: Its other arguments.
@@ -114,7 +117,8 @@ class MultiImgRandomResize(MultiImgTransform):
         self._between_two = isinstance(scale[0], (list, tuple))
         if not self._between_two and ratio_range is None:
             raise UserError(
-                f'MultiImgRandomResize with one scale={scale!r} needs ratio_range, for instance (0.5, 2.0)'
+                f'MultiImgRandomResize with one scale={scale!r} needs ratio_range, for instance '
+                '(0.5, 2.0)'
             )
         self._resize = TRANSFORMS.build(
             {'type': resize_type, '_scope_': 'mtkd_cd', 'scale': 0, **resize_kwargs}
@@ -134,7 +138,8 @@ class MultiImgRandomResize(MultiImgTransform):
 
 @TRANSFORMS.register_module()
 class MultiImgResizeToMultiple(MultiImgTransform):
-    """Resize both dates to the next multiple of a number, the labels with nearest neighbours; writes ``img_shape`` and ``pad_shape``.
+    """Resize both dates to the next multiple of a number, the labels with nearest neighbours;
+    writes ``img_shape`` and ``pad_shape``.
 
     Args:
         size_divisor: The number, or (w, h).
@@ -161,7 +166,8 @@ class MultiImgResizeToMultiple(MultiImgTransform):
 
 @TRANSFORMS.register_module()
 class MultiImgResizeShortestEdge(MultiImgTransform):
-    """Resize both dates and the labels, keeping their shape, so that the shorter edge gets a length, unless the longer one gets too long.
+    """Resize both dates and the labels, keeping their shape, so that the shorter edge gets a
+    length, unless the longer one gets too long.
 
     Args:
         scale: Length of the shorter edge; of a pair, the smaller number counts.
@@ -188,7 +194,8 @@ class MultiImgRandomRotate(MultiImgTransform):
     Args:
         prob: Probability of a rotation.
         degree: Angles are drawn from (-degree, degree), or from a pair; positive is clockwise.
-        pad_val: Fill of the images' corners, before normalisation: one number for all channels, or one each.
+        pad_val: Fill of the images' corners, before normalisation: one number for all channels, or
+            one each.
         seg_pad_val: Fill of the labels' corners.
         center: (x, y) of the axis; by default the middle of the image.
         auto_bound: Whether to enlarge the image so that nothing is cut off.
@@ -231,7 +238,8 @@ class MultiImgRandomRotate(MultiImgTransform):
 
 @TRANSFORMS.register_module()
 class MultiImgRandomRotFlip(MultiImgTransform):
-    """Rotate by a random angle; or else, perhaps, turn by a random number of quarter turns and flip along a random axis.
+    """Rotate by a random angle; or else, perhaps, turn by a random number of quarter turns and flip
+    along a random axis.
 
     With the defaults half of the pairs are rotated and a quarter are turned and flipped.
 
@@ -281,12 +289,13 @@ def _quarter_turns(image: np.ndarray, turns: int) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class MultiImgRandomCrop(MultiImgTransform):
-    """Crop the same random box from both dates and the labels; an image that is smaller than the box is taken whole.
+    """Crop the same random box from both dates and the labels; an image that is smaller than the
+    box is taken whole.
 
     Args:
         crop_size: (h, w), or the side of a square.
-        cat_max_ratio: Below 1: a box is drawn anew, up to ten times, if a class has that share or more of its valid pixels in
-            ``gt_seg_map``, or if there is just one class.
+        cat_max_ratio: Below 1: a box is drawn anew, up to ten times, if a class has that share or
+            more of its valid pixels in ``gt_seg_map``, or if there is just one class.
         ignore_index: Label value that is not valid.
     """
 
@@ -338,11 +347,14 @@ class MultiImgRandomCrop(MultiImgTransform):
 
 @TRANSFORMS.register_module()
 class MultiImgRandomFlip(MultiImgTransform):
-    """Flip both dates and the labels; writes ``flip`` and ``flip_direction``, which tell how the pair stands to the stored one.
+    """Flip both dates and the labels; writes ``flip`` and ``flip_direction``, which tell how the
+    pair stands to the stored one.
 
     Args:
-        prob: Probability of a flip, shared evenly by the directions; or a list with one per direction.
-        direction: ``'horizontal'`` (reverses columns), ``'vertical'`` (rows) or ``'diagonal'`` (both), or a list of them.
+        prob: Probability of a flip, shared evenly by the directions; or a list with one per
+            direction.
+        direction: ``'horizontal'`` (reverses columns), ``'vertical'`` (rows) or ``'diagonal'``
+            (both), or a list of them.
     """
 
     def __init__(
@@ -365,7 +377,8 @@ class MultiImgRandomFlip(MultiImgTransform):
             )
         if len(probabilities) != len(directions) or none < 0:
             raise UserError(
-                f'prob={prob!r}: one probability for each of {directions} is needed, 1 or less together'
+                f'prob={prob!r}: one probability for each of {directions} is needed, 1 or less '
+                'together'
             )
         self._choices: list[str | None] = [*directions, None]
         self._probabilities = [*probabilities, none]
@@ -403,7 +416,8 @@ class MultiImgExchangeTime(MultiImgTransform):
 
 @TRANSFORMS.register_module()
 class MultiImgPad(MultiImgTransform):
-    """Pad both dates and the labels at the right and the bottom; writes ``pad_shape``, ``pad_fixed_size``, ``pad_size_divisor``.
+    """Pad both dates and the labels at the right and the bottom; writes ``pad_shape``,
+    ``pad_fixed_size``, ``pad_size_divisor``.
 
     Args:
         size: Target (w, h).
@@ -423,7 +437,8 @@ class MultiImgPad(MultiImgTransform):
     ) -> None:
         if (size is None) == (size_divisor is None and not pad_to_square):
             raise UserError(
-                f'MultiImgPad: size={size}, size_divisor={size_divisor}, pad_to_square={pad_to_square}: needed is either size, or '
+                f'MultiImgPad: size={size}, size_divisor={size_divisor}, '
+                f'pad_to_square={pad_to_square}: needed is either size, or '
                 'size_divisor or pad_to_square or both'
             )
         self.size = None if size is None else to_pair('size', size)
@@ -486,7 +501,8 @@ class MultiImgRandomCutOut(MultiImgTransform):
     ) -> None:
         if (cutout_shape is None) == (cutout_ratio is None):
             raise UserError(
-                f'MultiImgRandomCutOut: cutout_shape={cutout_shape}, cutout_ratio={cutout_ratio}: exactly one is needed'
+                f'MultiImgRandomCutOut: cutout_shape={cutout_shape}, cutout_ratio={cutout_ratio}: '
+                'exactly one is needed'
             )
         self.prob = check_probability('prob', prob)
         self.n_holes = to_pair('n_holes', n_holes)
@@ -546,7 +562,8 @@ def _rotate(
             auto_bound=auto_bound,
         )
 
-    # Date by date: a warp of six channels at once takes 1.6 times as long and rounds differently in some releases of OpenCV.
+    # Date by date: a warp of six channels at once takes 1.6 times as long and rounds differently in
+    # some releases of OpenCV.
     map_images(results, lambda image: rotate(image, fill, 'bilinear'))
     map_labels(results, lambda label: rotate(label, seg_pad_val, 'nearest'))
 

@@ -151,7 +151,8 @@ class MultiImgLoadLoadImageFromNDArray(MultiImgTransform):
 
 @TRANSFORMS.register_module()
 class MultiImgLoadInferencerLoader(MultiImgTransform):
-    """Load one pair given by a user: two paths, two BGR arrays, or a dict with ``img_path`` or ``img``.
+    """Load one pair given by a user: two paths, two BGR arrays, or a dict with ``img_path`` or
+    ``img``.
 
     Args:
         **kwargs: As :class:`MultiImgLoadImageFromFile` takes them.
@@ -188,9 +189,10 @@ class MultiImgLoadInferencerLoader(MultiImgTransform):
 class MultiImgLoadAnnotations(MultiImgTransform):
     """Read the change label and its Change Area Ratio.
 
-    Reads ``seg_map_path`` and, where present, ``format_seg_map``, ``reduce_zero_label`` and ``label_map``; writes ``gt_seg_map``, (H, W)
-    uint8 of 0, 1 and 255 (see :func:`~mtkd_cd.data.labels.read_label`), adds it to ``seg_fields``, and writes ``car``, the float CAR of
-    the label as stored, which no augmentation changes.
+    Reads ``seg_map_path`` and, where present, ``format_seg_map``, ``reduce_zero_label`` and
+    ``label_map``; writes ``gt_seg_map``, (H, W) uint8 of 0, 1 and 255 (see
+    :func:`~mtkd_cd.data.labels.read_label`), adds it to ``seg_fields``, and writes ``car``, the
+    float CAR of the label as stored, which no augmentation changes.
 
     Args:
         reduce_zero_label: Instead of the sample's own.
@@ -198,7 +200,8 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         imdecode_backend: A decoder of ``mmcv.imfrombytes``.
 
     Raises:
-        UserError: The file is missing, broken or of another coding, or its size is not that of the images as loaded.
+        UserError: The file is missing, broken or of another coding, or its size is not that of the
+            images as loaded.
     """
 
     def __init__(
@@ -231,7 +234,8 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         if label.shape != tuple(shape[:2]):
             image = (results.get('img_path') or ['the image'])[0]
             raise UserError(
-                f'label {results["seg_map_path"]} is {_size(label)} pixels, but {image} is {shape[1]} x {shape[0]}'
+                f'label {results["seg_map_path"]} is {_size(label)} pixels, but {image} is '
+                f'{shape[1]} x {shape[0]}'
             )
         # Of the label as stored, as specialists are partitioned by; where CARPartitionDataset has
         # looked it up, that is it.

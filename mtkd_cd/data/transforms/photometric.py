@@ -13,10 +13,11 @@ from mtkd_cd.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class MultiImgPhotoMetricDistortion(MultiImgTransform):
-    """Change brightness, contrast, saturation and hue of each date on its own, each of them with probability 1/2.
+    """Change brightness, contrast, saturation and hue of each date on its own, each of them with
+    probability 1/2.
 
-    Contrast comes second or last, with equal chance. Values are truncated to whole numbers in 0..255 after every step; float images come
-    back as floats.
+    Contrast comes second or last, with equal chance. Values are truncated to whole numbers in
+    0..255 after every step; float images come back as floats.
 
     Args:
         brightness_delta: Brightness shifts lie in (-delta, delta).
@@ -76,7 +77,8 @@ class MultiImgPhotoMetricDistortion(MultiImgTransform):
 
 @TRANSFORMS.register_module()
 class MultiImgNormalize(MultiImgTransform):
-    """Subtract a mean and divide by a standard deviation per channel, as float32; writes ``img_norm_cfg``.
+    """Subtract a mean and divide by a standard deviation per channel, as float32; writes
+    ``img_norm_cfg``.
 
     The benchmark's configs leave this to the data preprocessor.
 
@@ -126,7 +128,8 @@ class MultiImgRerange(MultiImgTransform):
 
 @TRANSFORMS.register_module()
 class MultiImgCLAHE(MultiImgTransform):
-    """Equalise the histogram of each channel of each date, adaptively and with limited contrast (CLAHE).
+    """Equalise the histogram of each channel of each date, adaptively and with limited contrast
+    (CLAHE).
 
     Args:
         clip_limit: Limit of the contrast.
@@ -196,7 +199,8 @@ def _coin() -> bool:
 
 
 def _scale(values: np.ndarray, factor: float = 1, shift: float = 0) -> np.ndarray:
-    """uint8 of ``values * factor + shift`` in float32. In place: large temporaries cost more than the arithmetic."""
+    """uint8 of ``values * factor + shift`` in float32. In place: large temporaries cost more than
+    the arithmetic."""
     scaled = values.astype(np.float32)
     if factor != 1:
         scaled *= factor
@@ -212,7 +216,8 @@ def _truncate(values: np.ndarray) -> np.ndarray:
 def _map_hsv_channel(
     image: np.ndarray, channel: int, function: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """BGR with a channel of its HSV form replaced by ``function`` of it: 0 hue in 0..179, 1 saturation, 2 value in 0..255."""
+    """BGR with a channel of its HSV form replaced by ``function`` of it: 0 hue in 0..179, 1
+    saturation, 2 value in 0..255."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     cv2.insertChannel(function(cv2.extractChannel(hsv, channel)), hsv, channel)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR, dst=hsv)
