@@ -283,7 +283,7 @@ def _digest(node: Any) -> str:
         if isinstance(value, Tensor):
             digest.update(f'{value.dtype} {tuple(value.shape)}\0'.encode())
             plain = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(plain.view(torch.uint8).numpy())
+            digest.update(plain.view(torch.uint8).numpy().data)
         else:
             digest.update(f'{value!r}\0'.encode(errors='surrogatepass'))
     return digest.hexdigest()

@@ -67,7 +67,7 @@ def sweep_temporaries(folder: str | os.PathLike, deep: bool = False) -> None:
     A temporary file goes when the process of this machine that wrote it is gone. The first write to
     a folder in a process sweeps it.
     """
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(os.fspath(folder)):
         for name in names:
             match = _TEMPORARY.fullmatch(name)
             if match and match[1] == _machine() and not _is_alive(int(match[2])):
