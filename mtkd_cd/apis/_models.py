@@ -57,7 +57,7 @@ def get_config(
         thresholds=thresholds or named.thresholds,
         routing=routing or named.routing,
         teachers=teachers or named.teachers or None,
-        **options,
+        **{'match': named.match, **options},
     )
     wanted = recipe.strategy(named.kind)
     if wanted.kind == 'partition' and range is None:

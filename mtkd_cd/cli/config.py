@@ -11,6 +11,11 @@ from mtkd_cd.cli.options import add_options, options_of
 from mtkd_cd.core.files import CONFIGS, atomic_write
 from mtkd_cd.core.strategy import KINDS, ROUTINGS, Strategy
 
+_OF_STRATEGY_OR_RUN = (
+    *('thresholds', 'routing', 'teachers', 'match'),
+    *('show_dir', 'keep_checkpoints'),
+)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the config that the recipe would run with, the options applied."""
@@ -24,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--range', help='CAR range of a specialist (default: the first)')
     parser.add_argument('--out', type=Path, help='write it to this file too')
-    add_options(
-        parser, leave_out=('thresholds', 'routing', 'teachers', 'show_dir', 'keep_checkpoints')
-    )
+    add_options(parser, leave_out=_OF_STRATEGY_OR_RUN)
     args = parser.parse_args(argv)
 
     from mtkd_cd.recipe.steps import Step, step_config
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         thresholds=strategy.thresholds,
         routing=strategy.routing,
         teachers=strategy.teachers or None,
+        match=strategy.match,
     )
     name = args.range
     if strategy.kind == 'partition' and name is None:

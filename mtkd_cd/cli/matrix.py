@@ -2,6 +2,7 @@
 one table. Call it again to go on."""
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,22 +10,31 @@ from mtkd_cd.cli.common import ConfigOptions, at_least
 from mtkd_cd.cli.options import add_options
 from mtkd_cd.core.files import CONFIGS
 
-_NOT_OF_EXPERIMENT = ('thresholds', 'routing', 'teachers', 'seed', 'launcher', 'show_dir')
+_NOT_OF_EXPERIMENT = ('thresholds', 'routing', 'teachers', 'match', 'seed', 'launcher', 'show_dir')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run and gather; 1 if a cell is missing in the end."""
     args = _parse(argv)
+    until = time.time() + 60 * args.minutes if args.minutes else None
 
     import torch
 
     from mtkd_cd.experiments.jobs import Cluster
-    from mtkd_cd.experiments.matrix import RUN_SETTINGS, gather, read_experiment, run_matrix
+    from mtkd_cd.experiments.matrix import (
+        RUN_SETTINGS,
+        as_budgeted,
+        gather,
+        read_experiment,
+        run_matrix,
+        within,
+    )
 
     settings = ('models', 'seeds', 'strategies', 'work_dir', *RUN_SETTINGS)
     overrides = {name: value for name in settings if (value := getattr(args, name)) is not None}
     experiment = read_experiment(args.settings, CONFIGS, overrides)
     if args.gather:
+        experiment = as_budgeted(experiment)
         matrix = gather(experiment)
     else:
         slurm = dict(
@@ -44,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             nice=args.nice,
             slurm={**slurm, 'slurm_additional_parameters': args.slurm_options},
         )
-        matrix = run_matrix(experiment, cluster, args.retries)
+        if until is not None:
+            experiment = within(experiment, cluster, until)
+        matrix = run_matrix(experiment, cluster, args.retries, until)
     print(f'\n{matrix.as_markdown()}\nwritten to {experiment.work_dir}/matrix.md, .csv and .json')
     return 0 if matrix.complete else 1
 
@@ -66,9 +78,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     where = parser.add_argument_group('where and how')
     where.add_argument(
         '--cluster',
-        choices=['local', 'slurm', 'debug'],
+        choices=['local', 'processes', 'slurm', 'debug'],
         default='local',
-        help='debug: in this process',
+        help='processes: as local, without submitit; debug: in this process',
     )
     where.add_argument(
         '--jobs',
@@ -87,6 +99,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=at_least(0),
         default=1,
         help='times that a killed or failed job is started again',
+    )
+    where.add_argument(
+        '--minutes',
+        type=float,
+        help='measure the speed first, shorten the trainings so that they end in time, and stop '
+        'then; the longest trainings are those of the settings',
     )
     where.add_argument(
         '--gather', action='store_true', help='run nothing, write the table of what there is'

@@ -21,6 +21,7 @@ KINDS = ('origin', 'continued', 'partition', 'op', 'mtkd')
 TESTED_KINDS = ('origin', 'continued', 'op', 'mtkd')  # in the order of tables
 ROUTINGS = ('car', 'validated')  # of a cascade
 TEACHINGS = (*ROUTINGS, 'origin', 'cascade', 'best')  # of a student
+MATCHES = ('mse', 'kl', 'margin')  # what of the change maps a student matches
 WORK_DIRS = 'work_dirs'
 BEST = 'best.pth'
 ROUTING_FILE = 'routing.json'
@@ -44,6 +45,8 @@ class Strategy:
             scores on validation data, see ``docs/routing.md``. A student may also be taught by the
             ``origin``, by the ``cascade``'s choice, or by whoever is ``best`` on the image.
         teachers: Name of another model, whose detectors teach the student; empty: its own.
+        match: What of the teacher's change map the student matches, see
+            :class:`~mtkd_cd.models.losses.ChangeMapLoss`; the paper's: ``mse``.
 
     What has no effect on a kind is set to the default: thresholds of ``origin`` and ``continued``,
     a routing that a kind does not know, the teachers of all kinds but ``mtkd``. So equal strategies
@@ -57,12 +60,15 @@ class Strategy:
     thresholds: tuple[float, ...] = DEFAULT_THRESHOLDS
     routing: str = 'car'
     teachers: str = ''
+    match: str = 'mse'
 
     def __post_init__(self) -> None:
         if self.kind not in (*KINDS, _ROUTING):
             raise UserError(f'unknown strategy {self.kind!r}: there are {", ".join(KINDS)}')
         if self.routing not in TEACHINGS:
             raise UserError(f'routing={self.routing!r}: choose one of {", ".join(TEACHINGS)}')
+        if self.match not in MATCHES:
+            raise UserError(f'match={self.match!r}: choose one of {", ".join(MATCHES)}')
         thresholds = CARPartition(self.thresholds).thresholds
         if self.kind in ('origin', 'continued'):
             thresholds = DEFAULT_THRESHOLDS
@@ -72,6 +78,7 @@ class Strategy:
             object.__setattr__(self, 'routing', 'car')
         if self.kind != 'mtkd':
             object.__setattr__(self, 'teachers', '')
+            object.__setattr__(self, 'match', 'mse')
 
     @classmethod
     def parse(cls, text: str, kinds: Sequence[str] = KINDS) -> 'Strategy':
@@ -98,10 +105,11 @@ class Strategy:
     @property
     def variant(self) -> str:
         """Empty for the default, else ``0.1``, ``0.1_0.3``, ``validated``, ``0.1+validated``,
-        ``best+by_changer_mitb0``."""
+        ``best+by_changer_mitb0``, ``kl``."""
         routing = self.routing if self.routing != 'car' else ''
         teachers = f'{_BY}{self.teachers}' if self.teachers else ''
-        parts = (self.partition.tag, routing, teachers)
+        match = self.match if self.match != 'mse' else ''
+        parts = (self.partition.tag, routing, teachers, match)
         return '+'.join(part for part in parts if part)
 
     @property
@@ -146,6 +154,9 @@ def _parse_variant(text: str) -> dict[str, Any]:
         if part in TEACHINGS[1:]:
             found['routing'] = part
             continue
+        if part in MATCHES[1:]:
+            found['match'] = part
+            continue
         if part.startswith(_BY):
             found['teachers'] = part.removeprefix(_BY)
             continue
@@ -154,7 +165,8 @@ def _parse_variant(text: str) -> dict[str, Any]:
         except ValueError:
             raise UserError(
                 f'unknown variant {text!r}: CAR thresholds (0.1, or 0.1_0.3), '
-                f'{", ".join(TEACHINGS[1:])}, {_BY}MODEL, or several (0.1+{ROUTINGS[1]})'
+                f'{", ".join((*TEACHINGS[1:], *MATCHES[1:]))}, {_BY}MODEL, or several '
+                f'(0.1+{ROUTINGS[1]})'
             ) from None
     return found
 
@@ -302,5 +314,6 @@ def training_command(path: str | Path) -> str | None:
         words += ['--thresholds', *map(repr, strategy.thresholds)]
     words += ['--routing', routing] if routing != 'car' else []
     words += ['--teachers', strategy.teachers] if strategy.teachers else []
+    words += ['--match', strategy.match] if strategy.match != 'mse' else []
     words += ['--work-dir', str(root)] if elsewhere else []
     return shlex.join(words)

@@ -32,6 +32,8 @@ _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
         'efficient_conv_bn_eval',
         'experiment_name',
         'find_unused_parameters',
+        'student_model',
+        'student_train_dataloader',
     ),
     *(
         'model_wrapper_cfg',
@@ -373,10 +375,16 @@ def _test_resize(cfg: Config) -> Any:
 
 
 def set_data(cfg: Config, root: str | Path | None = None, dataset_type: str | None = None) -> None:
-    """Read another folder, and as another data set class, in every split."""
+    """Read another folder, and as another data set class, in every split.
+
+    Where a config reads several folders, ``root`` holds them, each under its own name.
+    """
+    several = len({str(node.data_root) for node in nodes(cfg) if 'data_root' in node}) > 1
     for node in nodes(cfg):
         if 'data_root' in node and 'type' in node:
-            node.data_root = str(root) if root is not None else node.data_root
+            if root is not None:
+                name = Path(str(node.data_root)).name if several else ''
+                node.data_root = str(Path(root, name))
             node.type = dataset_type or node.type
 
 

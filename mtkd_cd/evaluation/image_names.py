@@ -34,12 +34,14 @@ def image_name(paths: Paths) -> str:
     return '/'.join(date_b.parts[-max(num_shared, 1) :])
 
 
-def image_names(paths_of_images: Sequence[Paths]) -> list[str]:
+def image_names(paths_of_images: Sequence[Paths], whole: bool = False) -> list[str]:
     """Names of all images of a set; images of different date B never share one.
 
     Args:
         paths_of_images: Files of each image pair; empty for an image without files, which is named
             by its position.
+        whole: Whether to name all by their path below the folder that all have in common, which
+            tells of several data sets in one which an image is from.
 
     Returns:
         :func:`image_name` of each; where that names two images alike (several data sets in one),
@@ -50,7 +52,8 @@ def image_names(paths_of_images: Sequence[Paths]) -> list[str]:
         for position, paths in enumerate(paths_of_images)
     ]
     files = {os.path.abspath(paths[-1]) for paths in paths_of_images if paths}
-    if len({name for name, paths in zip(names, paths_of_images) if paths}) >= len(files):
+    different = len({name for name, paths in zip(names, paths_of_images) if paths})
+    if different >= len(files) and not whole:
         return names
     root = os.path.commonpath([os.path.dirname(file) for file in files])
     return [

@@ -58,6 +58,8 @@ class PerImageChangeMetric(BaseMetric):
         provenance: Which run the table is of: a dict of
             :class:`~mtkd_cd.evaluation.image_table.Provenance`'s fields, ``dict(model='fc_ef',
             strategy='mtkd', seed=0, dataset='JL1-CD/test')``; a JSON table keeps them.
+        whole_names: Whether the rows of the table are called by their path below the folder that
+            all images share, ``levir/test/B/0.png``: which of several data sets one is from.
         collect_device: As in mmengine's ``BaseMetric``; likewise ``prefix`` and ``collect_dir``.
 
     Raises:
@@ -77,6 +79,7 @@ class PerImageChangeMetric(BaseMetric):
         num_quantiles: int = NUM_QUANTILES,
         out_file: str | os.PathLike | None = None,
         provenance: Mapping[str, Any] | None = None,
+        whole_names: bool = False,
         collect_device: str = 'cpu',
         prefix: str | None = None,
         collect_dir: str | None = None,
@@ -96,6 +99,7 @@ class PerImageChangeMetric(BaseMetric):
         self.num_quantiles = num_quantiles
         self.out_file = out_file
         self.provenance = Provenance.of(provenance or {})
+        self.whole_names = whole_names
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Count the pixels of a batch on its device and keep one row per image.
@@ -143,7 +147,7 @@ class PerImageChangeMetric(BaseMetric):
             return {}
         paths, counts, coarse_cars, coarse_ranges = zip(*results)
         table = ImageTable(
-            files=image_names(paths),
+            files=image_names(paths, self.whole_names),
             counts=np.array(counts, np.int64),
             coarse_cars=list(coarse_cars),
             coarse_ranges=list(coarse_ranges),

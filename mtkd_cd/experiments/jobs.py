@@ -7,6 +7,9 @@ GPUs. Its local executor starts whatever it is given at once; the queue here kee
 """
 
 import os
+import pickle
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +24,7 @@ from mtkd_cd.core.errors import UserError
 
 _FOREVER = 60 * 24 * 365  # minutes: a local job ends when it is done
 _LAST_LINES = 4
+_GRACE = 15  # seconds that a job gets to save what it has
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +77,8 @@ class Cluster:
     """Where jobs run, and how many at a time.
 
     Attributes:
-        kind: ``local``: processes of this machine. ``slurm``: Slurm's jobs. ``debug``: one after
+        kind: ``local``: processes of this machine. ``processes``: the same without submitit.
+            ``slurm``: Slurm's jobs. ``debug``: one after
             the other in this process.
         folder: Where submitit keeps its pickles and the logs.
         jobs: At most so many at a time; ``None``: one per device locally, all on Slurm.
@@ -85,7 +90,7 @@ class Cluster:
     """
 
     folder: Path
-    kind: Literal['local', 'slurm', 'debug'] = 'local'
+    kind: Literal['local', 'processes', 'slurm', 'debug'] = 'local'
     jobs: int | None = None
     devices: tuple[int, ...] = ()
     threads: int | None = None
@@ -93,11 +98,16 @@ class Cluster:
     slurm: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def is_here(self) -> bool:
+        """Whether jobs are processes of this machine."""
+        return self.kind in ('local', 'processes')
+
+    @property
     def limit(self) -> int:
         """Jobs at a time."""
         if self.kind == 'debug':
             return 1
-        return self.jobs or (max(1, len(self.devices)) if self.kind == 'local' else 1_000_000)
+        return self.jobs or (max(1, len(self.devices)) if self.is_here else 1_000_000)
 
 
 def run_jobs(
@@ -106,6 +116,7 @@ def run_jobs(
     retries: int = 1,
     ended: Callable[[Job, Outcome], None] = lambda *_: None,
     looked: Callable[[], None] = lambda: None,
+    until: float | None = None,
 ) -> None:
     """Run all jobs; one that was killed or failed, except by a mistake of the user, is started
     again, behind those that wait.
@@ -116,6 +127,8 @@ def run_jobs(
         retries: How many times a job is started again.
         ended: Called with each job and its last outcome.
         looked: Called each time that the jobs have been looked after.
+        until: ``time.time()`` at which what runs here is asked to end and nothing is started any
+            more.
 
     Raises:
         UserError: There is no submitit, or no Slurm.
@@ -125,6 +138,12 @@ def run_jobs(
     running: dict[Job, tuple[Any, int | None]] = {}
     try:
         while waiting or running:
+            if until is not None and time.time() > until:
+                for job in waiting:
+                    ended(job, Outcome('not started: the time was over'))
+                for job in _stop(running, cluster):
+                    ended(job, Outcome('stopped: the time was over; the next call goes on'))
+                return
             while waiting and len(running) < cluster.limit:
                 job = waiting.pop(0)
                 running[job] = _submit(
@@ -145,12 +164,94 @@ def run_jobs(
             looked()
             time.sleep(0 if cluster.kind == 'debug' else 0.5)
     finally:
-        if cluster.kind == 'local':
+        if cluster.is_here:
             for submitted, _ in running.values():
                 submitted.cancel()
 
 
+def _stop(running: Mapping[Job, tuple[Any, int | None]], cluster: Cluster) -> list[Job]:
+    """Ask the jobs to end, and give them time to save; those of Slurm go on."""
+    if not cluster.is_here:
+        return []
+    for submitted, _ in running.values():
+        submitted.cancel()
+    end = time.time() + _GRACE
+    while time.time() < end and not all(submitted.done() for submitted, _ in running.values()):
+        time.sleep(0.2)
+    return list(running)
+
+
+class _Processes:
+    """What this module needs of a submitit executor: a process for each job, whose files lie in a
+    folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._gpus: tuple[int, ...] = ()
+        self._count = 0
+
+    def update_parameters(self, gpus_per_node: int, visible_gpus: tuple[int, ...]) -> None:
+        self._gpus = visible_gpus
+
+    def submit(self, *call: Any) -> '_Process':
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._count += 1
+        files = self.folder / f'{os.getpid()}_{self._count}'
+        files.with_suffix('.job').write_bytes(pickle.dumps(call))
+        files.with_suffix('.result').unlink(missing_ok=True)
+        visible = dict(CUDA_VISIBLE_DEVICES=','.join(map(str, self._gpus))) if self._gpus else {}
+        command = f'from mtkd_cd.experiments.jobs import run_pickled; run_pickled({str(files)!r})'
+        with files.with_suffix('.log').open('w') as log:
+            process = subprocess.Popen(
+                [sys.executable, '-c', command],
+                env={**os.environ, **visible},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return _Process(process, files)
+
+
+class _Process:
+    def __init__(self, process: subprocess.Popen, files: Path) -> None:
+        self.process = process
+        self.files = files
+
+    @property
+    def paths(self) -> '_Process':
+        return self
+
+    @property
+    def stdout(self) -> Path:
+        return self.files.with_suffix('.log')
+
+    def done(self) -> bool:
+        return self.process.poll() is not None
+
+    def exception(self) -> Exception | None:
+        there = self.files.with_suffix('.result').is_file()
+        return None if there else RuntimeError(f'exit code {self.process.returncode}')
+
+    def result(self) -> Outcome:
+        return pickle.loads(self.files.with_suffix('.result').read_bytes())
+
+    def cancel(self) -> None:
+        self.process.terminate()
+
+
+def run_pickled(files: str) -> None:
+    """What a process of :class:`_Processes` does: run the job of ``<files>.job`` and leave its
+    outcome in ``<files>.result``."""
+    job, *arguments = pickle.loads(Path(files).with_suffix('.job').read_bytes())
+    outcome = job(*arguments)
+    unfinished = Path(files).with_suffix('.part')
+    unfinished.write_bytes(pickle.dumps(outcome))
+    unfinished.replace(Path(files).with_suffix('.result'))
+
+
 def _executor(cluster: Cluster) -> Any:
+    if cluster.kind == 'processes':
+        return _Processes(Path(cluster.folder))
     try:
         import submitit
     except ImportError:
@@ -182,14 +283,12 @@ def _submit(
 ) -> tuple[Any, int | None]:
     """The submitted job and its GPU: the one with the fewest jobs."""
     device = min(cluster.devices, key=taken.count, default=None)
-    if cluster.kind == 'local':
+    if cluster.is_here:
         executor.update_parameters(
             gpus_per_node=int(device is not None), visible_gpus=() if device is None else (device,)
         )
     with _environment({'OMP_NUM_THREADS': str(cluster.threads)} if cluster.threads else {}):
-        submitted = executor.submit(
-            job, cluster.threads, cluster.nice if cluster.kind == 'local' else 0
-        )
+        submitted = executor.submit(job, cluster.threads, cluster.nice if cluster.is_here else 0)
     where = '' if device is None else f' on GPU {device}'
     print(f'{job.name}: started{where}, log: {submitted.paths.stdout}', flush=True)
     return submitted, device

@@ -4,6 +4,7 @@ that accounts for every cell."""
 import csv
 import dataclasses
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +16,19 @@ from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import TESTED_KINDS, WORK_DIRS, Layout, Strategy
 from mtkd_cd.core.text import closest
 from mtkd_cd.engine import config as adjust
-from mtkd_cd.engine.record import write_json
+from mtkd_cd.engine.record import read_record, write_json
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.evaluation.scores import MEAN_NAMES
+from mtkd_cd.experiments import budget
 from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.recipe.options import RecipeOptions, option_fields
 from mtkd_cd.recipe.steps import Step, is_tested, is_trained, recipe, run_recipe, step_config
 from mtkd_cd.reporting.summaries import matrix_markdown
 
 REFERENCES = ('origin', 'continued')
+# What an experiment may say about a model, beside the settings of its runs.
+OF_MODEL = ('config', 'strategies', 'student_cost')
+_LAST_CALL = 35  # seconds before the end of a budget: jobs save, tables are gathered
 # What an experiment may say about a run, for all models or for one.
 RUN_SETTINGS = tuple(one.name for one in option_fields('run'))
 
@@ -34,7 +39,9 @@ class Experiment:
 
     Attributes:
         models: The models by name, each with its own run settings, which are fields of
-            :class:`~mtkd_cd.recipe.options.RecipeOptions`.
+            :class:`~mtkd_cd.recipe.options.RecipeOptions`, and, where it differs, ``config``, the
+            file of that name with the origin's config, ``strategies``, and ``student_cost``, how
+            many times as long a student's step takes as an origin's.
         seeds: Every model is trained once with each.
         strategies: ``origin``, ``continued``, ``op``, ``mtkd``, and variants such as ``op@0.1``.
         work_dir: The recipe of a seed works in ``<work_dir>/seed<k>``, the gathered tables are
@@ -56,26 +63,36 @@ class Experiment:
     def __post_init__(self) -> None:
         known = sorted(path.stem for path in (self.configs / 'origin').glob('*.py'))
         for model, own in self.models.items():
-            if model not in known:
+            config = own.get('config')
+            if config is None and model not in known:
                 raise UserError(f'unknown model {model!r}: {closest(model, known)}')
-            _check_settings(own, f'models.{model}.')
+            if config is not None and not (Path(config).stem == model and Path(config).is_file()):
+                raise UserError(f'models.{model}.config={config}: no such file {model}.py')
+            _check_settings({k: v for k, v in own.items() if k not in OF_MODEL}, f'models.{model}.')
+            for name in self.strategies_of(model):
+                Strategy.parse(name, TESTED_KINDS)
         _check_settings(self.settings, '')
-        for name in self.strategies:
-            Strategy.parse(name, TESTED_KINDS)
         if not (self.models and self.seeds and self.strategies):
             raise UserError(
                 'an experiment needs models, seeds and strategies: --models changer_mitb0, or a '
                 'file --settings'
             )
 
-    @property
-    def variants(self) -> dict[Strategy, list[str]]:
+    def strategies_of(self, model: str) -> Sequence[str]:
+        """What is wanted of a model."""
+        return self.models[model].get('strategies') or self.strategies
+
+    def recipe_of(self, model: str) -> str:
+        """The model as the recipe takes it: its name, or the file of its origin's config."""
+        return self.models[model].get('config') or model
+
+    def variants(self, model: str) -> dict[Strategy, list[str]]:
         """The kinds that are wanted of each variant, which is called as its ``mtkd``.
 
         Origin and control have no variant: they are done with the default.
         """
         found: dict[Strategy, list[str]] = {Strategy('mtkd'): []}
-        for name in self.strategies:
+        for name in self.strategies_of(model):
             strategy = Strategy.parse(name, TESTED_KINDS)
             found.setdefault(strategy.of('mtkd'), []).append(strategy.kind)
         return {variant: kinds for variant, kinds in found.items() if kinds}
@@ -87,12 +104,13 @@ class Experiment:
             (model, seed, strategy)
             for model in self.models
             for seed in self.seeds
-            for strategy in self.strategies
+            for strategy in self.strategies_of(model)
         )
 
     def options(self, model: str, seed: int, variant: Strategy) -> RecipeOptions:
         """The options of a recipe."""
-        own: dict[str, Any] = {**self.settings, **self.models[model]}
+        of_runs = {k: v for k, v in self.models[model].items() if k not in OF_MODEL}
+        own: dict[str, Any] = {**self.settings, **of_runs}
         own['cfg_options'] = {
             **self.settings.get('cfg_options', {}),
             **self.models[model].get('cfg_options', {}),
@@ -100,6 +118,7 @@ class Experiment:
         own.setdefault('keep_checkpoints', False)
         own |= dict(seed=seed, thresholds=variant.thresholds, routing=variant.routing)
         own['teachers'] = variant.teachers or None
+        own['match'] = variant.match
         return RecipeOptions(configs=self.configs, work_dir=self.seed_dir(seed), **own)
 
     def seed_dir(self, seed: int) -> Path:
@@ -132,6 +151,9 @@ def read_experiment(path: Path | None, configs: Path, overrides: Mapping[str, An
     models = content.pop('models', {})
     if not isinstance(models, Mapping):
         raise UserError(f'{path}: models is a dict of name=dict(iters=..., ...), found {models!r}')
+    for own in models.values():
+        if path and own.get('config'):
+            own['config'] = str(path.parent / own['config'])
     models = {name: models.get(name, {}) for name in chosen.pop('models', None) or models}
     parts = {
         key: chosen.pop(key, None) or content.pop(key, None)
@@ -163,24 +185,116 @@ def _check_settings(settings: Mapping[str, Any], prefix: str) -> None:
             )
 
 
-def run_recipes(experiment: Experiment, model: str, seed: int) -> None:
+def run_recipes(experiment: Experiment, model: str, seed: int, until: float | None = None) -> None:
     """One job: the recipes of a model and a seed, variant after variant; what is finished is
-    skipped."""
+    skipped. Teachers of another model are waited for until ``until``, a ``time.time()``."""
     with alone(experiment.seed_dir(seed) / f'.{model}.lock'):
-        for variant, wanted in experiment.variants.items():
+        for variant, wanted in experiment.variants(model).items():
             kinds = {'origin', *wanted}
             if kinds & {'op', 'mtkd'}:
                 kinds.add('partition')
-            run_recipe(model, experiment.options(model, seed, variant), tuple(kinds))
+            options = experiment.options(model, seed, variant)
+            if until is not None and variant.teachers:
+                _await_teachers(options.layout(model), variant, until)
+            run_recipe(experiment.recipe_of(model), options, tuple(kinds))
 
 
-def run_matrix(experiment: Experiment, cluster: Cluster, retries: int = 1) -> 'Matrix':
+def _await_teachers(layout: Layout, variant: Strategy, until: float) -> None:
+    files = [Path(p) for name, p in layout.checkpoints(variant).items() if name != 'student']
+    while time.time() < until:
+        if all(file.is_file() and read_record(file.parent).get('finished') for file in files):
+            return
+        time.sleep(1)
+
+
+def within(experiment: Experiment, cluster: Cluster, until: float) -> Experiment:
+    """The experiment with trainings that end in time, those of a model all shortened alike.
+
+    What was measured and decided is kept in ``<work_dir>/budget.json`` and holds for later calls.
+
+    Args:
+        experiment: With the longest trainings that are wanted.
+        cluster: Where it will run.
+        until: ``time.time()`` of the end.
+
+    Raises:
+        UserError: A model whose job did not get so far as to be measured.
+    """
+    if budget.read_budget(experiment.work_dir) is None:
+        budget.write_budget(experiment.work_dir, _measure(experiment, cluster, until))
+    return as_budgeted(experiment)
+
+
+def as_budgeted(experiment: Experiment) -> Experiment:
+    """The experiment with the trainings that a budget has shortened, where there was one."""
+    found = budget.read_budget(experiment.work_dir)
+    if found is None:
+        return experiment
+    print(budget.as_text(found), flush=True)
+    scales = {model: own['scale'] for model, own in found['models'].items()}
+    models = {
+        model: budget.scaled(own, scales.get(model, 1.0))
+        for model, own in experiment.models.items()
+    }
+    return dataclasses.replace(experiment, models=models)
+
+
+def _measure(experiment: Experiment, cluster: Cluster, until: float) -> dict[str, Any]:
+    start = time.time()
+    places = {
+        (model, seed): experiment.work_dir / 'speed' / f'{model}_{seed}'
+        for seed in experiment.seeds
+        for model in experiment.models
+    }
+    jobs = []
+    for (model, seed), place in places.items():
+        options = experiment.options(model, seed, Strategy('mtkd'))
+        if budget.read_speed(place) is None:
+            arguments = (experiment.recipe_of(model), options, place)
+            jobs.append(Job(f'speed of {model}, seed {seed}', budget.measure_speed, arguments))
+
+    def ended(job: Job, outcome: Outcome) -> None:
+        if outcome.error:
+            print(f'{job.name}: {last_lines(outcome.error)} (log: {outcome.log})', flush=True)
+
+    run_jobs(jobs, cluster, 0, ended, until)
+    left = max(0.0, until - _LAST_CALL - time.time())
+    waves = max(1.0, len(places) / cluster.limit)
+    result: dict[str, Any] = {}
+    for model, own in experiment.models.items():
+        speeds = [budget.read_speed(place) for (name, _), place in places.items() if name == model]
+        known = [speed for speed in speeds if speed is not None]
+        if not known:
+            raise UserError(f'the speed of {model} could not be measured; see the logs above')
+        speed = budget.Speed.slowest(known)
+        options = experiment.options(model, experiment.seeds[0], Strategy('mtkd'))
+        cost = own.get('student_cost', 1.5)
+        work = budget.work_of(options, experiment.strategies_of(model), cost)
+        scale = work.scale(speed, budget.SHARE * left / waves)
+        shorter = budget.scaled(own, scale)
+        result[model] = dict(
+            **vars(speed),
+            scale=scale,
+            seconds=work.seconds(speed, scale),
+            iterations={key: shorter[key] for key in budget.SCALED if key in shorter},
+        )
+    return dict(measuring=time.time() - start, left=left, jobs=cluster.limit, models=result)
+
+
+def run_matrix(
+    experiment: Experiment,
+    cluster: Cluster,
+    retries: int = 1,
+    until: float | None = None,
+) -> 'Matrix':
     """Run what is not finished yet; gather after every job.
 
     Args:
         experiment: What to run.
         cluster: Where.
         retries: How many times a killed or failed job is started again.
+        until: ``time.time()`` at which everything is to be over. Jobs that are not finished by then
+            are asked to save and end; the next call goes on.
 
     Returns:
         The table of everything, also in ``<work_dir>/matrix.md``, ``.csv`` and ``.json``.
@@ -196,7 +310,7 @@ def run_matrix(experiment: Experiment, cluster: Cluster, retries: int = 1) -> 'M
         if (seed, model) in open_pairs
     ]
     jobs = {
-        Job(f'{model}, seed {seed}', run_recipes, (experiment, model, seed)): (model, seed)
+        Job(f'{model}, seed {seed}', run_recipes, (experiment, model, seed, until)): (model, seed)
         for seed, model in order
     }
     failures: dict[tuple[str, int], str] = {}
@@ -205,15 +319,15 @@ def run_matrix(experiment: Experiment, cluster: Cluster, retries: int = 1) -> 'M
         nonlocal matrix
         if outcome.error is not None:
             failures[jobs[job]] = f'{last_lines(outcome.error)} (log: {outcome.log})'
-        matrix = gather(experiment, failures)
-        print(
-            f'{job.name}: {"done" if outcome.error is None else "failed: " + failures[jobs[job]]}; '
-            f'{matrix.progress}',
-            flush=True,
-        )
+        state = 'done' if outcome.error is None else 'failed: ' + failures[jobs[job]]
+        if until is None:
+            matrix = gather(experiment, failures)
+            state += f'; {matrix.progress}'
+        print(f'{job.name}: {state}', flush=True)
 
-    run_jobs(list(jobs), cluster, retries, ended)
-    return matrix
+    last_call = None if until is None else until - _LAST_CALL
+    run_jobs(list(jobs), cluster, retries, ended, last_call)
+    return matrix if until is None else gather(experiment, failures)
 
 
 @dataclass(frozen=True)
@@ -265,7 +379,12 @@ def _cell(
     if table.is_file():
         try:
             if all(
-                _is_done(step, model, experiment.options(model, seed, wanted), table)
+                _is_done(
+                    step,
+                    experiment.recipe_of(model),
+                    experiment.options(model, seed, wanted),
+                    table,
+                )
                 for step in steps
             ):
                 return Cell(model, strategy, seed, 'done', scores=load_table(table).means())

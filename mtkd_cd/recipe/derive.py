@@ -26,6 +26,13 @@ from mtkd_cd.engine.config import (
 
 STUDENT_VAL_INTERVAL = 1000  # iterations
 PAPERS_LAMBDA = 1e-4  # of most models
+# Of the other distances, which are on the scale of the cross-entropy. Squared log-odds are not.
+_MATCH = {
+    'kl': dict(match='kl', loss_weight=1.0),
+    'margin': dict(match='margin', loss_weight=0.01),
+}
+# What an origin's config may say about the student's training alone.
+STUDENT_ENTRIES = {'student_model': 'model', 'student_train_dataloader': 'train_dataloader'}
 
 
 def derive(
@@ -73,6 +80,10 @@ def derive(
         cfg.model.teachers = detector
     if strategy.kind in ('continued', 'mtkd') and 'student_train_cfg' not in cfg:
         _halve_schedule(cfg)
+    for entry, place in STUDENT_ENTRIES.items():
+        own = cfg.pop(entry, None)
+        if own is not None and strategy.kind == 'mtkd':
+            cfg.merge_from_dict({place: own})
     return cfg
 
 
@@ -115,6 +126,8 @@ def changes(
     if strategy.kind == 'mtkd':
         student = _of_specialists(origin, strategy, layout, DISTILLER, 'student')
         loss = dict(distill_loss or distillation_loss(PAPERS_LAMBDA))
+        if strategy.match != 'mse':
+            loss = dict(type=own_type(origin, 'ChangeMapLoss'), **_MATCH[strategy.match])
         if loss['type'] == 'ChangeMapMSELoss':
             loss['type'] = own_type(origin, 'ChangeMapMSELoss')
         student['distill_loss'] = loss

@@ -14,7 +14,7 @@ from typing import Any
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.strategy import TEACHINGS, WORK_DIRS, Layout, Strategy
+from mtkd_cd.core.strategy import MATCHES, TEACHINGS, WORK_DIRS, Layout, Strategy
 
 # Kinds of the strategies that make up the paper's recipe.
 PAPER_KINDS = ('origin', 'partition', 'op', 'mtkd')
@@ -110,6 +110,13 @@ class RecipeOptions:
         "another model, whose finished detectors teach the student in place of the model's own",
         of='strategy',
     )
+    match: str = option(
+        "what of the teacher's change map the student matches: the raw map as in the paper, "
+        'probabilities, log-odds; other than the raw map counts fully, whatever lambda is',
+        'mse',
+        choices=MATCHES,
+        of='strategy',
+    )
     seed: int | None = option('seed of every run', of='call')
     lr: float | None = option('learning rate')
     loss_weight: float | None = option(
@@ -152,7 +159,7 @@ class RecipeOptions:
         thresholds = tuple(self.thresholds or DEFAULT_THRESHOLDS)
         teachers = self.teachers or ''
         name = Path(teachers).stem if teachers.endswith('.py') else teachers
-        return Strategy(kind, thresholds, self.routing, name)
+        return Strategy(kind, thresholds, self.routing, name, self.match)
 
     def layout(self, model: str) -> Layout:
         """Where the files of a model are."""

@@ -24,6 +24,10 @@ from mtkd_cd.data.radiometry import from_spec
 from mtkd_cd.data.transforms.base import MultiImgTransform
 from mtkd_cd.registry import TRANSFORMS
 
+# What this process has read with `cache=True`, by file, its size and mtime, and how it was read.
+_PICTURES: dict[tuple, Picture] = {}
+_LABELS: dict[tuple, np.ndarray] = {}
+
 
 @TRANSFORMS.register_module()
 class MultiImgLoadImageFromFile(MultiImgTransform):
@@ -46,6 +50,8 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         backend_args: mmengine's file backend; local files by default.
         bands: Instead of the data set's.
         radiometry: Instead of the data set's.
+        cache: Whether each process keeps what it has read, decoded, in memory as long as it lives:
+            200 KB for an image of 256 x 256 pixels. For local files.
 
     Raises:
         UserError: A file is missing, truncated or no image, has other bands or a depth without a
@@ -63,7 +69,9 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         backend_args: dict | None = None,
         bands: Sequence[int] | None = None,
         radiometry: Any = None,
+        cache: bool = False,
     ) -> None:
+        self.cache = cache
         self.to_float32 = to_float32
         self.color_type = color_type
         self.imdecode_backend = imdecode_backend
@@ -78,7 +86,7 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         bands = results.get('bands') if self.bands is None else self.bands
         radiometry = results.get('radiometry') if self.radiometry is None else self.radiometry
         try:
-            pictures = [self._read(path, bands, radiometry) for path in paths]
+            pictures = [self._picture(path, bands, radiometry) for path in paths]
             _check_equal_sizes([picture.pixels for picture in pictures], paths)
             check_one_orientation([picture.orientation for picture in pictures], paths)
         except UserError:
@@ -86,6 +94,15 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
                 return None
             raise
         return _set_images(results, pictures, self.to_float32)
+
+    def _picture(self, path: str, bands: Sequence[int] | None, radiometry: Any) -> Picture:
+        if not self.cache:
+            return self._read(path, bands, radiometry)
+        key = (*_stamp(path), str(bands), str(radiometry), self.color_type, self.imdecode_backend)
+        if key not in _PICTURES:
+            _PICTURES[key] = self._read(path, bands, radiometry)
+        kept = _PICTURES[key]
+        return kept._replace(pixels=kept.pixels.copy())  # transforms may write into it
 
     def _read(self, path: str, bands: Sequence[int] | None, radiometry: Any) -> Picture:
         content = self._content(path)
@@ -198,6 +215,7 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         reduce_zero_label: Instead of the sample's own.
         backend_args: mmengine's file backend; local files by default.
         imdecode_backend: A decoder of ``mmcv.imfrombytes``.
+        cache: As in :class:`MultiImgLoadImageFromFile`.
 
     Raises:
         UserError: The file is missing, broken or of another coding, or its size is not that of the
@@ -209,7 +227,9 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         reduce_zero_label: bool | None = None,
         backend_args: dict | None = None,
         imdecode_backend: str = 'pillow',
+        cache: bool = False,
     ) -> None:
+        self.cache = cache
         self.reduce_zero_label = reduce_zero_label
         self.backend_args = backend_args
         self.imdecode_backend = imdecode_backend
@@ -222,13 +242,11 @@ class MultiImgLoadAnnotations(MultiImgTransform):
             if self.reduce_zero_label is None
             else self.reduce_zero_label
         )
-        label = read_label(
+        label = self._label(
             results['seg_map_path'],
             format_seg_map=results.get('format_seg_map'),
             reduce_zero_label=bool(reduce_zero_label),
             label_map=results.get('label_map'),
-            backend_args=self.backend_args,
-            imdecode_backend=self.imdecode_backend,
         )
         shape = results.get('ori_shape', label.shape)
         if label.shape != tuple(shape[:2]):
@@ -246,6 +264,15 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         results.setdefault('seg_fields', []).append('gt_seg_map')
         return results
 
+    def _label(self, path: str, **coding: Any) -> np.ndarray:
+        coding |= dict(backend_args=self.backend_args, imdecode_backend=self.imdecode_backend)
+        if not self.cache:
+            return read_label(path, **coding)
+        key = (*_stamp(path), str(coding))
+        if key not in _LABELS:
+            _LABELS[key] = read_label(path, **coding)
+        return _LABELS[key].copy()
+
     @staticmethod
     def _without_label(results: dict) -> dict:
         if results.get('unlabelled'):
@@ -255,6 +282,14 @@ class MultiImgLoadAnnotations(MultiImgTransform):
             f'{image} has no label, which training needs: check seg_map_path and the label folder; '
             'pairs without labels can be tested and predicted'
         )
+
+
+def _stamp(path: str) -> tuple:
+    try:
+        status = os.stat(path)
+    except OSError:  # reading it says what is wrong
+        return (path,)
+    return (path, status.st_size, status.st_mtime_ns)
 
 
 def _set_images(results: dict, pictures: Sequence[Picture], to_float32: bool) -> dict:

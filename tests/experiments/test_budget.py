@@ -1,0 +1,83 @@
+"""Experiments in so many minutes: what is measured, how trainings are shortened, what a deadline
+does."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import CONFIGS
+from mtkd_cd.experiments import budget
+from mtkd_cd.experiments.jobs import Cluster, Job, run_jobs
+from mtkd_cd.recipe.options import RecipeOptions
+
+
+def options(**settings):
+    defaults = dict(iters=1000, specialist_iters=200, student_iters=500, val_interval=250)
+    return RecipeOptions(configs=CONFIGS, **{**defaults, **settings})
+
+
+def test_work_counts_every_training_in_steps_of_the_origin():
+    work = budget.work_of(options(), ['origin', 'continued', 'op', 'mtkd', 'mtkd@kl'], 1.5)
+    # origin + three specialists + control + two students at 1.5 steps each
+    assert work.steps == 1000 + 3 * 200 + 500 + 2 * 1.5 * 500
+    # 4 of the origin, half of one for each specialist, 2 for each of three students, five tests
+    assert work.validations == 4 + 3 * 0.5 + 3 * 2 + 1.5 * 5
+
+
+def test_work_without_specialists_and_with_those_of_another_model():
+    assert budget.work_of(options(), ['origin', 'continued']).steps == 1500
+    work = budget.work_of(options(), ['origin', 'mtkd@origin+by_changer_mitb0'], 2.0)
+    assert work.steps == 1000 + 2.0 * 500
+
+
+def test_a_job_of_the_chosen_length_takes_the_time_there_is():
+    work, speed = budget.Work(10_000, 30, 10), budget.Speed(0.05, 1.0)
+    scale = work.scale(speed, 300)
+    assert 0 < scale < 1
+    assert work.seconds(speed, scale) == pytest.approx(300)
+    assert work.scale(speed, 1e6) == 1
+    assert work.scale(speed, 1) == 0
+
+
+def test_shorter_trainings_validate_as_often():
+    own = dict(iters=1000, specialist_iters=200, val_interval=250, lr=1e-3)
+    assert budget.scaled(own, 0.1) == dict(iters=100, specialist_iters=20, val_interval=25, lr=1e-3)
+    assert budget.scaled(own, 0)['iters'] == 1
+
+
+def test_a_budget_needs_the_longest_trainings():
+    with pytest.raises(UserError, match='set iters'):
+        budget.work_of(options(iters=None), ['origin'])
+
+
+def note(folder, seconds):
+    (Path(folder) / f'{seconds}.started').touch()
+    time.sleep(seconds)
+    (Path(folder) / f'{seconds}.done').touch()
+
+
+@pytest.mark.slow
+def test_at_the_deadline_jobs_are_stopped_and_the_rest_is_not_started(tmp_path):
+    jobs = [Job(str(s), note, (str(tmp_path), s)) for s in (0, 600, 601)]
+    ends = {}
+    cluster = Cluster(tmp_path / 'jobs', kind='processes', jobs=1)
+    waits = 60
+    start = time.time()
+    run_jobs(jobs, cluster, 1, lambda job, outcome: ends.update({job.name: outcome}), start + waits)
+    assert time.time() - start < waits + 30
+    assert ends['0'].error is None
+    assert 'stopped' in ends['600'].error
+    assert 'not started' in ends['601'].error
+    assert [path.name for path in tmp_path.glob('*.done')] == ['0.done']
+
+
+@pytest.mark.slow
+def test_a_process_hands_over_its_outcome_or_its_last_words(tmp_path):
+    ends = {}
+    jobs = [Job('good', note, (str(tmp_path), 0)), Job('bad', note, ('/nowhere/at/all', 0))]
+    cluster = Cluster(tmp_path / 'jobs', kind='processes', jobs=2)
+    run_jobs(jobs, cluster, 0, lambda job, outcome: ends.update({job.name: outcome}))
+    assert ends['good'].error is None
+    assert 'FileNotFoundError' in ends['bad'].error
