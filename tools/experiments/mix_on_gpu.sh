@@ -17,11 +17,11 @@ mkdir -p "$work"
 started=$(date +%s)
 export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$work/site PYTHONWARNINGS=ignore MPLCONFIGDIR=$work/matplotlib
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CUDA_MODULE_LOADING=LAZY
-export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True XDG_CACHE_HOME=$work/cache
+export XDG_CACHE_HOME=$work/cache
 
 gather() {
     # The tables, curves and records; no weights.
-    (cd "$work" && find mix -type f \( -name '*.json' -o -name '*.csv' -o -name '*.md' \) -not -path '*/vis_data/*' -print0 |
+    (cd "$work" && find mix -type f \( -name '*.json' -o -name '*.csv' -o -name '*.md' \) -not -path '*/vis_data/*' -not -name data.json -print0 |
         tar --null -czf "$out/results.tar.gz" -T -)
     (cd "$work" && find mix -type f -name '*.log' -size -2M -print0 | tar --null -czf "$out/logs.tar.gz" -T -)
     cp "$work"/mix/matrix.md "$work"/mix/budget.json "$out"/ 2>/dev/null
@@ -30,13 +30,19 @@ gather() {
 }
 trap gather EXIT
 
+# Once, or every process does it: files come from a cold disk, Matplotlib looks for fonts.
+"$python" -c 'import torch, matplotlib.font_manager' 2>/dev/null &
+warm=$!
+tar -xzf .gpu/mix.tar.gz -C "$work" || exit 1
+wait "$warm"
+
 # Kernels of several processes at a time instead of in turns, where the machine lets us.
 mps=
 if [ "${MPS:-1}" = 1 ] && command -v nvidia-cuda-mps-control >/dev/null; then
     export CUDA_MPS_PIPE_DIRECTORY=$work/mps CUDA_MPS_LOG_DIRECTORY=$work/mps_log
     mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
     nvidia-cuda-mps-control -d >/dev/null 2>&1 && mps=1
-    if [ -n "$mps" ] && ! timeout 40 "$python" -c 'import torch; torch.ones(8, device="cuda").sum().item()' >/dev/null 2>&1; then
+    if [ -n "$mps" ] && ! timeout 25 "$python" -c 'import torch; torch.ones(8, device="cuda").sum().item()' >/dev/null 2>&1; then
         echo quit | timeout 5 nvidia-cuda-mps-control >/dev/null 2>&1
         unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
         mps=
@@ -44,7 +50,6 @@ if [ "${MPS:-1}" = 1 ] && command -v nvidia-cuda-mps-control >/dev/null; then
 fi
 echo "MPS: ${mps:-no}"
 
-tar -xzf .gpu/mix.tar.gz -C "$work" || exit 1
 data=${DATA:-$work/data}
 nvidia-smi --query-gpu=name,memory.total,utilization.gpu --format=csv,noheader 2>/dev/null
 nproc --all
