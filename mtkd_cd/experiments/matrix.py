@@ -257,7 +257,7 @@ def _measure(experiment: Experiment, cluster: Cluster, until: float) -> dict[str
         if outcome.error:
             print(f'{job.name}: {last_lines(outcome.error)} (log: {outcome.log})', flush=True)
 
-    run_jobs(jobs, cluster, 0, ended, until)
+    run_jobs(jobs, cluster, 0, ended, until=until)
     left = max(0.0, until - _LAST_CALL - time.time())
     waves = max(1.0, len(places) / cluster.limit)
     result: dict[str, Any] = {}
@@ -326,7 +326,7 @@ def run_matrix(
         print(f'{job.name}: {state}', flush=True)
 
     last_call = None if until is None else until - _LAST_CALL
-    run_jobs(list(jobs), cluster, retries, ended, last_call)
+    run_jobs(list(jobs), cluster, retries, ended, until=last_call)
     return matrix if until is None else gather(experiment, failures)
 
 

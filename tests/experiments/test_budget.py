@@ -65,7 +65,9 @@ def test_at_the_deadline_jobs_are_stopped_and_the_rest_is_not_started(tmp_path):
     cluster = Cluster(tmp_path / 'jobs', kind='processes', jobs=1)
     waits = 60
     start = time.time()
-    run_jobs(jobs, cluster, 1, lambda job, outcome: ends.update({job.name: outcome}), start + waits)
+    run_jobs(
+        jobs, cluster, 1, lambda job, outcome: ends.update({job.name: outcome}), until=start + waits
+    )
     assert time.time() - start < waits + 30
     assert ends['0'].error is None
     assert 'stopped' in ends['600'].error
