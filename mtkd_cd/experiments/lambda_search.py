@@ -273,7 +273,9 @@ def _study(search: Search) -> Any:
     if search.grid:
         study.pruner = optuna.pruners.NopPruner()
     else:
-        cfg = step_config(Step(search.strategy, 'train'), search.model, search.options)
+        cfg = step_config(
+            Step(search.strategy, 'train'), search.model, search.options
+        )
         warmup = cfg.train_cfg.get('max_iters', 0) // 3
         study.pruner = optuna.pruners.MedianPruner(
             n_startup_trials=search.startup, n_warmup_steps=warmup
