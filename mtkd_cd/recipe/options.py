@@ -142,6 +142,9 @@ class RecipeOptions:
         'json',
         choices=('json', 'csv'),
     )
+    bundle: bool = option(
+        'leave the student as a bundle beside its weights, one file to predict with', True
+    )
     keep_checkpoints: bool = option(
         'keep the checkpoints that a finished training could be resumed from', True
     )

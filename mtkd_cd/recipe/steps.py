@@ -160,6 +160,8 @@ def run_recipe(
                 _test_once(
                     cfg, layout.table(step.strategy, options.tables), step.strategy, show_dir
                 )
+                if step.strategy.kind == 'mtkd' and options.bundle and is_main_process():
+                    _bundle_student(step, model, options)
         results = collect_results(layout)
         if is_main_process():
             results.write(layout.report)
@@ -290,6 +292,25 @@ def _summary(step: Step, cfg: Config) -> str:
     unit = 'epochs' if epochs and cfg.train_cfg.get('val_by_epoch', True) else 'iterations'
     schedule = f'{length}, warm-up {warmup}, validation every {cfg.train_cfg.val_interval} {unit}'
     return f'{schedule}, in {cfg.work_dir}'
+
+
+def _bundle_student(step: Step, model: str, options: RecipeOptions) -> None:
+    """Leave the student as a bundle beside its weights, unless one of these weights is there."""
+    from mtkd_cd.inference.bundle import SUFFIX, Facts, create_bundle
+
+    layout = options.layout(model_name(model))
+    weights = step.place(layout) / BEST
+    path = weights.with_name(f'{layout.model}{SUFFIX}')
+    if path.is_file() and path.stat().st_mtime_ns >= weights.stat().st_mtime_ns:
+        return
+    cfg = step_config(step, model, options)
+    facts = Facts(data=f'train split of {cfg.val_dataloader.dataset.get("data_root", "")}')
+    try:
+        create_bundle(cfg, weights, path, facts=facts, name=layout.model)
+    except UserError as error:  # the student and its scores are there
+        _announce(f'no bundle of the student: {error}')
+    else:
+        _announce(f'bundle of the student: {path}')
 
 
 def _find_routing(step: Step, model: str, options: RecipeOptions) -> None:

@@ -15,6 +15,7 @@ import torch
 from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.evaluation import load_table
+from mtkd_cd.inference.bundle import Bundle
 from mtkd_cd.recipe.steps import recipe
 
 REPO = Path(__file__).parents[2]
@@ -122,6 +123,15 @@ def test_recipe_leaves_weights_tables_and_report(whole):
         f'| O-P    | {report["metrics"]["op"]["mIoU"]:.2f} '
         f'({report["differences"]["op"]["mIoU"]:+.2f})' in markdown
     )
+
+
+def test_recipe_leaves_its_student_as_a_bundle(whole):
+    place = whole / 'mtkd' / 'fc_ef'
+    bundle = Bundle.open(place / 'fc_ef.mtkd')
+    state_dict = bundle.build('cpu').predictor().detector.state_dict()
+    wanted = read_weights(place / 'best.pth')
+    assert all(torch.equal(value, state_dict[key]) for key, value in wanted.items())
+    assert bundle.description['calibration']['images'] > 0
 
 
 def test_student_without_distillation_is_the_control(whole, tool, recipe_argv, tmp_path):
