@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Search; origin and specialists have to be there, trained by run_mtkd.py with the same
     options."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_recipe_arguments(parser, leave_out=('show_dir', 'keep_checkpoints'))
+    add_recipe_arguments(parser, leave_out=('show_dir', 'keep_checkpoints', 'bundle'))
     parser.add_argument(
         '--trials',
         type=at_least(1),
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mtkd_cd.experiments.lambda_search import Search, run_search
 
-    options = options_of(args, CONFIGS, keep_checkpoints=False)
+    options = options_of(args, CONFIGS, keep_checkpoints=False, bundle=False)
     low, high = args.range
     search = Search(
         args.model,

@@ -116,6 +116,7 @@ class Experiment:
             **self.models[model].get('cfg_options', {}),
         }
         own.setdefault('keep_checkpoints', False)
+        own.setdefault('bundle', False)
         own |= dict(seed=seed, thresholds=variant.thresholds, routing=variant.routing)
         own['teachers'] = variant.teachers or None
         own['match'] = variant.match
