@@ -39,7 +39,11 @@ def mixture(
         parts: list[dict[str, Any]] = []
         for name in sets:
             part: dict[str, Any] = dict(
-                type='CDDataset', data_root=f'{root}/{name}', split=split, pipeline=pipeline
+                type='CDDataset',
+                data_root=f'{root}/{name}',
+                split=split,
+                pipeline=pipeline,
+                serialize_data=False,  # for workers; it costs a garbage collection of everything
             )
             if fold:
                 part = dict(type='FoldDataset', folds=labelled_in, dataset=part, **fold)
