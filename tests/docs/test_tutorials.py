@@ -15,7 +15,7 @@ _BLOCK = re.compile(
     r'^```(?P<language>bash|python)(?: title="(?P<title>[^"]+)")?\n(?P<code>.*?)^```$', re.M | re.S
 )
 _RESULTS = {
-    'own-data': ['compare/report.html', 'student.mtkd', 'change.png'],
+    'own-data': ['compare/report.html', 'work_dirs/mtkd/fc_ef/fc_ef.mtkd', 'change.png'],
     'own-detector': ['work_dirs/mtkd/my_origin/best.pth'],
     'from-open-cd': ['mtkd.py', 'parts/large.pth', 'work_dirs/from_opencd/best.pth'],
 }
