@@ -417,10 +417,14 @@ def test_killed_command_and_killed_shard_are_resumed_to_the_same_bytes(listed, t
     assert bytes_of(tmp_path / 'killed') == whole
     assert table_of(tmp_path / 'killed') == table_of(tmp_path / 'whole')
 
-    process = subprocess.Popen(command('shards', '--jobs', '2', '--threads', '1'))
+    process = subprocess.Popen(
+        command('shards', '--jobs', '2', '--threads', '1'), stdout=subprocess.PIPE, text=True
+    )
     wait_for('shards', 1)
     _kill_one_of(tmp_path / 'shards' / '.mtkd_cd_batch')
-    assert process.wait(300) == 0
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0
+    assert 'is started again' in said
     assert bytes_of(tmp_path / 'shards') == whole
     assert table_of(tmp_path / 'shards') == table_of(tmp_path / 'whole')
     for out in ('killed', 'shards'):
@@ -437,3 +441,4 @@ def _kill_one_of(folder: Path) -> None:
         if str(folder) in words and '_submit' in words:
             os.kill(int(path.parent.name), signal.SIGKILL)
             return
+    pytest.fail('no shard is running')
