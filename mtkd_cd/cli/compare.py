@@ -36,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         help='compare on the images that all runs have, where they differ',
     )
     parser.add_argument(
+        '--only',
+        metavar='PATTERN',
+        help="images whose names match alone: 'levir/*', one of several data sets",
+    )
+    parser.add_argument(
         '--thresholds',
         nargs='+',
         type=float,
@@ -115,7 +120,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import numpy as np
 
-    from mtkd_cd.reporting import Pictures, Settings, aligned, build_report, collect_runs, compare
+    from mtkd_cd.reporting import (
+        Pictures,
+        Settings,
+        aligned,
+        build_report,
+        collect_runs,
+        compare,
+        restricted,
+    )
     from mtkd_cd.reporting.curves import CURVES
     from mtkd_cd.reporting.thumbnails import (
         Scene,
@@ -132,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.images:
         scenes = read_folders(*args.images)
     found = collect_runs(args.runs, args.thresholds, args.zero_division)
-    runs = aligned(found.runs, args.common)
+    wanted = restricted(found.runs, args.only) if args.only else found.runs
+    runs = aligned(wanted, args.common)
     if scenes:
         check_scenes(scenes, runs[0].table.files)
     partition = CARPartition(args.thresholds) if args.thresholds else None
@@ -140,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs, partition, args.reference, Settings(args.resamples, args.confidence), args.bins
     )
     pictures = Pictures(scenes, cars, find_predictions(args.show_dirs, comparison.entries))
-    dropped = len(set().union(*(run.table.files for run in found.runs))) - len(comparison.files)
+    dropped = len(set().union(*(run.table.files for run in wanted))) - len(comparison.files)
     report = build_report(
         comparison,
         pictures,

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         'build': ('Pictures', 'build_report'),
-        'collect': ('aligned', 'collect_runs'),
+        'collect': ('aligned', 'collect_runs', 'restricted'),
         'comparison': ('Comparison', 'Settings', 'compare'),
         'scored_run': ('Run',),
         'document': ('ComparisonReport',),

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,24 @@ def aligned(runs: Sequence[Run], common: bool = False) -> list[Run]:
     chosen = [Run(run.identity, run.path, _rows(run.table, files)) for run in runs]
     for run in chosen[1:]:
         _refuse_other_labels(chosen[0], run)
+    return chosen
+
+
+def restricted(runs: Sequence[Run], pattern: str) -> list[Run]:
+    """The runs with the images alone whose names match a pattern, for instance ``levir/*``.
+
+    Raises:
+        UserError: A run without such an image.
+    """
+    chosen = []
+    for run in runs:
+        files = [file for file in run.table.files if fnmatchcase(file, pattern)]
+        if not files:
+            raise UserError(
+                f'{run} has no image like {pattern!r}: its images are called '
+                f'{some(list(run.table.files))}'
+            )
+        chosen.append(Run(run.identity, run.path, _rows(run.table, files)))
     return chosen
 
 

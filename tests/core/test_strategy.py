@@ -197,3 +197,12 @@ def test_command_that_makes_a_file_makes_it_there(path, command):
 def test_file_of_another_layout_has_no_command():
     for path in ('somewhere/else.pth', 'some@where/else.pth', 'op/m/best.pth'):
         assert training_command(path) is None
+
+
+def test_what_is_matched_is_part_of_a_students_name_alone():
+    strategy = Strategy.parse('mtkd@0.1+origin+by_big+kl')
+    assert (strategy.match, strategy.text) == ('kl', 'mtkd@0.1+origin+by_big+kl')
+    assert strategy.of('partition').text == 'partition@0.1'
+    assert Strategy('op', match='kl') == Strategy('op')
+    with pytest.raises(UserError, match='mse, kl, margin'):
+        Strategy('mtkd', match='cosine')

@@ -50,3 +50,12 @@ def test_paths_of_lists_of_single_files_and_of_labels_alone():
     assert image_paths({'img_path': '0.png'}) == ('0.png',)
     assert image_paths({'img_path': None, 'seg_map_path': 'label/0.png'}) == ('label/0.png',)
     assert image_paths({}) == ()
+
+
+def test_whole_names_tell_which_of_several_sets_an_image_is_from():
+    paths = [
+        ('/data/levir/test/A/1.png', '/data/levir/test/B/1.png'),
+        ('/data/gzcd/test/A/2.png', '/data/gzcd/test/B/2.png'),
+    ]
+    assert image_names(paths) == ['1.png', '2.png']
+    assert image_names(paths, whole=True) == ['levir/test/B/1.png', 'gzcd/test/B/2.png']

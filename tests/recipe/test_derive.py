@@ -125,3 +125,30 @@ def test_config_may_call_the_range_partition(tmp_path):
     )
     cfg = load_config(path)
     assert (strategy_of(cfg).kind, range_of(cfg)) == ('partition', 'large')
+
+
+def test_student_matches_what_its_strategy_says(origin):
+    loss = derive(origin, Strategy('mtkd', match='kl')).model.distill_loss
+    assert loss == dict(type='ChangeMapLoss', match='kl', loss_weight=1.0)
+    assert derive(origin, Strategy('mtkd')).model.distill_loss.type == 'ChangeMapMSELoss'
+
+
+def test_what_an_origins_config_says_of_the_student_holds_for_it_alone(origin):
+    origin.merge_from_dict(
+        dict(
+            student_model=dict(unlabelled=dict(weight=0.5)),
+            student_train_dataloader=dict(
+                batch_size=3, sampler=dict(_delete_=True, type='RatioSampler', ratio=(1, 2))
+            ),
+        )
+    )
+    student = derive(origin, Strategy('mtkd'))
+    assert student.model.unlabelled == dict(weight=0.5)
+    assert student.train_dataloader.batch_size == 3
+    assert student.train_dataloader.sampler == dict(type='RatioSampler', ratio=(1, 2))
+    assert student.train_dataloader.dataset == origin.train_dataloader.dataset
+    for other in ('origin', 'continued', 'op'):
+        cfg = derive(origin, Strategy(other))
+        assert cfg.train_dataloader == origin.train_dataloader
+        assert 'unlabelled' not in cfg.model
+        assert not {'student_model', 'student_train_dataloader'} & set(cfg)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.reporting.collect import aligned, collect_runs
+from mtkd_cd.reporting.collect import aligned, collect_runs, restricted
 
 CHANGED = (0, 10, 50, 60, 100, 200, 300, 800)  # of the tables that the fixtures write
 
@@ -131,3 +131,13 @@ def test_zero_division_that_a_csv_was_not_written_with_is_refused(table, tmp_pat
     strict.save(tmp_path / 'fc_ef' / 'origin.csv')
     with pytest.raises(UserError, match='zero_division'):
         collect(tmp_path)
+
+
+def test_runs_are_restricted_to_the_images_of_a_set(save):
+    files = [f'levir/{i}.png' for i in range(3)] + [f'gzcd/{i}.png' for i in range(5)]
+    runs = collect(save('fc_ef/origin.json', files=files)).runs
+    chosen = restricted(runs, 'gzcd/*')
+    assert chosen[0].table.files == files[3:]
+    assert (chosen[0].table.counts == runs[0].table.counts[3:]).all()
+    with pytest.raises(UserError, match='no image like'):
+        restricted(runs, 'clcd/*')
