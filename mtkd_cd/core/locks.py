@@ -2,16 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from mtkd_cd.core.errors import UserError
-
-# Locks that this process holds: closing any handle of a file gives all its locks up, so that a
-# second `alone` on the same file must not open it.
-# A forked process inherits this, and no lock.
-_held: dict[Path, int] = {}
 
 
 @contextmanager
@@ -31,60 +27,27 @@ def alone(lock: Path, wait: bool = False, what: str | None = None) -> Iterator[N
         OSError: The file cannot be made.
     """
     lock = Path(lock).absolute()
-    if _held.get(lock) == os.getpid():
-        yield
-        return
     lock.parent.mkdir(parents=True, exist_ok=True)
-    file = _locked(lock, wait, what or str(lock))
-    _held[lock] = os.getpid()
+    file_lock = FileLock(lock, thread_local=False, is_singleton=True)
     try:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        file_lock.acquire(blocking=wait)
+    except Timeout:
+        raise UserError(
+            f'process {_holder(lock)} is at work on {what or lock}: wait for it, or end it'
+        ) from None
+    try:
+        with suppress(OSError):  # Windows keeps even its holder from writing to a locked file
+            lock.write_text(str(os.getpid()), encoding='utf-8')
         yield
     finally:
-        _held.pop(lock, None)
-        lock.unlink(missing_ok=True)  # while it is held: nobody else deletes another's
-        file.close()
+        if file_lock.lock_counter == 1:
+            with suppress(OSError):
+                lock.unlink()  # while it is held: nobody else deletes another's
+        file_lock.release()
 
 
-def _locked(lock: Path, wait: bool, what: str) -> IO[str]:
-    while True:
-        file = open(lock, 'a+', encoding='utf-8')  # noqa: SIM115
-        try:
-            _lock(file, wait)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read() or 'unknown'
-            file.close()
-            raise UserError(
-                f'process {holder} is at work on {what}: wait for it, or end it'
-            ) from None
-        except BaseException:
-            file.close()
-            raise
-        # Whoever held it may have deleted the file between the two calls.
-        try:
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-                return file
-        except FileNotFoundError:
-            pass
-        file.close()
-
-
-def _lock(file: IO[str], wait: bool) -> None:
+def _holder(lock: Path) -> str:
     try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError as error:
-            raise BlockingIOError(*error.args) from None
-        return
-    try:
-        # lockf's is of this process alone: loader processes, which inherit flock's, may outlive it.
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except PermissionError as error:  # what some systems say in place of BlockingIOError
-        raise BlockingIOError(*error.args) from None
+        return lock.read_text(encoding='utf-8') or 'unknown'
+    except OSError:
+        return 'unknown'

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.locks import alone
 from mtkd_cd.data.labels import read_label
 
 _VERSION = 1
@@ -251,11 +252,6 @@ def _lock(name: str) -> Iterator[None]:
     """Let one process of this user on this machine in at a time, where the system can; it only
     saves work, so it may fail."""
     with ExitStack() as stack:
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            folder = _cache_folder()
-            folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(folder / f'{name}.lock', 'w'))
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):
+            stack.enter_context(alone(_cache_folder() / f'{name}.lock', wait=True))
         yield

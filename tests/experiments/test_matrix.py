@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.experiments import matrix as matrix_module
@@ -253,25 +252,6 @@ def test_slurm_is_asked_for_what_the_job_needs(tmp_path, monkeypatch):
     for option in ('partition=gpu', 'time=90', 'gpus-per-node=1', 'cpus-per-task=4', 'account=us'):
         assert f'#SBATCH --{option}' in lines
     assert 'killed' in outcomes[0].error
-
-
-def test_lock_keeps_another_process_out_and_dies_with_its_owner(tmp_path):
-    lock = tmp_path / 'x.lock'
-
-    def hold():
-        with alone(lock):
-            time.sleep(60)
-
-    holder = multiprocessing.get_context('fork').Process(target=hold)
-    holder.start()
-    while not lock.is_file() or lock.read_text() != str(holder.pid):
-        time.sleep(0.01)
-    with pytest.raises(UserError, match=f'process {holder.pid} is at work'), alone(lock):
-        pass
-    holder.kill()
-    holder.join()
-    with alone(lock):
-        assert lock.read_text() == str(os.getpid())
 
 
 def test_spread_and_differences_are_those_of_the_seeds():
