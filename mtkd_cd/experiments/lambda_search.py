@@ -1,7 +1,9 @@
 """The search for lambda, the weight of the distillation loss: a student per trial, judged on
 validation data alone."""
 
-from contextlib import ExitStack, suppress
+import time
+import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from mtkd_cd.recipe.steps import Step, drop_checkpoints, is_trained, recipe, ste
 
 PARAMETER = 'lambda'
 METRIC = 'mIoU'
+# Seconds. A trial whose process gives no sign of life for the second is drawn again.
+HEARTBEAT = 10
+GRACE = 60
 _GOLDEN_SECTION = (5**0.5 - 1) / 2
 
 
@@ -77,9 +82,10 @@ class Search:
         lie evenly, in the logarithm."""
         return self.low * (self.high / self.low) ** ((number + 1) * _GOLDEN_SECTION % 1)
 
-    def lock(self, what: object) -> Path:
-        """A lock file: ``'draw'``, or the number of a trial, held by the process that trains it."""
-        return self.folder / self.name / f'.{what}.lock'
+    @property
+    def turn(self) -> Path:
+        """The lock file that a worker holds while it draws."""
+        return self.folder / self.name / '.draw.lock'
 
 
 def run_search(search: Search, workers: int = 1, threads: int | None = None) -> str:
@@ -147,21 +153,53 @@ def _control_config(search: Search) -> Config:
 
 
 def work(search: Search) -> None:
-    """Draw a lambda and train a student with it, until there are enough trials."""
+    """Train students until there are enough trials; take over those of processes that are gone."""
+    study = _study(search)
+    waited = 0
+    while _train_next(search, study):
+        pass
+    while waited <= GRACE + HEARTBEAT and _is_running(study):
+        # Of a worker beside this one, or of one that was killed: after the grace one can tell.
+        time.sleep(HEARTBEAT)
+        waited += HEARTBEAT
+        while _train_next(search, study):
+            waited = 0
+
+
+def _train_next(search: Search, study: Any) -> bool:
+    """Draw a lambda and train a student with it; false where there are trials enough."""
+    with ExitStack() as turn:
+        turn.enter_context(alone(search.turn, wait=True))
+        _retry_lost_trials(study)
+        if not _queue_next(search, study):
+            return False
+        study.sampler = _sampler(search, study)
+
+        def objective(trial: Any) -> float:
+            low, high = min((search.low, *search.grid)), max((search.high, *search.grid))
+            trial.suggest_float(PARAMETER, low, high, log=True)
+            turn.close()
+            return _train_trial(search, trial)
+
+        study.optimize(
+            objective, n_trials=1, callbacks=[lambda _, trial: _drop_checkpoints(search, trial)]
+        )
+    return True
+
+
+def _is_running(study: Any) -> bool:
+    return any(trial.state.name == 'RUNNING' for trial in study.trials)
+
+
+def _retry_lost_trials(study: Any) -> None:
+    """Queue the trials of processes that are gone. To be called by the worker whose turn it is."""
     optuna = _optuna()
-    while True:
-        with ExitStack() as held:
-            with alone(search.lock('draw'), wait=True):
-                study = _study(search)
-                _requeue_lost_trials(search, study)
-                if not _queue_next(search, study):
-                    return
-                low, high = min((search.low, *search.grid)), max((search.high, *search.grid))
-                trial = study.ask(
-                    {PARAMETER: optuna.distributions.FloatDistribution(low, high, log=True)}
-                )
-                held.enter_context(alone(search.lock(trial.number)))
-            _train_trial(search, study, trial)
+    for trial in study.trials:
+        if trial.state.name == 'RUNNING' and not trial.params:  # its process died while it drew
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)
 
 
 def _queue_next(search: Search, study: Any) -> bool:
@@ -169,6 +207,9 @@ def _queue_next(search: Search, study: Any) -> bool:
     trials enough."""
     trials = [trial for trial in study.trials if trial.state.name != 'FAIL']
     drawn = [trial for trial in trials if trial.state.name != 'WAITING']
+    # A grid is queued here, not by Optuna's GridSampler: that one counts pruned and failed trials
+    # as done, knows nothing of a search without grid, and may give two workers the same lambda,
+    # which is the same work dir.
     taken = {weight_of(trial) for trial in drawn if trial.state.name != 'PRUNED'}
     missing = [weight for weight in search.grid if _rounded(weight) not in taken]
     enough = not missing if search.grid else len(drawn) >= search.trials
@@ -182,7 +223,7 @@ def _queue_next(search: Search, study: Any) -> bool:
     return True
 
 
-def _train_trial(search: Search, study: Any, trial: Any) -> None:
+def _train_trial(search: Search, trial: Any) -> float:
     weight = weight_of(trial)
     cfg = step_config(
         Step(search.strategy, 'train'),
@@ -190,28 +231,16 @@ def _train_trial(search: Search, study: Any, trial: Any) -> None:
         replace(search.options, loss_weight=weight),
     )
     cfg.work_dir = str(search.place(weight))
-    try:
-        record = run_training(
-            prepare_training(cfg), resume=True, terse=True, hooks=[PruningHook(trial)]
-        )
-    except _optuna().TrialPruned:
-        study.tell(trial, state=_optuna().trial.TrialState.PRUNED)
-    except BaseException:
-        study.tell(trial, state=_optuna().trial.TrialState.FAIL)
-        raise
-    else:
-        trial.set_user_attr('iter', record['iter'])
-        study.tell(trial, record['score'])
+    record = run_training(
+        prepare_training(cfg), resume=True, terse=True, hooks=[PruningHook(trial)]
+    )
+    trial.set_user_attr('iter', record['iter'])
+    return float(record['score'])
+
+
+def _drop_checkpoints(search: Search, trial: Any) -> None:
     if not search.options.keep_checkpoints:
-        drop_checkpoints(search.place(weight))
-
-
-def _requeue_lost_trials(search: Search, study: Any) -> None:
-    """Trials whose process is gone are drawn again."""
-    for trial in study.get_trials(deepcopy=False, states=[_optuna().trial.TrialState.RUNNING]):
-        with suppress(UserError), alone(search.lock(trial.number)):
-            study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
-            study.enqueue_trial(trial.params)
+        drop_checkpoints(search.place(weight_of(trial)))
 
 
 def weight_of(trial: Any) -> float:
@@ -258,24 +287,23 @@ def _study(search: Search) -> Any:
     optuna = _optuna()
     path = search.folder.resolve() / f'{search.name}.db'
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(
-        f'sqlite:///{path}', engine_kwargs=dict(connect_args=dict(timeout=60))
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
+        storage = optuna.storages.RDBStorage(
+            f'sqlite:///{path}',
+            engine_kwargs=dict(connect_args=dict(timeout=60)),
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        )
     study = optuna.create_study(
         study_name=search.name, storage=storage, direction='maximize', load_if_exists=True
     )
-    # A seed for each draw: workers draw different lambdas, and one worker draws the same ones
-    # whenever it was interrupted.
-    seed = 1000 * (search.options.seed or 0) + len(study.trials)
-    study.sampler = optuna.samplers.TPESampler(
-        n_startup_trials=search.startup, constant_liar=True, seed=seed
-    )
+    study.sampler = _sampler(search, study)
     if search.grid:
         study.pruner = optuna.pruners.NopPruner()
     else:
-        cfg = step_config(
-            Step(search.strategy, 'train'), search.model, search.options
-        )
+        cfg = step_config(Step(search.strategy, 'train'), search.model, search.options)
         warmup = cfg.train_cfg.get('max_iters', 0) // 3
         study.pruner = optuna.pruners.MedianPruner(
             n_startup_trials=search.startup, n_warmup_steps=warmup
@@ -283,11 +311,20 @@ def _study(search: Search) -> Any:
     return study
 
 
+def _sampler(search: Search, study: Any) -> Any:
+    # A seed for each draw: workers draw different lambdas, and one worker draws the same ones
+    # whenever it was interrupted.
+    seed = 1000 * (search.options.seed or 0) + len(study.trials)
+    return _optuna().samplers.TPESampler(
+        n_startup_trials=search.startup, constant_liar=True, seed=seed
+    )
+
+
 def as_markdown(search: Search) -> str:
     """The trials, and the best of them as lines for a config and a command."""
     control = read_record(_control_config(search).work_dir)
     rows = [['', '0', 'complete', f'{control["score"]:.2f}', str(control['iter'])]]
-    trials = sorted(_study(search).trials, key=lambda trial: trial.params.get(PARAMETER, 0))
+    trials = sorted(filter(lambda trial: trial.params, _study(search).trials), key=weight_of)
     for trial in trials:
         scores = (
             [trial.value] if trial.value is not None else list(trial.intermediate_values.values())

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import shutil
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +14,14 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
-from mtkd_cd.core.locks import alone
+from mtkd_cd.experiments import lambda_search
 from mtkd_cd.experiments.lambda_search import (
     PruningHook,
     Search,
     _queue_next,
-    _requeue_lost_trials,
     _study,
     weight_of,
+    work,
 )
 from mtkd_cd.recipe.options import RecipeOptions
 
@@ -38,7 +39,9 @@ def test_search_without_specialists_names_the_command_that_makes_them(tool, reci
     code, err = tool('experiments/search_lambda', *recipe_argv())
     assert code == 2
     assert 'finished origin' in err
-    assert 'python tools/run_mtkd.py fc_ef --strategies origin partition --thresholds 0.05 0.2' in err
+    assert (
+        'python tools/run_mtkd.py fc_ef --strategies origin partition --thresholds 0.05 0.2' in err
+    )
 
 
 @pytest.mark.slow
@@ -150,28 +153,70 @@ def test_lambda_is_uniform_in_the_logarithm(search):
     assert sum(logarithms) / 40 == pytest.approx(-1.0, abs=0.4)
 
 
-def test_trial_of_a_dead_process_is_drawn_again_and_that_of_a_living_one_is_not(search):
-    study = _study(search)
-    dead, living = ask(study), ask(study)
-    held = search.lock(living.number)
-    ready = multiprocessing.get_context('fork').Event()
+def test_trial_of_a_killed_process_is_trained_again_and_that_of_a_living_one_is_not(
+    search, monkeypatch
+):
+    search = replace(search, trials=2)
+    fork = multiprocessing.get_context('fork')
+    monkeypatch.setattr(lambda_search, 'HEARTBEAT', 1)
+    monkeypatch.setattr(lambda_search, 'GRACE', 3)
+    drawn = fork.Queue()
 
-    def hold():
-        with alone(held):
-            ready.set()
-            multiprocessing.get_context('fork').Event().wait(60)
+    def train_for_ever(_, trial):
+        drawn.put(weight_of(trial))
+        time.sleep(300)
 
-    process = multiprocessing.get_context('fork').Process(target=hold)
-    process.start()
+    monkeypatch.setattr(lambda_search, '_train_trial', train_for_ever)
+    processes, weights = [], []
+    for _ in range(2):
+        process = fork.Process(target=work, args=(search,))
+        process.start()
+        processes.append(process)
+        weights.append(drawn.get(timeout=120))
+    trained = []
+    monkeypatch.setattr(
+        lambda_search, '_train_trial', lambda _, trial: trained.append(weight_of(trial)) or 50.0
+    )
     try:
-        assert ready.wait(30)
-        _requeue_lost_trials(search, study)
+        processes[0].kill()
+        work(search)
     finally:
-        process.kill()
-        process.join()
-    states = [trial.state.name for trial in study.trials]
-    assert states == ['FAIL', 'RUNNING', 'WAITING']
-    assert weight_of(ask(study)) == weight_of(dead)
+        for process in processes:
+            process.kill()
+            process.join()
+    assert trained == weights[:1]
+    states = [trial.state.name for trial in _study(search).trials]
+    assert states == ['FAIL', 'RUNNING', 'COMPLETE']
+
+
+def test_trial_that_fails_is_drawn_again_by_the_next_call_and_a_pruned_one_is_not(
+    search, monkeypatch
+):
+    search = replace(search, trials=2)
+    endings = [ValueError('no memory'), optuna.TrialPruned(), None]
+    trained = []
+
+    def train(_, trial):
+        trained.append(weight_of(trial))
+        ending = endings[len(trained) - 1]
+        if ending:
+            raise ending
+        return 50.0
+
+    monkeypatch.setattr(lambda_search, '_train_trial', train)
+    with pytest.raises(ValueError, match='no memory'):
+        work(search)
+    work(search)
+    assert [trial.state.name for trial in _study(search).trials] == ['FAIL', 'PRUNED', 'COMPLETE']
+    first, second = (float(f'{search.startup_weight(number):.3g}') for number in range(2))
+    assert trained == [first, first, second]
+
+
+def test_trial_of_a_process_that_died_while_it_drew_is_no_trial(search, monkeypatch):
+    _study(search).ask()
+    monkeypatch.setattr(lambda_search, '_train_trial', lambda *_: 50.0)
+    work(replace(search, trials=1))
+    assert [trial.state.name for trial in _study(search).trials] == ['FAIL', 'COMPLETE']
 
 
 def test_trial_below_the_median_is_ended_after_a_third_of_the_iterations(search):
