@@ -8,7 +8,6 @@ about every registry without a child in the default scope: those we register not
 for that.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from mmengine.registry import DefaultScope, Registry
 import mtkd_cd.core.backend  # noqa: F401  (registers what configs name)
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.openmmlab import import_quietly, quiet_imports
+from mtkd_cd.core.text import did_you_mean
 
 # Open-CD's configs take LN2d from mmpretrain, which need not be installed here.
 _FOREIGN_SCOPE = 'mmpretrain.'
@@ -141,11 +141,11 @@ def is_known(name: str) -> bool:
         return any(registry.get(name) is not None for registry in _ALL)
 
 
-def similar_names(name: str) -> list[str]:
-    """What may have been meant by a ``type`` of a config that is in none of the registries, the
-    most similar first."""
+def similar_name(name: str) -> str:
+    """``did you mean 'x'?`` for a ``type`` of a config that is in none of the registries; empty
+    where nothing in them is like it."""
     known = set().union(*(registry.names() for registry in _ALL))
-    return difflib.get_close_matches(name.rpartition('.')[2], sorted(known))
+    return did_you_mean(name.rpartition('.')[2], sorted(known))
 
 
 @contextmanager
@@ -228,7 +228,5 @@ def _refuse_names_nobody_takes(target: Any, settings: Mapping) -> None:
 
 def _unknown(name: str, registry: Registry) -> str:
     said = f'{name} is not in the {registry.scope}::{registry.name} registry'
-    similar = similar_names(name)
-    if similar:
-        return f'{said}: did you mean {similar[0]!r}?'
-    return f'{said}. Check its spelling, or name its module in custom_imports'
+    advice = similar_name(name) or 'check its spelling, or name its module in custom_imports'
+    return f'{said}: {advice}'

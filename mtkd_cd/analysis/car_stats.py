@@ -19,7 +19,7 @@ from mtkd_cd.core.car import THRESHOLD_RULES, CARPartition, car_histogram, propo
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import own_file
 from mtkd_cd.core.strategy import Layout, Strategy
-from mtkd_cd.core.text import format_markdown_table
+from mtkd_cd.core.text import csv_row, format_markdown_table
 from mtkd_cd.data.car_index import label_cars
 from mtkd_cd.data.pairs import list_pairs, raise_if_any
 
@@ -249,8 +249,9 @@ def config_lines(thresholds: Sequence[float]) -> dict[str, str]:
     values = f'thresholds={partition.thresholds}'
     renamed = partition.names != CARPartition().names
     data = f'dict(dataset=dict({values}{f", range={partition.names[0]!r}" if renamed else ""}))'
+    values = ' '.join(map(repr, partition.thresholds))
     return {
-        'run_mtkd': f'python tools/run_mtkd.py MODEL --thresholds {" ".join(map(repr, partition.thresholds))}\n',
+        'run_mtkd': f'python tools/run_mtkd.py MODEL --thresholds {values}\n',
         'partition': f'train_dataloader = {data}\nval_dataloader = {data}\n',
         'op': _model_lines(partition, 'op'),
         'mtkd': _model_lines(partition, 'mtkd'),
@@ -323,7 +324,7 @@ def save_stats(
         writer = csv.DictWriter(text, rows[0], lineterminator='\n')
         writer.writeheader()
         writer.writerows(
-            {**row, 'thresholds': ' '.join(map(repr, row['thresholds']))} for row in rows
+            csv_row({**row, 'thresholds': ' '.join(map(repr, row['thresholds']))}) for row in rows
         )
     cars = {split.name: split.cars.tolist() for split in splits}
     content = {

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mtkd_cd.core.car import CARPartition, car_histogram
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import own_file
+from mtkd_cd.core.text import some
 from mtkd_cd.data.car_index import car_of_file
 from mtkd_cd.data.images import RULE_OPTION, orientation_problem, read_header, read_stored
 from mtkd_cd.data.labels import check_not_black_and_white, label_coding
@@ -345,9 +346,7 @@ def _counts(values: Iterable[str], most: int = 3) -> str:
     counts = Counter(values).most_common()
     if len(counts) <= 1:
         return counts[0][0] if counts else '-'
-    return ', '.join(f'{value} ({count})' for value, count in counts[:most]) + (
-        f', {len(counts) - most} more' if len(counts) > most else ''
-    )
+    return some((f'{value} ({count})' for value, count in counts), most)
 
 
 class SplitCARs(Protocol):

@@ -14,7 +14,7 @@ from PIL import Image
 from mtkd_cd.analysis.check import splits_on_disk
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import OutputFolder
-from mtkd_cd.core.text import closest, label_and_path, some
+from mtkd_cd.core.text import did_you_mean, label_and_path, some
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.pairs import IMAGE_SUFFIXES, Pair, list_pairs, raise_if_any
 from mtkd_cd.drawing.error_map import (
@@ -202,8 +202,7 @@ class MaskComparison:
         if len(matches) > 1:
             raise UserError(f'image {text!r} may be {_some(matches)}: give the folder too')
         if not matches:
-            close = closest(name, self._pairs)
-            advice = close if close.endswith('?') else f'there are {_some(self._pairs)}'
+            advice = did_you_mean(name, self._pairs) or f'there are {_some(self._pairs)}'
             raise UserError(f'unknown image {text!r}: {advice}')
         lacking = next((run for run in self.runs if matches[0] not in run.files), None)
         if lacking is not None:

@@ -1,11 +1,11 @@
 """``mtkd-cd COMMAND ...``: finds the command's module and runs it."""
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from mtkd_cd.core.text import did_you_mean
 from mtkd_cd.version import __version__
 
 _INTRODUCTION = """usage: mtkd-cd COMMAND [ARGUMENT ...]
@@ -98,7 +98,5 @@ def _overview() -> str:
 
 
 def _unknown(name: str) -> str:
-    similar = difflib.get_close_matches(name.replace('_', '-'), COMMANDS, n=1)
-    if similar:
-        return f'there is no command {name!r}: did you mean {similar[0]!r}?'
-    return f'there is no command {name!r}. mtkd-cd --help lists the commands'
+    advice = did_you_mean(name.replace('_', '-'), COMMANDS) or 'mtkd-cd --help lists the commands'
+    return f'there is no command {name!r}: {advice}'

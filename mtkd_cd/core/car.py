@@ -332,11 +332,11 @@ def car_histogram(cars: np.ndarray, partition: CARPartition | None = None, width
     edges = np.array([0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0])
     counts = np.bincount(np.searchsorted(edges, cars, side='left'), minlength=len(edges))
     labels = ['CAR = 0', *(f'{low:g} < CAR <= {high:g}' for low, high in itertools.pairwise(edges))]
-    total = max(len(cars), 1)
-    lines = [
-        f'{label:>22} {count:6d} {count / total:6.1%} {"#" * round(width * count / max(counts.max(), 1))}'.rstrip()
-        for label, count in zip(labels, counts)
-    ]
+    total, largest = max(len(cars), 1), max(counts.max(), 1)
+    lines = []
+    for label, count in zip(labels, counts):
+        bar = '#' * round(width * count / largest)
+        lines.append(f'{label:>22} {count:6d} {count / total:6.1%} {bar}'.rstrip())
     if partition is not None:
         in_range = partition.counts(cars)
         lines += [

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.strategy import training_command
+from mtkd_cd.core.text import some
 
 DIGEST = 'digest'  # entry of a checkpoint's meta
 _SHOWN_KEYS = 6
@@ -241,8 +242,7 @@ def _check_archive(path: Path) -> None:
             if not any(name.endswith('data.pkl') for name in names):
                 raise UserError(
                     f'checkpoint {path} is a zip archive of other files '
-                    f'({", ".join(names[:_SHOWN_KEYS]) or "none"}). Unpack it, and name the file '
-                    'in it'
+                    f'({some(names, _SHOWN_KEYS) or "none"}). Unpack it, and name the file in it'
                 )
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
@@ -352,8 +352,9 @@ def read_weights(path: str | os.PathLike, *, trusted: bool | None = None) -> dic
     broken = non_finite(weights)
     if broken:
         raise UserError(
-            f'checkpoint {path} holds weights that are no finite numbers ({_listed(broken)}): the '
-            'training that made it diverged. Train again, with a lower learning rate'
+            f'checkpoint {path} holds weights that are no finite numbers '
+            f'({some(broken, _SHOWN_KEYS)}): the training that made it diverged. Train again, with '
+            'a lower learning rate'
         )
     return weights
 
@@ -396,11 +397,6 @@ def non_finite(weights: Mapping[str, Tensor]) -> list[str]:
         return []
     finite = torch.stack([torch.isfinite(weights[name]).all() for name in names]).tolist()
     return [name for name, good in zip(names, finite) if not good]
-
-
-def _listed(names: list[str]) -> str:
-    more = f', ... {len(names)} in all' if len(names) > _SHOWN_KEYS else ''
-    return ', '.join(names[:_SHOWN_KEYS]) + more
 
 
 def _student_in(
@@ -452,8 +448,7 @@ def load_weights(
         and not weights[key].is_floating_point()
     ]
     problems = [
-        f'{len(keys)} {what}: '
-        f'{", ".join(keys[:_SHOWN_KEYS])}{", ..." if len(keys) > _SHOWN_KEYS else ""}'
+        f'{len(keys)} {what}: {some(keys, _SHOWN_KEYS)}'
         for what, keys in (
             ('keys missing in the file', missing),
             ('keys the model does not have', unexpected),
@@ -500,8 +495,8 @@ def save_checkpoint(
     broken = non_finite(_weights_in(content))
     if broken:
         raise UserError(
-            f'{path} is not written: {_listed(broken)} are no finite numbers, the training '
-            'diverged. Lower the learning rate'
+            f'{path} is not written: {some(broken, _SHOWN_KEYS)} are no finite numbers, the '
+            'training diverged. Lower the learning rate'
         )
     if isinstance(content.get('state_dict'), Mapping):
         add_digest(content)

@@ -4,7 +4,7 @@ paths, tables as text, and text that no spreadsheet or Markdown reader takes for
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # A spreadsheet takes a cell that begins so for a formula (OWASP, "CSV injection").
 _FORMULA_STARTS = '=+-@\t\r'
@@ -36,10 +36,15 @@ def some(items: Iterable[object], limit: int = 3, separator: str = ', ') -> str:
 def closest(word: str, known: Iterable[object]) -> str:
     """``did you mean 'x'?``, or all that is known: ``there are x, y``."""
     words = [str(item) for item in known]
-    matches = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    if matches:
-        return f'did you mean {matches[0]!r}?'
-    return f'there are {", ".join(words)}' if words else 'there is none'
+    return did_you_mean(word, words) or (
+        f'there are {", ".join(words)}' if words else 'there is none'
+    )
+
+
+def did_you_mean(word: str, known: Iterable[object]) -> str:
+    """``did you mean 'x'?``; empty where nothing known is like it."""
+    matches = difflib.get_close_matches(word, [str(item) for item in known], n=1, cutoff=0.5)
+    return f'did you mean {matches[0]!r}?' if matches else ''
 
 
 def label_and_path(argument: str) -> tuple[str, str]:
@@ -60,6 +65,11 @@ def csv_text(text: str) -> str:
     :func:`from_csv_text` takes it away. Numbers are written without this function.
     """
     return _GUARD + text if text.startswith((*_FORMULA_STARTS, _GUARD)) else text
+
+
+def csv_row(row: Mapping[str, object]) -> dict[str, object]:
+    """A row whose texts went through :func:`csv_text`; numbers stay."""
+    return {key: csv_text(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
 
 
 def from_csv_text(text: str) -> str:

@@ -185,8 +185,7 @@ class CARPartitionDataset:
             else ''
         )
         return (
-            f'no image lies in the wanted CAR range: {wanted}. The CARs of the {len(cars)} images '
-            'are\n'
-            f'{car_histogram(cars, self.car_partition)}\nChoose other thresholds or another '
-            f'range{advice}'
+            f'no image lies in the wanted CAR range: {wanted}. The CARs of the {len(cars)} '
+            f'images are\n{car_histogram(cars, self.car_partition)}\n'
+            f'Choose other thresholds or another range{advice}'
         )

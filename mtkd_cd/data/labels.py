@@ -333,6 +333,6 @@ def _refuse(path: str | os.PathLike, values: np.ndarray, reason: str) -> NoRetur
         f', ... {values[-1]:g}' if len(values) > 8 else ''
     )
     raise UserError(
-        f'label {path} holds the values {{{shown}}}: {reason}. Convert it to a coding we know: 0 / '
-        '1, 0 / 255, gray with >= 128 for change'
+        f'label {path} holds the values {{{shown}}}: {reason}. Convert it to a coding we know: '
+        '0 / 1, 0 / 255, gray with >= 128 for change'
     )

@@ -15,6 +15,7 @@ from mmengine.fileio import isdir, isfile, list_dir_or_file
 from mmengine.logging import print_log
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.text import some
 from mtkd_cd.data.images import (
     ImageHeader,
     header_problem,
@@ -165,8 +166,7 @@ def _files_by_name(
         if name in files:
             raise UserError(
                 f'{files[name]} and {path} have the same name: remove one, or set the suffix of '
-                'the '
-                'wanted one'
+                'the wanted one'
             )
         files[name] = path
         problem = None if backend_args else _entry_problem(path)
@@ -386,15 +386,10 @@ def raise_if_any(problems: Iterable[Problem]) -> None:
     problems = list(problems)
     if not problems:
         return
-    shown = '\n'.join(f'  {problem}' for problem in problems[:_SHOWN])
-    more = (
-        f'\n  ... and {len(problems) - _SHOWN} more (tools/check_dataset.py lists all of a data '
-        'set)'
-        if len(problems) > _SHOWN
-        else ''
-    )
+    shown = some(problems, _SHOWN, '\n  ')
+    more = ' (tools/check_dataset.py lists all of a data set)' if len(problems) > _SHOWN else ''
     count = 'file' if len(problems) == 1 else 'files'
-    raise UserError(f'{len(problems)} {count} cannot be used:\n{shown}{more}')
+    raise UserError(f'{len(problems)} {count} cannot be used:\n  {shown}{more}')
 
 
 def _printable(text: str) -> str:

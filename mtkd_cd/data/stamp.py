@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.locks import alone
+from mtkd_cd.core.text import some
 
 _VERSION = 1
 _SHOWN = 3
@@ -78,11 +79,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
         ('gone', [name for name in before if name not in now]),
         ('new', [name for name in now if name not in before]),
     )
-    texts = [
-        f'{len(names)} {what} ({", ".join(names[:_SHOWN])}{", ..." if len(names) > _SHOWN else ""})'
-        for what, names in parts
-        if names
-    ]
+    texts = [f'{len(names)} {what} ({some(names, _SHOWN)})' for what, names in parts if names]
     if not texts and list(before) != list(now):
         return 'the same files in another order'
     return '; '.join(texts)

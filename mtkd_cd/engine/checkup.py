@@ -13,7 +13,7 @@ from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.hooks.best_weights import choose_metric
 from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
-from mtkd_cd.registry import is_known, similar_names
+from mtkd_cd.registry import is_known, similar_name
 
 SHARED_MEMORY = '/dev/shm'
 _LEAST_SHARED_MEMORY = 4 << 20  # bytes: less than a batch of any use
@@ -68,9 +68,8 @@ def check_optimizer(cfg: Config) -> None:
     kind = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
     if not isinstance(kind, str) or is_known(kind):
         return
-    similar = similar_names(kind)
-    hint = f': did you mean {similar[0]!r}?' if similar else ''
-    raise UserError(f'optim_wrapper.optimizer.type={kind!r} is not in the registries{hint}')
+    advice = similar_name(kind) or 'check its spelling'
+    raise UserError(f'optim_wrapper.optimizer.type={kind!r} is not in the registries: {advice}')
 
 
 def _numbers(node: Any, place: str) -> list[tuple[str, float]]:

@@ -441,8 +441,7 @@ def _widen_detector(detector: Any, count: int) -> None:
     if 'in_channels' not in names:
         raise UserError(
             f'{detector.get("type")} with backbone {backbone.type} takes three bands, found '
-            f'{count} '
-            'in bands: choose three of them, or another model'
+            f'{count} in bands: choose three of them, or another model'
         )
     # FC-EF and its like see both dates as one image.
     backbone.in_channels = 2 * count if backbone.get('in_channels') == 6 else count

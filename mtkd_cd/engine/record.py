@@ -12,6 +12,7 @@ from mmengine.dist import get_world_size, is_main_process
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.text import some
 from mtkd_cd.data.stamp import changes
 
 FILENAME = 'run.json'
@@ -216,10 +217,7 @@ def check_settings(work_dir: str | Path, settings: Mapping[str, Any]) -> None:
         if there.get(key) != settings.get(key)
     ]
     if differences:
-        more = len(differences) - _SHOWN_DIFFERENCES
-        shown = '; '.join(differences[:_SHOWN_DIFFERENCES]) + (
-            f'; and {more} more' if more > 0 else ''
-        )
+        shown = some(differences, _SHOWN_DIFFERENCES, '; ')
         raise UserError(
             f'{work_dir} holds another run: {shown}. Choose another --work-dir, or delete this one'
         )

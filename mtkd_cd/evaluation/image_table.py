@@ -15,7 +15,7 @@ import numpy as np
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
-from mtkd_cd.core.text import csv_text, format_markdown_table, from_csv_text
+from mtkd_cd.core.text import csv_row, format_markdown_table, from_csv_text
 from mtkd_cd.evaluation.counts import COUNT_NAMES
 from mtkd_cd.evaluation.scores import (
     CLASSES,
@@ -172,7 +172,7 @@ class ImageTable:
                 json.dump(self.as_dict(), file, indent=1)
 
     def _write_csv(self, file: IO[str]) -> None:
-        rows = [{**row, 'file': csv_text(row['file'])} for row in self.rows()]
+        rows = [csv_row(row) for row in self.rows()]
         writer = csv.DictWriter(file, rows[0] if rows else [], lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
@@ -350,8 +350,9 @@ def _read_json(path: str | os.PathLike) -> dict[str, Any]:
 def _read_csv(path: str | os.PathLike) -> list[dict[str, Any]]:
     rows = list(csv.DictReader(io.StringIO(_read_text(path), newline='')))
     for row in rows:
-        if row.get('file'):
-            row['file'] = from_csv_text(row['file'])
+        for name in ('file', 'coarse_range'):
+            if row.get(name):
+                row[name] = from_csv_text(row[name])
     return rows
 
 

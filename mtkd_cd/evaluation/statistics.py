@@ -8,7 +8,7 @@ NumPy alone: drawing the images once for all scores takes a ninth of the time th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ CONFIDENCE = 0.95
 # Elements of the largest array that a block of resamples makes, whatever the number of images.
 _BLOCK = 2**21
 _TEST = 'sign-flip permutation'
+_Key = TypeVar('_Key')
 
 
 class Interval(NamedTuple):
@@ -74,24 +75,23 @@ def bootstrap_interval(
 
 
 def bootstrap_intervals(
-    columns: Mapping[str, Sequence[float] | np.ndarray],
+    columns: Mapping[_Key, Sequence[float] | np.ndarray],
     num_resamples: int = NUM_RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
-) -> dict[str, Interval]:
+) -> dict[_Key, Interval]:
     """:func:`bootstrap_interval` of several scores of the same images, drawn once for all of them.
 
     Args:
-        columns: (N,) values by name; N is the same for all.
+        columns: (N,) values by name, or by whatever they belong to; N is the same for all.
         num_resamples: As in :func:`bootstrap_interval`; likewise the others, and the errors.
     """
     if not columns:
         return {}
     _check_settings(num_resamples, confidence)
     values = np.stack([_checked(column) for column in columns.values()], 1)  # (N, C)
-    means = _resampled_means(
-        values, num_resamples, np.random.default_rng(seed)
-    )  # (num_resamples, C)
+    # (num_resamples, C)
+    means = _resampled_means(values, num_resamples, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
     bounds = zip(values.mean(0).tolist(), *np.quantile(means, (tail, 1 - tail), axis=0).tolist())
     return {name: Interval(*bound) for name, bound in zip(columns, bounds)}

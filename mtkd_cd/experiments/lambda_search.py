@@ -21,7 +21,14 @@ from mtkd_cd.engine.record import read_record
 from mtkd_cd.engine.run import prepare_training, run_training
 from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.recipe.options import RecipeOptions
-from mtkd_cd.recipe.steps import Step, drop_checkpoints, is_trained, recipe, step_config
+from mtkd_cd.recipe.steps import (
+    Step,
+    drop_checkpoints,
+    is_trained,
+    model_name,
+    recipe,
+    step_config,
+)
 
 PARAMETER = 'lambda'
 METRIC = 'mIoU'
@@ -36,7 +43,7 @@ class Search:
     """What is searched.
 
     Attributes:
-        model: Name of the model.
+        model: Name of the model, or path of the config of an origin.
         options: Of the recipe whose origin and specialists are there; their ``loss_weight`` does
             not matter.
         low: Smallest lambda.
@@ -60,7 +67,8 @@ class Search:
     def name(self) -> str:
         """Of the study and its files: the model, with the variant where there is one."""
         variant = self.strategy.variant
-        return f'{self.model}@{variant}' if variant else self.model
+        name = model_name(self.model)
+        return f'{name}@{variant}' if variant else name
 
     @property
     def strategy(self) -> Strategy:
@@ -144,7 +152,7 @@ def _check_teachers(search: Search) -> None:
 def train_control(search: Search) -> None:
     """The student with lambda = 0, which is the control ``continued``; it has its own place in the
     recipe."""
-    with alone(search.options.work_dir / f'.{search.model}.lock', wait=True):
+    with alone(search.options.work_dir / f'.{model_name(search.model)}.lock', wait=True):
         run_training(prepare_training(_control_config(search)), resume=True, terse=True)
 
 

@@ -14,7 +14,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import TESTED_KINDS, WORK_DIRS, Layout, Strategy
-from mtkd_cd.core.text import closest
+from mtkd_cd.core.text import closest, csv_row
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine.record import read_record, write_json
 from mtkd_cd.evaluation import load_table
@@ -147,7 +147,7 @@ def read_experiment(path: Path | None, configs: Path, overrides: Mapping[str, An
     Raises:
         UserError: No such file, or an entry that means nothing.
     """
-    content = dict(adjust.load_config(path)._cfg_dict.to_dict()) if path else {}
+    content = adjust.load_config(path).to_dict() if path else {}
     chosen = dict(overrides)
     models = content.pop('models', {})
     if not isinstance(models, Mapping):
@@ -439,7 +439,9 @@ class Matrix:
                 file, [*columns, *MEAN_NAMES], lineterminator='\n', extrasaction='ignore'
             )
             writer.writeheader()
-            writer.writerows({**dataclasses.asdict(cell), **cell.scores} for cell in self.cells)
+            writer.writerows(
+                csv_row({**dataclasses.asdict(cell), **cell.scores}) for cell in self.cells
+            )
         write_json(
             folder / 'matrix.json',
             dict(

@@ -18,7 +18,13 @@ from mtkd_cd.evaluation import ImageTable
 from mtkd_cd.evaluation.scores import image_scores
 from mtkd_cd.evaluation.statistics import paired_difference
 from mtkd_cd.recipe.options import RecipeOptions
-from mtkd_cd.recipe.steps import Step, run_recipe, step_config, validation_table
+from mtkd_cd.recipe.steps import (
+    Step,
+    model_name,
+    run_recipe,
+    step_config,
+    validation_table,
+)
 
 PAPER = {2: (0.1,), 3: DEFAULT_THRESHOLDS}  # arXiv:2502.13407, tables 2 and 5, by number of ranges
 
@@ -83,7 +89,7 @@ def search_thresholds(
     its weights, specialists and students stay in the places of the recipe.
 
     Args:
-        model: Name of a benchmark model.
+        model: Name of a benchmark model, or path of the config of an origin.
         options: Of the recipe; ``thresholds`` are the search's own.
         num_ranges: Numbers of ranges to try.
         kind: What is scored, the cascade or the student.
@@ -110,7 +116,7 @@ def search_thresholds(
     trials.sort(key=lambda trial: (-trial.score, len(trial.thresholds)))
     if is_main_process():
         write_json(
-            options.layout(model).report / f'thresholds-{kind}.json',
+            options.layout(model_name(model)).report / f'thresholds-{kind}.json',
             [dataclasses.asdict(trial) for trial in trials],
         )
     barrier()
@@ -118,7 +124,7 @@ def search_thresholds(
 
 
 def _validate(step: Step, model: str, options: RecipeOptions) -> ImageTable:
-    place, cfg = step.place(options.layout(model)), step_config(step, model, options)
+    place, cfg = step.place(options.layout(model_name(model))), step_config(step, model, options)
     return validation_table(cfg, place / 'validation', step.strategy, place / BEST)
 
 
@@ -150,7 +156,7 @@ def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, kin
     best = dataclasses.replace(options, thresholds=trials[0].thresholds)
     # Variants have places of their own: lines without the paths would find the default's
     # specialists.
-    files = best.layout(model).checkpoints(best.strategy(kind))
+    files = best.layout(model_name(model)).checkpoints(best.strategy(kind))
     paths = ''.join(f'        {name}={path!r},\n' for name, path in files.items())
     return '\n'.join(
         [

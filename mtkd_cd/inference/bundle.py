@@ -466,7 +466,21 @@ def sanitised(cfg: Config) -> dict[str, Any]:
 
     if 'model' in plain:
         plain['model'] = clean(plain['model'])
-    return plain
+    return _in_registries(plain)
+
+
+def _in_registries(node: Any) -> Any:
+    """A config with its types as a registry calls them: those of pure-Python configs come with the
+    module of their class."""
+    if isinstance(node, dict):
+        node = {key: _in_registries(value) for key, value in node.items()}
+        if isinstance(node.get('type'), str) and node['type'].count('.') > 1:
+            scope, *_, name = node['type'].split('.')
+            node['type'] = f'{scope}.{name}' if scope in _SCOPES else name
+        return node
+    if isinstance(node, (list, tuple)):
+        return type(node)(_in_registries(value) for value in node)
+    return node
 
 
 def encode(value: Any) -> Any:

@@ -158,7 +158,7 @@ class MarginCounts:
             int(pooled.sum()),
             (_likelihood(pooled, 1.0), _likelihood(pooled, temperature)),
             curve,
-            {name: tuple(interval) for name, interval in intervals.items()},
+            {name: (i.mean, i.low, i.high) for name, i in intervals.items()},
             pooled_scores(table),
         )
 

@@ -23,6 +23,7 @@ from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec, needs_rule, no_rule_error
+from mtkd_cd.engine.record import name_of
 from mtkd_cd.inference.card import RGB, Card
 from mtkd_cd.inference.grid import Grid, Shift, Warp, pixel_ratio
 from mtkd_cd.inference.predictor import (
@@ -990,11 +991,12 @@ def _pipeline(cfg: Any, arrays: bool) -> Compose:
         steps = [copy.deepcopy(dict(step)) for step in cfg.test_pipeline]
     kept = []
     for step in steps:
-        name = str(step['type']).rpartition('.')[2]
+        kind = name_of(step['type'])
+        name = kind.rpartition('.')[2]
         if 'LoadAnnotations' in name:
             continue
         if arrays and name == 'MultiImgLoadImageFromFile':
-            step['type'] = str(step['type']).replace(name, 'MultiImgLoadLoadImageFromNDArray')
+            step['type'] = kind.replace(name, 'MultiImgLoadLoadImageFromNDArray')
         kept.append(step)
     scope = cfg.get('default_scope', 'mtkd_cd') if cfg is not None else 'mtkd_cd'
     with DefaultScope.overwrite_default_scope(scope):

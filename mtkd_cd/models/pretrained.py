@@ -1,7 +1,6 @@
 """Pretrained weights, found and checked before ``init_weights`` loads them: a missing file is one
 clear error, not a traceback."""
 
-import difflib
 import re
 import socket
 from abc import abstractmethod
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.text import did_you_mean
 
 _TIMEOUT_S = 30
 # Where the maintained distributions of mmengine and mmsegmentation find the files that their
@@ -195,10 +195,9 @@ def _resolve(checkpoint: str, owner: str) -> str:
         return checkpoint
     urls = get_external_models()
     if name not in urls:
-        alike = difflib.get_close_matches(name, urls, cutoff=0.5)
+        advice = did_you_mean(name, urls) or 'give a file or a URL'
         raise UserError(
-            f'pretrained weights {checkpoint} of {owner}: mmengine knows none of this name; '
-            f'similar: {", ".join(alike) or "none"}'
+            f'pretrained weights {checkpoint} of {owner}: mmengine knows no such name: {advice}'
         )
     return str(urls[name])
 

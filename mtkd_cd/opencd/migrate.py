@@ -203,7 +203,7 @@ def _migrate_data(migration: Migration) -> None:
     thresholds = tuple(model.get('thresholds') or ()) or None
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
-        if isinstance(loader, Mapping) and isinstance(loader.get('dataset'), Mapping):
+        if isinstance(loader, MutableMapping) and isinstance(loader.get('dataset'), Mapping):
             loader['dataset'] = _whole_split(
                 migration, f'{split}_dataloader', loader['dataset'], thresholds
             )
@@ -260,7 +260,7 @@ def _places(dataset: Any) -> Iterator[tuple[Any, str]]:
 
 
 def _report_unknown_types(migration: Migration) -> None:
-    from mtkd_cd.registry import is_known, similar_names
+    from mtkd_cd.registry import is_known, similar_name
 
     for kind in sorted(
         {
@@ -274,8 +274,7 @@ def _report_unknown_types(migration: Migration) -> None:
         if kind.rpartition('.')[2] in _SEMANTIC:
             advice = 'semantic change detection is out of scope; the binary models are in docs'
         else:
-            similar = similar_names(kind)
-            advice = f'did you mean {similar[0]!r}?' if similar else 'nothing here is like it'
+            advice = similar_name(kind) or 'nothing here is like it'
         migration.left.append(f'type {kind!r} is not known here: {advice}')
 
 

@@ -18,7 +18,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import BEST, CURVES, Layout, Strategy
-from mtkd_cd.core.text import closest
+from mtkd_cd.core.text import closest, csv_row
 from mtkd_cd.data.stamp import changes
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine import read_curve
@@ -461,7 +461,7 @@ def _write_curves(layout: Layout) -> None:
     with atomic_write(layout.report / CURVES) as file:
         writer = csv.DictWriter(file, ('strategy', 'range', 'iter', 'mIoU'), lineterminator='\n')
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(csv_row, rows))
 
 
 def collect_results(layout: Layout) -> RecipeResults:

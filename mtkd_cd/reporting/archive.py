@@ -174,7 +174,7 @@ def _writing(path: Path) -> Iterator[IO[str]]:
         compressed: Any = (
             gzip.GzipFile('', 'wb', 9, file, mtime=0)
             if path.name.lower().endswith('.gz')
-            else lzma.LZMAFile(file, 'wb')
+            else lzma.LZMAFile(file, 'wb')  # noqa: SIM115  # the next line closes either
         )
         with compressed, TextIOWrapper(compressed, encoding='utf-8', newline='') as text:
             yield text

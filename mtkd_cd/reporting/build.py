@@ -12,7 +12,7 @@ from mtkd_cd.core.strategy import strategy_title
 from mtkd_cd.core.text import percent_text
 from mtkd_cd.paper.published import model_title, published_dataset, published_scores
 from mtkd_cd.reporting import figures
-from mtkd_cd.reporting.comparison import Comparison, Difference, Reference
+from mtkd_cd.reporting.comparison import Comparison, Difference, Entry, Reference
 from mtkd_cd.reporting.curves import CURVES, Curve
 from mtkd_cd.reporting.document import Card, ComparisonReport, Section
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
@@ -46,12 +46,12 @@ class Pictures:
         scenes: Files by image name, see :func:`~mtkd_cd.reporting.thumbnails.check_scenes`; empty
             for no thumbnails.
         cars: (N,) CARs of each split of the data set.
-        predictions: Folder of predictions by ``str(entry)``.
+        predictions: Folder of the predictions of an entry.
     """
 
     scenes: Mapping[str, Scene] = field(default_factory=dict)
     cars: Mapping[str, np.ndarray] = field(default_factory=dict)
-    predictions: Mapping[str, Path] = field(default_factory=dict)
+    predictions: Mapping[Entry, Path] = field(default_factory=dict)
 
 
 def build_report(
@@ -222,18 +222,17 @@ def _training_sections(comparison: Comparison, curves: Sequence[Curve]) -> list[
 def _image_sections(comparison: Comparison, pictures: Pictures, num_images: int) -> list[Section]:
     reference = comparison.references[0]
     extremes = {
-        key: _extremes(difference.by_image, num_images)
-        for key, difference in reference.differences.items()
+        difference: rows
+        for difference in reference.differences.values()
+        if (rows := _extremes(difference.by_image, num_images))
     }
-    extremes = {key: rows for key, rows in extremes.items() if rows}
     if not extremes:
         return []
     cards = {}
-    for key, found in reference.differences.items():
-        if key in extremes and pictures.scenes:
-            strategies = [strategy_title(side.strategy) for side in (found.entry, found.reference)]
-            heading = f'{model_title(found.entry.model)}, {" against ".join(strategies)}'
-            cards[heading] = [_card(comparison, found, row, pictures) for row in extremes[key]]
+    for found, rows in extremes.items() if pictures.scenes else ():
+        strategies = [strategy_title(side.strategy) for side in (found.entry, found.reference)]
+        heading = f'{model_title(found.entry.model)}, {" against ".join(strategies)}'
+        cards[heading] = [_card(comparison, found, row, pictures) for row in rows]
     legend = (
         'Predictions are drawn as errors: white = hit, red = missed, blue = false alarm.'
         if pictures.predictions
@@ -266,7 +265,7 @@ def _card(comparison: Comparison, found: Difference, row: int, pictures: Picture
     scene = pictures.scenes[file]
     tiles = scene_thumbnails(scene)
     for entry in (found.reference, found.entry):
-        if folder := pictures.predictions.get(str(entry)):
+        if folder := pictures.predictions.get(entry):
             tile = prediction_thumbnail(strategy_title(entry.strategy), folder, file, scene)
             tiles += [tile] if tile else []
     text = (
@@ -363,9 +362,9 @@ def _notes(
             f'Not all runs have equally many seeds: {words}. Differences use the seeds that both '
             'sides have.'
         )
-    analysed = {str(analysis.entry) for analysis in analyses}
+    analysed = {analysis.entry for analysis in analyses}
     for entry in comparison.entries:
-        if base_strategy(entry.strategy).partition('@')[0] == 'op' and str(entry) not in analysed:
+        if base_strategy(entry.strategy).partition('@')[0] == 'op' and entry not in analysed:
             notes.append(
                 f'{entry} is not in the analysis of O-P: its tables hold no coarse_car and '
                 'coarse_range.'

@@ -72,7 +72,7 @@ class Entry:
         return mean_and_deviation([float(run.scores[score][rows].mean()) for run in self.runs])[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Difference:
     """An entry against its reference, paired over the images.
 
@@ -117,13 +117,13 @@ class Reference:
     Attributes:
         name: ``origin`` for each model's own origin; ``fc_ef/origin`` for one entry that all are
             compared with.
-        differences: By ``str(entry)``.
+        differences: Of each entry that has a reference of this name, which is not itself.
         strays: Entries whose model lacks the strategy and that are compared with the first entry
             instead.
     """
 
     name: str
-    differences: Mapping[str, Difference]
+    differences: Mapping[Entry, Difference]
     strays: Sequence[Entry] = ()
 
 
@@ -136,7 +136,7 @@ class Bin:
         low: Smallest CAR: of the images of a quantile, or the lower bound of a range.
         high: Largest CAR, included.
         rows: Its images.
-        intervals: Of the mean mIoU of each entry, by ``str(entry)``; empty without images.
+        intervals: Of the mean mIoU of each entry; empty without images.
         differences: Of the mean difference in mIoU to the first reference, likewise.
     """
 
@@ -144,8 +144,8 @@ class Bin:
     low: float
     high: float
     rows: np.ndarray
-    intervals: Mapping[str, Interval]
-    differences: Mapping[str, Interval]
+    intervals: Mapping[Entry, Interval]
+    differences: Mapping[Entry, Interval]
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Comparison:
         cars: (N,) CARs of their labels.
         partition: CAR ranges of the breakdown.
         entries: In the order that the runs were given in, those of one model together.
-        intervals: Of the mean of each score over the images, by ``str(entry)``, then score.
+        intervals: Of the mean of each score over the images, by entry, then score.
         references: The first run's strategy, then those asked for.
         quantiles: Bins of equally many images.
         ranges: Bins of the partition.
@@ -168,7 +168,7 @@ class Comparison:
     cars: np.ndarray
     partition: CARPartition
     entries: list[Entry]
-    intervals: Mapping[str, Mapping[str, Interval]]
+    intervals: Mapping[Entry, Mapping[str, Interval]]
     references: list[Reference]
     quantiles: list[Bin]
     ranges: list[Bin]
@@ -319,7 +319,7 @@ def _chooser(name: str, entries: Sequence[Entry]) -> _Chooser:
     return lambda entry: by_model.get(entry.model)
 
 
-def _strays(name: str, differences: Mapping[str, Difference]) -> list[Entry]:
+def _strays(name: str, differences: Mapping[Entry, Difference]) -> list[Entry]:
     """Entries that met another model's run although the reference is a strategy."""
     return [
         difference.entry
@@ -331,44 +331,41 @@ def _strays(name: str, differences: Mapping[str, Difference]) -> list[Entry]:
 
 def _statistics(
     entries: Sequence[Entry], pairs: Mapping[str, Sequence[tuple[Entry, Entry]]], settings: Settings
-) -> tuple[dict[str, dict[str, Interval]], dict[str, dict[str, Difference]]]:
+) -> tuple[dict[Entry, dict[str, Interval]], dict[str, dict[Entry, Difference]]]:
     """Intervals of all means and all differences, from one draw of images for all of them: drawing
     is what takes the time."""
     paired = {
-        (name, str(entry)): _paired_scores(entry, other)
+        (name, entry): _paired_scores(entry, other)
         for name, group in pairs.items()
         for entry, other in group
     }
-    columns: dict[str, np.ndarray] = {
-        f'{entry}\n{score}': values for entry in entries for score, values in entry.scores.items()
-    }
-    for (name, key), (values, reference, _) in paired.items():
-        columns |= {f'{key}\n{score}\n{name}': values[score] - reference[score] for score in values}
+    # The columns of the draw: (entry, score, name of the reference, or none for the mean itself).
+    columns: dict[tuple[Entry, str, str | None], np.ndarray] = {}
+    for entry in entries:
+        columns |= {(entry, score, None): values for score, values in entry.scores.items()}
+    for (name, entry), (values, reference, _) in paired.items():
+        columns |= {(entry, score, name): values[score] - reference[score] for score in values}
     found = bootstrap_intervals(columns, settings.num_resamples, settings.confidence, settings.seed)
     means = {
-        str(entry): {score: found[f'{entry}\n{score}'] for score in entry.scores}
-        for entry in entries
+        entry: {score: found[entry, score, None] for score in entry.scores} for entry in entries
     }
-    differences: dict[str, dict[str, Difference]] = {}
+    differences: dict[str, dict[Entry, Difference]] = {}
     for name, group in pairs.items():
-        tests = {
-            str(entry): _p_values(*paired[name, str(entry)][:2], settings) for entry, _ in group
-        }
-        adjusted = holm([tests[str(entry)]['mIoU'] for entry, _ in group])
+        tests = {entry: _p_values(*paired[name, entry][:2], settings) for entry, _ in group}
+        adjusted = holm([tests[entry]['mIoU'] for entry, _ in group])
         differences[name] = {}
         for (entry, other), corrected in zip(group, adjusted):
-            key = str(entry)
-            values, reference, seeds = paired[name, key]
-            differences[name][key] = Difference(
+            values, reference, seeds = paired[name, entry]
+            differences[name][entry] = Difference(
                 entry=entry,
                 reference=other,
                 scores=values['mIoU'],
                 by_image=values['mIoU'] - reference['mIoU'],
-                intervals={score: found[f'{key}\n{score}\n{name}'] for score in values},
+                intervals={score: found[entry, score, name] for score in values},
                 deviations={
                     score: _paired_deviation(entry, other, seeds, score) for score in values
                 },
-                p_values=tests[key],
+                p_values=tests[entry],
                 adjusted=corrected,
                 num_seeds=len(seeds),
             )
@@ -439,14 +436,14 @@ def _quantiles(cars: np.ndarray, num_bins: int) -> list[np.ndarray]:
 
 def _bin_intervals(
     entries: Sequence[Entry], reference: Reference, rows: np.ndarray, settings: Settings
-) -> tuple[dict[str, Interval], dict[str, Interval]]:
+) -> tuple[dict[Entry, Interval], dict[Entry, Interval]]:
     if not len(rows):
         return {}, {}
-    columns = {str(entry): entry.scores['mIoU'][rows] for entry in entries}
-    columns |= {
-        f'{key}\ndifference': difference.by_image[rows]
-        for key, difference in reference.differences.items()
-    }
+    means = {entry: entry.scores['mIoU'][rows] for entry in entries}
+    gains = {difference: difference.by_image[rows] for difference in reference.differences.values()}
+    columns: dict[Entry | Difference, np.ndarray] = {**means, **gains}
     found = bootstrap_intervals(columns, settings.num_resamples, settings.confidence, settings.seed)
-    means = {str(entry): found[str(entry)] for entry in entries}
-    return means, {key: found[f'{key}\ndifference'] for key in reference.differences}
+    return (
+        {entry: found[entry] for entry in means},
+        {difference.entry: found[difference] for difference in gains},
+    )

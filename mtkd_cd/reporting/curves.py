@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import CURVES
+from mtkd_cd.core.text import from_csv_text
 from mtkd_cd.reporting.scored_run import Run
 
 COLUMNS = ('strategy', 'range', 'iter', 'mIoU')
@@ -50,7 +51,8 @@ def read_curves(runs: Iterable[Run]) -> list[Curve]:
     for path, model, seed in sources:
         points: dict[tuple[str, str], list[tuple[int, float]]] = {}
         for row in _rows(path) if path.is_file() else ():
-            points.setdefault((row['strategy'], row['range']), []).append(_point(path, row))
+            key = from_csv_text(row['strategy']), from_csv_text(row['range'])
+            points.setdefault(key, []).append(_point(path, row))
         for (strategy, range_name), found in points.items():
             iters, scores = zip(*sorted(found))
             curves.append(Curve(model, strategy, range_name, seed, iters, scores))

@@ -102,7 +102,7 @@ def _analyse(entry: Entry, comparison: Comparison) -> CascadeAnalysis:
 
 def _origin_of(entry: Entry, comparison: Comparison) -> Entry | None:
     label = entry.strategy.removesuffix(base_strategy(entry.strategy))
-    difference = comparison.references[0].differences.get(str(entry))
+    difference = comparison.references[0].differences.get(entry)
     return comparison.find(entry.model, f'{label}origin') or (
         difference.reference if difference else None
     )

@@ -128,7 +128,7 @@ def overview(comparison: Comparison, published: Published) -> Picture:
     """mIoU of every entry with its interval, and the published figure beside."""
     entries = comparison.entries
     known = {
-        str(entry): score
+        entry: score
         for entry in entries
         if (score := published_scores(published.dataset, entry.model, entry.strategy).get('mIoU'))
     }
@@ -137,18 +137,18 @@ def overview(comparison: Comparison, published: Published) -> Picture:
         axis = figure.subplots()
         rows = _rows_by_model(axis, comparison, entries)
         for entry in entries:
-            interval, style = comparison.intervals[str(entry)]['mIoU'], _marker(comparison, entry)
+            interval, style = comparison.intervals[entry]['mIoU'], _marker(comparison, entry)
             axis.plot(
                 [interval.low, interval.high],
-                [rows[str(entry)]] * 2,
+                [rows[entry]] * 2,
                 color=style['color'],
                 linewidth=1.2,
             )
-            axis.plot(interval.mean, rows[str(entry)], **style)
-        for key, score in known.items():
+            axis.plot(interval.mean, rows[entry], **style)
+        for entry, score in known.items():
             axis.plot(
                 score,
-                rows[key],
+                rows[entry],
                 marker='|',
                 color=_MUTED,
                 markersize=9,
@@ -175,7 +175,7 @@ def differences(
     comparison: Comparison, reference: Reference, name: str, words: str
 ) -> Picture | None:
     """Difference in mIoU of every entry to a reference with its interval; ``None`` without any."""
-    entries = [entry for entry in comparison.entries if str(entry) in reference.differences]
+    entries = [entry for entry in comparison.entries if entry in reference.differences]
     if not entries:
         return None
 
@@ -185,18 +185,18 @@ def differences(
         axis.axvline(0, color=_MUTED, linewidth=1)
         for entry in entries:
             interval, style = (
-                reference.differences[str(entry)].intervals['mIoU'],
+                reference.differences[entry].intervals['mIoU'],
                 _marker(comparison, entry),
             )
             if interval.low <= 0 <= interval.high:
                 style['markerfacecolor'] = 'white'
             axis.plot(
                 [interval.low, interval.high],
-                [rows[str(entry)]] * 2,
+                [rows[entry]] * 2,
                 color=style['color'],
                 linewidth=1.2,
             )
-            axis.plot(interval.mean, rows[str(entry)], **style)
+            axis.plot(interval.mean, rows[entry], **style)
         axis.set_xlabel('difference in mIoU (percentage points)')
         axis.xaxis.set_major_formatter(
             lambda value, _: typographic(f'{value:+g}') if value else '0'
@@ -219,9 +219,9 @@ def _row_size(comparison: Comparison, entries: Sequence[Entry]) -> tuple[float, 
 
 def _rows_by_model(
     axis: Axes, comparison: Comparison, entries: Sequence[Entry]
-) -> dict[str, float]:
+) -> dict[Entry, float]:
     """Vertical place of each entry, those of a model together under its name."""
-    rows: dict[str, float] = {}
+    rows: dict[Entry, float] = {}
     ticks, at = [], 0.0
     for model in comparison.models:
         members = [entry for entry in entries if entry.model == model]
@@ -229,7 +229,7 @@ def _rows_by_model(
             continue
         ticks.append((at + (len(members) - 1) / 2, model_title(model)))
         for entry in members:
-            rows[str(entry)] = at
+            rows[entry] = at
             at += 1
         axis.axhline(at - 0.15, color=_GRID, linewidth=0.8)
         at += 0.7
@@ -279,7 +279,7 @@ def car_curves(
     differences; and the bounds of the bins."""
     filled = [car_bin for car_bin in bins if len(car_bin.rows)]
     entries = comparison.of_model(model)
-    compared = [entry for entry in entries if str(entry) in comparison.references[0].differences]
+    compared = [entry for entry in entries if entry in comparison.references[0].differences]
     several = any(len(entry.runs) > 1 for entry in entries)
     looks = styles(comparison.strategies)
 
@@ -288,7 +288,7 @@ def car_curves(
         axes = figure.subplots(len(heights), sharex=True, gridspec_kw=dict(height_ratios=heights))
         places = np.arange(len(filled))
         for entry, shift in zip(entries, _shifts(len(entries))):
-            means = np.array([car_bin.intervals[str(entry)].mean for car_bin in filled])
+            means = np.array([car_bin.intervals[entry].mean for car_bin in filled])
             low, high = _band(entry, filled)
             axes[0].errorbar(
                 places + shift,
@@ -335,7 +335,7 @@ def _draw_differences(
 ) -> None:
     axis.axhline(0, color=_MUTED, linewidth=1)
     for entry, shift in zip(entries, _shifts(len(entries), 0.16)):
-        found = [car_bin.differences[str(entry)] for car_bin in bins]
+        found = [car_bin.differences[entry] for car_bin in bins]
         means = np.array([interval.mean for interval in found])
         reach = [
             means - [interval.low for interval in found],
@@ -363,7 +363,7 @@ def _shifts(count: int, most: float = 0.06) -> np.ndarray:
 
 
 def _band(entry: Entry, bins: Sequence[Bin]) -> tuple[np.ndarray, np.ndarray]:
-    intervals = [car_bin.intervals[str(entry)] for car_bin in bins]
+    intervals = [car_bin.intervals[entry] for car_bin in bins]
     if len(entry.runs) == 1:
         return np.array([interval.low for interval in intervals]), np.array(
             [interval.high for interval in intervals]

@@ -135,7 +135,7 @@ def differences_table(comparison: Comparison, reference: Reference, name: str) -
     ]
 
     def row(entry: Entry) -> Row | None:
-        difference = reference.differences.get(str(entry))
+        difference = reference.differences.get(entry)
         if difference is None:
             return None
         return [
@@ -234,7 +234,7 @@ def teachers_table(comparison: Comparison) -> Table:
     def row(entry: Entry) -> Row:
         strategy = strategy_in(entry.strategy)
         teachers = strategy.num_teachers if strategy else None
-        found = reference.differences.get(str(entry))
+        found = reference.differences.get(entry)
         return [
             *_entry_cells(entry),
             Cell('-' if teachers is None else str(teachers), (teachers,)),
@@ -323,7 +323,7 @@ def _bin_cell(entry: Entry, car_bin: Bin, reference: Reference) -> Cell:
     if not len(car_bin.rows):
         return Cell('-', (None, None))
     mean = float(entry.scores['mIoU'][car_bin.rows].mean())
-    found = reference.differences.get(str(entry))
+    found = reference.differences.get(entry)
     if found is None:
         return Cell(f'{mean:.2f}', (mean, None))
     difference = float(found.by_image[car_bin.rows].mean())
@@ -426,12 +426,12 @@ def confusion_table(analysis: CascadeAnalysis) -> Table:
     )
 
 
-def images_table(comparison: Comparison, extremes: Mapping[str, Sequence[int]]) -> Table:
+def images_table(comparison: Comparison, extremes: Mapping[Difference, Sequence[int]]) -> Table:
     """The images that gained and lost most.
 
     Args:
         comparison: The numbers.
-        extremes: By ``str(entry)`` the positions of its images, largest gain first.
+        extremes: Of each difference the positions of its images, largest gain first.
     """
     reference = comparison.references[0]
     columns = [
@@ -442,10 +442,10 @@ def images_table(comparison: Comparison, extremes: Mapping[str, Sequence[int]]) 
         Column('mIoU', ('mIoU',)),
         Column('Δ mIoU', ('mIoU_difference',)),
     ]
-    groups = []
-    for key, rows in extremes.items():
-        difference = reference.differences[key]
-        groups.append([_image_row(comparison, difference, row) for row in rows])
+    groups = [
+        [_image_row(comparison, difference, row) for row in rows]
+        for difference, rows in extremes.items()
+    ]
     caption = 'In percent, averaged over the seeds that both runs have.'
     return Table('images', 'Images that gained and lost most', caption, columns, groups, 2)
 
@@ -508,10 +508,10 @@ def _score_column(score: str) -> Column:
 def _score_cell(
     comparison: Comparison, entry: Entry, score: str, best: float | None = None
 ) -> Cell:
-    interval, deviation = comparison.intervals[str(entry)][score], entry.deviation(score)
+    interval, deviation = comparison.intervals[entry][score], entry.deviation(score)
     text = f'{interval.mean:.2f}' + ('' if deviation is None else f' ± {deviation:.2f}')
     bold = best is not None and round(interval.mean, 2) == best
-    found = comparison.references[0].differences.get(str(entry))
+    found = comparison.references[0].differences.get(entry)
     if found is None:
         return Cell(text, (*interval, deviation, None), bold=bold)
     difference = found.intervals[score].mean

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mtkd_cd.core.strategy import Strategy, strategy_title
-from mtkd_cd.core.text import format_markdown_table
+from mtkd_cd.core.text import format_markdown_table, markdown_text
 from mtkd_cd.evaluation.scores import MEAN_NAMES
 from mtkd_cd.recipe.results import RecipeResults
 
@@ -16,21 +16,26 @@ def recipe_markdown(results: RecipeResults) -> str:
     steps, as Markdown."""
     strategies = sorted(results.metrics, key=lambda strategy: strategy.rank)
     scores = [
-        [strategy.title, *(_cell(results, strategy, column) for column in MEAN_NAMES)]
+        [
+            markdown_text(strategy.title),
+            *(_cell(results, strategy, column) for column in MEAN_NAMES),
+        ]
         for strategy in strategies
     ]
-    ranges = [f'\nCAR ranges of {one}: {one.partition}' for one in results.specialists]
+    ranges = [
+        '\n' + markdown_text(f'CAR ranges of {one}: {one.partition}') for one in results.specialists
+    ]
     times = [
         [
-            f'{one.action} {one.strategy}{f"/{one.range}" if one.range else ""}',
+            markdown_text(f'{one.action} {one.strategy}{f"/{one.range}" if one.range else ""}'),
             _clock(one.seconds),
         ]
         for one in results.times
     ]
     total = sum(one.seconds for one in results.times)
     lines = [
-        f'{results.model}: per-image averages on the test data, in percent; in brackets the '
-        'difference to the origin.',
+        f'{markdown_text(results.model)}: per-image averages on the test data, in percent; in '
+        'brackets the difference to the origin.',
         '',
         format_markdown_table(['', *MEAN_NAMES], scores),
         *ranges,
@@ -60,7 +65,10 @@ def matrix_markdown(matrix: 'Matrix') -> str:
     for row in matrix.summary():
         references = list(row.differences)
         rows.append(
-            [row.model, strategy_title(row.strategy), f'{row.seeds}/{wanted}']
+            [
+                *map(markdown_text, (row.model, strategy_title(row.strategy))),
+                f'{row.seeds}/{wanted}',
+            ]
             + [_spread(row.scores[column], '.2f') for column in MEAN_NAMES]
             + [_spread(row.differences[name]['mIoU'], '+.2f') for name in references]
         )
@@ -74,7 +82,12 @@ def matrix_markdown(matrix: 'Matrix') -> str:
         matrix.progress,
     ]
     missing = [
-        [cell.model, cell.strategy, str(cell.seed), cell.state, ' '.join(cell.why.split())]
+        [
+            *map(markdown_text, (cell.model, cell.strategy)),
+            str(cell.seed),
+            cell.state,
+            markdown_text(' '.join(cell.why.split())),
+        ]
         for cell in matrix.cells
         if cell.state != 'done'
     ]

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.text import label_and_path
 from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.layout import SPLITS, dataset_class
@@ -133,8 +134,8 @@ def check_scenes(scenes: Mapping[str, Scene], files: Sequence[str]) -> None:
         )
 
 
-def find_predictions(folders: Sequence[str], entries: Sequence[Entry]) -> dict[str, Path]:
-    """Folder of predictions by ``str(entry)``.
+def find_predictions(folders: Sequence[str], entries: Sequence[Entry]) -> dict[Entry, Path]:
+    """Folder of the predictions of each entry that has one.
 
     Args:
         folders: Each ``[MODEL/]STRATEGY=FOLDER`` for the entries so named, or ``FOLDER`` with a
@@ -146,26 +147,12 @@ def find_predictions(folders: Sequence[str], entries: Sequence[Entry]) -> dict[s
     Raises:
         UserError: A folder is missing, or stands for no entry.
     """
-    found: dict[str, Path] = {}
+    found: dict[Entry, Path] = {}
     for argument in folders:
-        name, separator, path = argument.rpartition('=')
+        name, path = label_and_path(argument)
         if not Path(path).is_dir():
             raise UserError(f'folder {path} of --show-dirs does not exist')
-        if separator:
-            here = {
-                str(entry): Path(path) for entry in entries if name in (entry.strategy, str(entry))
-            }
-        else:
-            places = {
-                str(entry): [Path(path, entry.model, entry.strategy), Path(path, entry.strategy)]
-                for entry in entries
-            }
-            here = {
-                key: place
-                for key, options in places.items()
-                for place in options[::-1]
-                if place.is_dir()
-            }
+        here = _named(name, Path(path), entries) if name else _sub_folders(Path(path), entries)
         if not here:
             known = ', '.join(map(str, entries))
             raise UserError(
@@ -173,10 +160,24 @@ def find_predictions(folders: Sequence[str], entries: Sequence[Entry]) -> dict[s
                 '[MODEL/]STRATEGY=FOLDER'
             )
         found |= here
-    return {
-        key: folder / 'prediction' if (folder / 'prediction').is_dir() else folder
-        for key, folder in found.items()
-    }
+    for entry, folder in found.items():
+        if (folder / 'prediction').is_dir():
+            found[entry] = folder / 'prediction'
+    return found
+
+
+def _named(name: str, folder: Path, entries: Sequence[Entry]) -> dict[Entry, Path]:
+    return {entry: folder for entry in entries if name in (entry.strategy, str(entry))}
+
+
+def _sub_folders(folder: Path, entries: Sequence[Entry]) -> dict[Entry, Path]:
+    found = {}
+    for entry in entries:
+        for place in (folder / entry.model / entry.strategy, folder / entry.strategy):
+            if place.is_dir():
+                found[entry] = place
+                break
+    return found
 
 
 def scene_thumbnails(scene: Scene) -> list[Thumbnail]:

@@ -166,8 +166,8 @@ def test_a_row_says_the_ranges_and_draws_ignored_pixels_gray():
     image, label = np.zeros((2, 3, 3), np.uint8), np.array([[0, 1, 255], [0, 0, 1]])
     row = pair_row(TrainingPair('a.png', image, image, label, 0.1, 0.4, 'medium', 'large'))
     assert (
-        row.caption
-        == "a.png\nteacher's range: medium    stored CAR 10.00%, augmented 40.00%    Open-CD's rule: large"
+        row.caption == "a.png\nteacher's range: medium    stored CAR 10.00%, augmented 40.00%    "
+        "Open-CD's rule: large"
     )
     assert row.tiles['label'].tolist() == [[0, 255, 127], [0, 0, 255]]
     row = pair_row(TrainingPair('a.png', image, image, label, None, 0.4, 'large', 'large'))

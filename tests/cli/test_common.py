@@ -101,7 +101,7 @@ def test_user_error_in_a_loader_worker_is_its_message_alone(capsys):
             'LEVIR_CD_Datset is not in the mtkd_cd::dataset registry: did you mean '
             "'LEVIR_CD_Dataset'?",
         ),
-        (dict(type='Xyz'), 'Xyz is not in the mtkd_cd::dataset registry. Check its spelling'),
+        (dict(type='Xyz'), 'Xyz is not in the mtkd_cd::dataset registry: check its spelling'),
         (dict(type='ConcatDataset', nope=1), "unexpected keyword argument 'nope'"),
     ],
 )

@@ -1,4 +1,5 @@
-"""Every config does its work: each model goes through the whole recipe on tiny scenes, one training step per run, one test image."""
+"""Every config does its work: each model goes through the whole recipe on tiny scenes, one training
+step per run, one test image."""
 
 import math
 from itertools import pairwise
@@ -14,7 +15,9 @@ from mtkd_cd.recipe.steps import run_recipe
 CONFIGS = Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in (CONFIGS / 'origin').glob('*.py'))
 QUICK = ('fc_ef', 'ttp_vitsam_l')
-UNSERIALIZED = {f'{split}_dataloader.dataset.serialize_data': False for split in ('train', 'val', 'test')}  # which collects garbage
+UNSERIALIZED = {
+    f'{split}_dataloader.dataset.serialize_data': False for split in ('train', 'val', 'test')
+}  # which collects garbage
 # The models of hundreds of millions of parameters with few and narrow layers.
 SHALLOW = {
     'ban_vitl14_mitb2': {
@@ -32,7 +35,12 @@ SHALLOW = {
     },
     'ttp_vitsam_l': {
         'model.backbone.encoder_cfg.arch': dict(
-            _delete_=True, embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64, global_attn_indexes=(2,)
+            _delete_=True,
+            embed_dims=32,
+            num_layers=3,
+            num_heads=4,
+            feedforward_channels=64,
+            global_attn_indexes=(2,),
         ),
         'model.backbone.encoder_cfg.img_size': (64, 64),
         'model.backbone.encoder_cfg.window_size': 3,
@@ -56,7 +64,9 @@ def scenes(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize('name', [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
+)
 def test_recipe_runs(name, scenes, tmp_path):
     # Two pairs a step: some networks normalise 1 x 1 maps over the batch.
     options = RecipeOptions(
@@ -73,9 +83,23 @@ def test_recipe_runs(name, scenes, tmp_path):
     )
     report = run_recipe(name, options)
     assert {strategy.text for strategy in report.metrics} == {'origin', 'op', 'mtkd'}
-    assert all(math.isfinite(value) for metrics in report.metrics.values() for value in metrics.values())
-    places = [f'origin/{name}', *(f'partition/{name}/{range_name}' for range_name in ('small', 'medium', 'large')), f'mtkd/{name}']
-    states = [torch.load(tmp_path / place / 'best.pth', weights_only=True)['state_dict'] for place in places]
-    assert len({tuple((key, tuple(value.shape)) for key, value in state.items()) for state in states}) == 1
-    parameters = [torch.cat([value.flatten().double() for value in state.values()]) for state in states]
+    assert all(
+        math.isfinite(value) for metrics in report.metrics.values() for value in metrics.values()
+    )
+    places = [
+        f'origin/{name}',
+        *(f'partition/{name}/{range_name}' for range_name in ('small', 'medium', 'large')),
+        f'mtkd/{name}',
+    ]
+    states = [
+        torch.load(tmp_path / place / 'best.pth', weights_only=True)['state_dict']
+        for place in places
+    ]
+    assert (
+        len({tuple((key, tuple(value.shape)) for key, value in state.items()) for state in states})
+        == 1
+    )
+    parameters = [
+        torch.cat([value.flatten().double() for value in state.values()]) for state in states
+    ]
     assert all(not torch.equal(first, second) for first, second in pairwise(parameters))

@@ -3,13 +3,16 @@
 import json
 
 import pytest
+import torch
 
 from mtkd_cd.cli import config
 from mtkd_cd.cli.common import run_tool
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.engine.config import load_config, set_amp, set_image_size, strategy_of
 from mtkd_cd.evaluation import load_table
+from mtkd_cd.experiments import threshold_search
 from mtkd_cd.recipe.derive import derive
+from mtkd_cd.registry import MODELS
 
 BASE = """
 from mmengine.dataset import DefaultSampler, InfiniteSampler
@@ -157,6 +160,48 @@ def test_recipe(tool, own, tmp_path):
     assert tool('run_mtkd', own, *argv) == (0, '')
     report = json.loads((tmp_path / 'w/report/own/report.json').read_text())
     assert set(report['metrics']) == {'origin', 'op', 'mtkd'}
+
+
+def test_searches(tool, own, tmp_path, monkeypatch):
+    size = ('--work-dir', tmp_path / 'w', '--iters', 4, '--val-interval', 2, '--device', 'cpu')
+    monkeypatch.setattr(threshold_search, 'candidate_thresholds', lambda *_: {(0.1,): ('paper',)})
+    argv = (own, *size, '--num-ranges', 2, '--score', 'op')
+    assert tool('experiments/search_thresholds', *argv) == (0, '')
+    found = json.loads((tmp_path / 'w/report/own/thresholds-op.json').read_text())
+    assert [trial['thresholds'] for trial in found] == [[0.1]]
+    argv = (own, *size, '--thresholds', 0.1, '--trials', 1, '--startup', 1)
+    assert tool('experiments/search_lambda', *argv) == (0, '')
+    assert 'Best: lambda = ' in (tmp_path / 'w/search/own@0.1.md').read_text()
+
+
+def test_matrix(tool, own, tmp_path):
+    """The settings, which have a base too, and the model."""
+    (own.parent / 'usual.py').write_text(
+        "device = 'cpu'\nval_interval = 2\nseeds = (0,)\nstrategies = ('origin',)\n"
+    )
+    settings = own.with_name('experiment.py')
+    settings.write_text(
+        'from mmengine.config import read_base\n\nwith read_base():\n    from .usual import *\n\n'
+        f'work_dir = {str(tmp_path / "m")!r}\nmodels = dict(own=dict(config={str(own)!r}, iters=2))\n'
+    )
+    argv = ('--settings', settings, '--cluster', 'debug', '--devices')
+    assert tool('experiments/run_matrix', *argv) == (0, '')
+    cells = json.loads((tmp_path / 'm/matrix.json').read_text())['cells']
+    assert [(cell['state'], cell['why']) for cell in cells] == [('done', '')]
+    assert (tmp_path / 'm/seed0/origin/own/best.pth').is_file()
+
+
+def test_predict_and_bundle(tool, own, scenes, tmp_path):
+    weights = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=MODELS.build(load_config(own).model).state_dict()), weights)
+    pair = [next((scenes / 'test' / date).iterdir()) for date in 'AB']
+    argv = ('-m', own, '--weights', weights, '--device', 'cpu')
+    assert tool('predict', *pair, *argv, '-o', tmp_path / 'a.png') == (0, '')
+    bundle = tmp_path / 'own.mtkd'
+    argv = ('create', own, weights, '-o', bundle, '--no-validation', '--device', 'cpu')
+    assert tool('bundle', *argv) == (0, '')
+    assert tool('predict', *pair, '-m', bundle, '-o', tmp_path / 'b.png') == (0, '')
+    assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
 
 
 def test_browse_and_complexity(tool, own, tmp_path):

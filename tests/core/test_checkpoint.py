@@ -275,7 +275,6 @@ def test_batch_norm_counters_may_be_missing(tmp_path):
     load_weights(nn.BatchNorm2d(2), tmp_path / 'old.pth')
 
 
-
 def test_failed_save_leaves_the_previous_checkpoint(linear, monkeypatch):
     _, path = linear
     before = path.read_bytes()

@@ -2,6 +2,7 @@ import pytest
 
 from mtkd_cd.core.text import (
     closest,
+    csv_row,
     csv_text,
     format_markdown_table,
     from_csv_text,
@@ -42,6 +43,10 @@ def test_csv_text_is_no_formula_and_comes_back(text):
     assert from_csv_text(csv_text(text)) == text
 
 
+def test_csv_row_guards_its_texts_alone():
+    assert csv_row({'a': '=1', 'b': -0.5, 'c': 'x'}) == {'a': "'=1", 'b': -0.5, 'c': 'x'}
+
+
 @pytest.mark.parametrize(
     ('text', 'written'),
     [
@@ -65,5 +70,8 @@ def test_a_markdown_table_is_aligned():
     assert format_markdown_table(
         ['class', 'IoU'], [['changed', '5.00'], ['unchanged', '100.00']]
     ) == (
-        '| class     |    IoU |\n| --------- | -----: |\n| changed   |   5.00 |\n| unchanged | 100.00 |'
+        '| class     |    IoU |\n'
+        '| --------- | -----: |\n'
+        '| changed   |   5.00 |\n'
+        '| unchanged | 100.00 |'
     )

@@ -20,20 +20,24 @@ import mtkd_cd
 
 
 class Masks(torch.utils.data.Dataset):
-    # Image 0, the one that the sampler repeats, is far worse than the others, so that a second count of it shows.
+    # Image 0, the one that the sampler repeats, is far worse than the others, so that a second
+    # count of it shows.
     metainfo = dict(classes=('unchanged', 'changed'))
 
     def __init__(self, num):
         generator = torch.Generator().manual_seed(5)
-        self.labels = (torch.rand(num, 1, 16, 16, generator=generator) < torch.rand(num, 1, 1, 1, generator=generator)).to(torch.uint8)
-        self.predictions = self.labels ^ (torch.rand(num, 1, 16, 16, generator=generator) < 0.1).to(torch.uint8)
+        noise = torch.rand(num, 1, 16, 16, generator=generator)
+        self.labels = (noise < torch.rand(num, 1, 1, 1, generator=generator)).to(torch.uint8)
+        wrong = torch.rand(num, 1, 16, 16, generator=generator) < 0.1
+        self.predictions = self.labels ^ wrong.to(torch.uint8)
         self.predictions[0] = 1 - self.labels[0]
 
     def __len__(self):
         return len(self.labels)
 
     def __getitem__(self, index):
-        sample = SegDataSample(metainfo=dict(img_path=[f'/data/A/{index}.png', f'/data/B/{index}.png']))
+        paths = [f'/data/A/{index}.png', f'/data/B/{index}.png']
+        sample = SegDataSample(metainfo=dict(img_path=paths))
         sample.gt_sem_seg = PixelData(data=self.labels[index])
         return dict(inputs=self.predictions[index], data_samples=sample)
 
@@ -49,7 +53,9 @@ DATASETS.register_module(module=Masks)
 MODELS.register_module(module=Oracle)
 rank, world_size = int(sys.argv[1]), int(sys.argv[2])
 if world_size > 1:
-    dist.init_process_group('gloo', init_method='file://' + sys.argv[3], rank=rank, world_size=world_size)
+    dist.init_process_group(
+        'gloo', init_method='file://' + sys.argv[3], rank=rank, world_size=world_size
+    )
 for num, batch_size in ((7, 1), (7, 2), (9, 3), (1, 2)):
     loader = dict(
         dataset=dict(type='Masks', num=num),

@@ -236,7 +236,10 @@ def test_a_csv_of_other_ranges_is_refused_unless_they_are_named(tmp_path):
     _table(partition=partition).save(tmp_path / 'table.csv')
     with pytest.raises(
         UserError,
-        match=r"town, north/0\.png: its CAR 0\.0000 is called 'low', but lies in 'small' of small: CAR <= 0\.05",
+        match=(
+            r"town, north/0\.png: its CAR 0\.0000 is called 'low', but lies in 'small' of small: "
+            r'CAR <= 0\.05'
+        ),
     ):
         load_table(tmp_path / 'table.csv')
     assert load_table(tmp_path / 'table.csv', partition).partition == partition

@@ -162,7 +162,10 @@ def test_unequal_sizes_name_both_files_and_both_sizes(tmp_path):
     prediction, label = _pair(tmp_path, np.zeros((16, 20)), np.zeros((32, 24)))
     with pytest.raises(
         UserError,
-        match=rf'prediction {prediction}/0\.png is 20 x 16 pixels, but label {label}/0\.png is 24 x 32',
+        match=(
+            rf'prediction {prediction}/0\.png is 20 x 16 pixels, '
+            rf'but label {label}/0\.png is 24 x 32'
+        ),
     ):
         per_image_scores(prediction, label)
 

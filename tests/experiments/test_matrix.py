@@ -35,7 +35,8 @@ def argv(scenes, tmp_path):
     }
     settings.write_text(
         f'work_dir = {str(tmp_path / "matrix")!r}\ndata_root = {str(scenes)!r}\ndevice = "cpu"\n'
-        'image_size, batch_size, num_workers, val_interval = 32, 2, 0, 2\nseeds = (0,)\nstrategies = ("origin",)\n'
+        'image_size, batch_size, num_workers, val_interval = 32, 2, 0, 2\nseeds = (0,)\n'
+        'strategies = ("origin",)\n'
         f'models = dict(fc_ef=dict(iters=2, cfg_options={tiny!r}))\n'
     )
     return ['--settings', settings, '--cluster', 'debug', '--devices']
@@ -282,6 +283,12 @@ def test_spread_and_differences_are_those_of_the_seeds():
 
 
 CONFIGS = REPO / 'configs'
+
+
+def test_tables_of_an_experiment_show_what_a_name_spells(tmp_path):
+    Matrix([Cell('=m', 'origin', 0, 'failed', 'no <b>data</b> | here')]).write(tmp_path)
+    assert r'no \<b>data\</b> \| here' in (tmp_path / 'matrix.md').read_text()
+    assert "\n'=m,origin,0,failed," in (tmp_path / 'matrix.csv').read_text()
 
 
 def test_settings_of_a_model_go_before_those_of_all_and_the_command_line_before_both(tmp_path):

@@ -50,7 +50,10 @@ def test_published_weights_of_another_network_are_refused(tmp_path):
     torch.save(weights, tmp_path / 'other.pth')
     with pytest.raises(
         UserError,
-        match=r'other\.pth.*not those of TinyCD: 1 of 214.*features\.1\.0\.block\.0\.0\.weight.*efficientnet_b4',
+        match=(
+            r'other\.pth.*not those of TinyCD: 1 of '
+            r'214.*features\.1\.0\.block\.0\.0\.weight.*efficientnet_b4'
+        ),
     ):
         model.init_weights()
 

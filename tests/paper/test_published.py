@@ -26,7 +26,8 @@ def test_a_stale_table_is_written_anew_and_nothing_else_is_touched(tmp_path, cap
     (tmp_path / 'b.md').write_text('none')
     docs.main([str(tmp_path)])
     text = (tmp_path / 'a.md').read_text()
-    assert text.startswith('before\n<!-- paper table') and text.endswith('table -->\nafter\n')
+    assert text.startswith('before\n<!-- paper table')
+    assert text.endswith('table -->\nafter\n')
     assert '| old |' not in text
     assert re.search(
         r'\| `changer_mitb0` +\| Changer .* 3\.457 .* 74\.85 \| 75\.29 \| 75\.35 \|', text
@@ -37,7 +38,7 @@ def test_a_stale_table_is_written_anew_and_nothing_else_is_touched(tmp_path, cap
 
 
 def test_an_unknown_table_is_refused_with_the_closest_name():
-    with pytest.raises(UserError, match="'model'.*did you mean 'models'"):
+    with pytest.raises(UserError, match=r"'model'.*did you mean 'models'"):
         docs.with_tables('<!-- paper table: model -->\n<!-- end of table -->')
 
 

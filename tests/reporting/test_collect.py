@@ -120,7 +120,10 @@ def test_other_labels_under_the_same_names_are_refused(save):
     runs = collect(save('fc_ef/origin.csv'), save('fc_ef/op.csv', changed=changed)).runs
     with pytest.raises(
         UserError,
-        match=r'labels of 1 of 8 images differ: 4.png has 100 changed and 900 unchanged pixels .* but 101 and 899',
+        match=(
+            r'labels of 1 of 8 images differ: 4\.png has 100 changed and 900 unchanged pixels .* '
+            'but 101 and 899'
+        ),
     ):
         aligned(runs)
 

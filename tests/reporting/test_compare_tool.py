@@ -287,15 +287,22 @@ def test_report_opens_from_disk_in_a_browser(pictured, tmp_path, screen):
     # A frame of the screen's width, since headless windows are at least 500 pixels wide; the probe
     # writes down what was laid out.
     (tmp_path / 'probe.html').write_text(
-        f"""<iframe id="f" src="file://{tmp_path}/out/report.html" style="width:{width}px;height:900px"></iframe><script>
-        window.onload = () => {{ const page = document.getElementById('f').contentDocument; const images = [...page.images];
-        document.title = JSON.stringify({{wide: page.documentElement.scrollWidth, images: images.length,
+        f"""<iframe id="f" src="file://{tmp_path}/out/report.html"
+          style="width:{width}px;height:900px"></iframe><script>
+        window.onload = () => {{ const page = document.getElementById('f').contentDocument;
+        const images = [...page.images];
+        document.title = JSON.stringify({{
+        wide: page.documentElement.scrollWidth, images: images.length,
         drawn: images.filter(image => image.complete && image.naturalWidth > 0).length,
         fitting: images.filter(image => image.getBoundingClientRect().right <= {width}).length,
-        requests: document.getElementById('f').contentWindow.performance.getEntriesByType('resource')
+        requests: document.getElementById('f').contentWindow.performance
+          .getEntriesByType('resource')
           .filter(entry => !entry.name.startsWith('data:')).length}}) }}</script>"""
     )
-    flags = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update'
+    flags = (
+        '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run '
+        '--disable-background-networking --disable-component-update'
+    )
     command = [
         'chromium',
         *flags.split(),

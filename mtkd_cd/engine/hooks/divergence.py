@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from mtkd_cd.core.checkpoint import non_finite
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.text import some
 from mtkd_cd.registry import HOOKS
 
 _SHOWN = 3
@@ -51,11 +52,10 @@ class DivergenceHook(Hook):
     def _check(self, runner: Runner, iteration: int, weights: dict) -> None:
         names = non_finite(weights)
         if names:
-            more = f', ... ({len(names)} in all)' if len(names) > _SHOWN else ''
             self._stop(
                 runner,
                 iteration,
-                f'weights are no finite numbers ({", ".join(names[:_SHOWN])}{more})',
+                f'weights are no finite numbers ({some(names, _SHOWN)})',
             )
 
     def _stop(self, runner: Runner, iteration: int, what: str) -> None:

@@ -254,7 +254,10 @@ def test_prediction_of_a_student_needs_no_routing_file(toy):
 def test_cascade_without_its_routing_file_names_the_command(toy):
     with pytest.raises(
         UserError,
-        match=r'routing.json does not exist. Make it with: .*fc_ef --strategies op --routing validated',
+        match=(
+            r'routing.json does not exist. '
+            r'Make it with: .*fc_ef --strategies op --routing validated'
+        ),
     ):
         build_cascade(toy, 'work_dirs/routing/fc_ef/routing.json')
 
