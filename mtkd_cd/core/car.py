@@ -103,8 +103,10 @@ class CARPartition:
 
     @property
     def tag(self) -> str:
-        """``0.1``, ``0.1_0.3``: what the places of specialists on these ranges are called after;
-        empty for the default thresholds."""
+        """``0.1`` or ``0.1_0.3``, the thresholds as folder names hold them.
+
+        Empty for the default thresholds.
+        """
         return '_'.join(map(repr, self.thresholds)) if self.thresholds != DEFAULT_THRESHOLDS else ''
 
     def __repr__(self) -> str:

@@ -249,7 +249,7 @@ class Layout:
         return self.report / f'{strategy.text}.{kind}'
 
     def variants(self) -> list[Strategy]:
-        """The default and the variants that have files here, each as its ``mtkd``."""
+        """The variants that have files here, the default first, each as its ``mtkd`` strategy."""
         found = set()
         for folder in Path(self.root).glob(f'*@*/{self.model}'):
             with suppress(UserError):  # folders that are none of the recipe's

@@ -87,9 +87,9 @@ class Experiment:
         return self.models[model].get('config') or model
 
     def variants(self, model: str) -> dict[Strategy, list[str]]:
-        """The kinds that are wanted of each variant, which is called as its ``mtkd``.
+        """The wanted kinds of strategy, by variant. The key of a variant is its ``mtkd`` strategy.
 
-        Origin and control have no variant: they are done with the default.
+        Origin and control are the same in every variant, and belong to the default.
         """
         found: dict[Strategy, list[str]] = {Strategy('mtkd'): []}
         for name in self.strategies_of(model):

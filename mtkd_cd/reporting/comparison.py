@@ -22,12 +22,12 @@ NUM_BINS = 5
 
 @dataclass(frozen=True)
 class Settings:
-    """How sure is sure.
+    """Settings of the intervals and tests.
 
     Attributes:
         num_resamples: Draws of the bootstrap and of the permutation test.
-        confidence: Of the intervals.
-        seed: Of the draws.
+        confidence: Share of the bootstrap's draws that an interval holds.
+        seed: Seed of the draws.
     """
 
     num_resamples: int = NUM_RESAMPLES
@@ -112,14 +112,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a set of differences is taken to, and these; entries without such a reference have none.
+    """The differences of all entries to one reference.
 
     Attributes:
-        name: ``origin`` for each model's own origin; ``fc_ef/origin`` for one entry that all are
-            compared with.
-        differences: Of each entry that has a reference of this name, which is not itself.
-        strays: Entries whose model lacks the strategy and that are compared with the first entry
-            instead.
+        name: ``origin``: each entry is compared with the origin of its own model.
+            ``fc_ef/origin``: all entries are compared with this one.
+        differences: The difference of each entry. The reference itself has none, nor has an entry
+            without a reference.
+        strays: Entries whose model has no run of the reference's strategy. They are compared with
+            the first entry instead.
     """
 
     name: str
@@ -320,7 +321,7 @@ def _chooser(name: str, entries: Sequence[Entry]) -> _Chooser:
 
 
 def _strays(name: str, differences: Mapping[Entry, Difference]) -> list[Entry]:
-    """Entries that met another model's run although the reference is a strategy."""
+    """Entries that were compared with a run of another model, for want of one of their own."""
     return [
         difference.entry
         for difference in differences.values()
@@ -332,8 +333,10 @@ def _strays(name: str, differences: Mapping[Entry, Difference]) -> list[Entry]:
 def _statistics(
     entries: Sequence[Entry], pairs: Mapping[str, Sequence[tuple[Entry, Entry]]], settings: Settings
 ) -> tuple[dict[Entry, dict[str, Interval]], dict[str, dict[Entry, Difference]]]:
-    """Intervals of all means and all differences, from one draw of images for all of them: drawing
-    is what takes the time."""
+    """Intervals of all means and all differences.
+
+    The images are drawn once for all of them, because drawing takes the time.
+    """
     paired = {
         (name, entry): _paired_scores(entry, other)
         for name, group in pairs.items()

@@ -251,8 +251,10 @@ def _sizes_explained(inputs: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _mmseg_advice_muted() -> Iterator[None]:
-    """mmseg warns of two output channels, of a loss's default and of its own builder: all as the
-    benchmark's models have them."""
+    """Mute mmseg's warnings of two output channels, of a loss's default and of its builder.
+
+    The benchmark's models have all three on purpose.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings(
             'ignore',
