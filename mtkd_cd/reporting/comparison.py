@@ -37,7 +37,7 @@ class Settings:
 
 @dataclass(eq=False)
 class Entry:
-    """Runs that differ in their seed alone: one line of a table.
+    """The runs of one model and strategy, which differ in their seed: a line of a table.
 
     Attributes:
         model: Name of the model.
@@ -74,7 +74,7 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """An entry against its reference, paired over the images.
+    """The difference of an entry to its reference, paired over the images.
 
     Attributes:
         entry: What is compared.
@@ -215,9 +215,9 @@ def compare(
 ) -> Comparison:
     """Compare runs over the same images, as :func:`~mtkd_cd.reporting.collect.aligned` gives them.
 
-    Every score is taken per image and averaged over the seeds of an entry before anything else;
-    images are then resampled, or their differences' signs flipped. So intervals and tests are about
-    other images, and the deviation over seeds is about other seeds.
+    First every score is averaged over the seeds of an entry, image by image. Then images are
+    resampled for the intervals, and signs of differences flipped for the tests. So intervals and
+    tests tell what other images would give; the deviation over seeds tells what other seeds would.
 
     Args:
         runs: At least one.

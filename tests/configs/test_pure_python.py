@@ -185,7 +185,8 @@ def test_matrix(tool, own, tmp_path):
     settings.write_text(
         'from mmengine.config import read_base\n\n'
         'with read_base():\n    from .usual import *\n\n'
-        f'work_dir = {str(tmp_path / "m")!r}\nmodels = dict(own=dict(config={str(own)!r}, iters=2))\n'
+        f'work_dir = {str(tmp_path / "m")!r}\n'
+        f'models = dict(own=dict(config={str(own)!r}, iters=2))\n'
     )
     argv = ('--settings', settings, '--cluster', 'debug', '--devices')
     assert tool('experiments/run_matrix', *argv) == (0, '')

@@ -74,8 +74,9 @@ _WHOLE: list[Path] = []
 def whole(tool, recipe_argv, tmp_path):
     """The folder of an uninterrupted recipe; worked through once, only read by the tests."""
     if not _WHOLE:
-        assert tool('run_mtkd', *recipe_argv()) == (0, '')
-        _WHOLE.append(tmp_path / 'recipe')
+        # In a folder that no test copies to: each comes first when it runs alone.
+        assert tool('run_mtkd', *recipe_argv(place='whole')) == (0, '')
+        _WHOLE.append(tmp_path / 'whole')
     return _WHOLE[0]
 
 

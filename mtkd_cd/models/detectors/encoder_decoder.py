@@ -195,8 +195,7 @@ class SiamEncoderDecoder(BitemporalEncoderDecoder):
         if neck is None:
             raise UserError(
                 'SiamEncoderDecoder needs model.neck to fuse the features of the two dates, found '
-                'None; '
-                "for instance neck=dict(type='FeatureFusionNeck', policy='concat')"
+                "None; for instance neck=dict(type='FeatureFusionNeck', policy='concat')"
             )
         super().__init__(backbone, decode_head, neck, **kwargs)
 
