@@ -46,7 +46,7 @@ class ChangeTTAModel(BaseTTAModel):
 
     def _threshold(self) -> float:
         """Probability from which a head with one channel says change."""
-        detector = getattr(self.module, 'origin', self.module)
+        detector: Any = getattr(self.module, 'origin', self.module)
         threshold = getattr(detector.decode_head, 'threshold', None)
         return 0.5 if threshold is None else threshold
 

@@ -442,11 +442,12 @@ def _bin_intervals(
 ) -> tuple[dict[Entry, Interval], dict[Entry, Interval]]:
     if not len(rows):
         return {}, {}
-    means = {entry: entry.scores['mIoU'][rows] for entry in entries}
-    gains = {difference: difference.by_image[rows] for difference in reference.differences.values()}
-    columns: dict[Entry | Difference, np.ndarray] = {**means, **gains}
+    # The columns of the draw: an entry's mean, or its difference to the reference.
+    columns: dict[Entry | Difference, np.ndarray] = {}
+    for entry in entries:
+        columns[entry] = entry.scores['mIoU'][rows]
+    for difference in reference.differences.values():
+        columns[difference] = difference.by_image[rows]
     found = bootstrap_intervals(columns, settings.num_resamples, settings.confidence, settings.seed)
-    return (
-        {entry: found[entry] for entry in means},
-        {difference.entry: found[difference] for difference in gains},
-    )
+    gains = {entry: found[one] for entry, one in reference.differences.items()}
+    return {entry: found[entry] for entry in entries}, gains
