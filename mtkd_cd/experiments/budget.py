@@ -3,6 +3,7 @@ shorten the trainings of each model alike until they fit."""
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ SHARE = 0.85
 _PER_JOB = 20.0  # seconds: a process starts, imports, reads its images
 _PER_STEP = 2.5  # seconds: a runner is built, weights are read and written
 _MEASURED = 60  # iterations
-_WARM_UP = 10  # iterations that are not measured
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,24 @@ class SpeedHook(Hook):
     """Times a training's steps and validations.
 
     Attributes:
-        speed: What it found, after the training.
+        speed: What it found, after the training: the mean of the later half of the steps, without
+            the times between steps in which something was validated, and the last validation.
     """
 
     def __init__(self) -> None:
         self._steps: list[float] = []
         self._validations: list[float] = []
+        self._before: float | None = None
         self._start = 0.0
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        self._steps.append(time.monotonic())
+        now = time.monotonic()
+        if self._before is not None:
+            self._steps.append(now - self._before)
+        self._before = now
 
     def before_val(self, runner: Runner) -> None:
+        self._before = None
         self._start = time.monotonic()
 
     def after_val(self, runner: Runner) -> None:
@@ -140,10 +146,9 @@ class SpeedHook(Hook):
 
     @property
     def speed(self) -> Speed:
-        steps = self._steps[min(_WARM_UP, len(self._steps) // 2) :]
-        each = (steps[-1] - steps[0]) / max(1, len(steps) - 1)
-        # The second of two: the first has decoded the images and chosen the convolutions.
-        return Speed(each, self._validations[-1])
+        # The first half, and the first of two validations, read the images and choose convolutions.
+        later = self._steps[len(self._steps) // 2 :]
+        return Speed(statistics.fmean(later), self._validations[-1])
 
 
 def measure_speed(model: str, options: RecipeOptions, folder: Path) -> None:

@@ -83,3 +83,27 @@ def test_a_process_hands_over_its_outcome_or_its_last_words(tmp_path):
     run_jobs(jobs, cluster, 0, lambda job, outcome: ends.update({job.name: outcome}))
     assert ends['good'].error is None
     assert 'FileNotFoundError' in ends['bad'].error
+
+
+def test_speed_leaves_out_the_start_and_the_validations(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(budget.time, 'monotonic', lambda: now[0])
+    hook = budget.SpeedHook()
+
+    def step(seconds):
+        now[0] += seconds
+        hook.after_train_iter(None)
+
+    def validate(seconds):
+        hook.before_val(None)
+        now[0] += seconds
+        hook.after_val(None)
+
+    for seconds in [3.0] + [0.5] * 9:  # the first ones are slow
+        step(seconds)
+    validate(8.0)
+    for _ in range(10):
+        step(0.1)
+    validate(1.0)
+    assert hook.speed.iteration == pytest.approx(0.1)
+    assert hook.speed.validation == pytest.approx(1.0)

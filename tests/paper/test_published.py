@@ -49,7 +49,7 @@ def _difference(dataset, model, strategy):
 
 
 def test_the_papers_differences_in_the_experiments_report_are_those_of_the_package():
-    text = (DOCS / 'experiments.md').read_text(encoding='utf-8')
+    text = (DOCS / 'experiments_ombria.md').read_text(encoding='utf-8')
     section = text.split('## Beside the paper')[1].split('\n## ')[0]
     rows = re.findall(r'^\| (\w+)(?: \*)? \| (.*) \|$', section, re.MULTILINE)
     shown = {name: [cell.strip() for cell in cells.split('|')] for name, cells in rows}

@@ -48,7 +48,7 @@ if [ "${MPS:-1}" = 1 ] && command -v nvidia-cuda-mps-control >/dev/null; then
         mps=
     fi
 fi
-echo "MPS: ${mps:-no}"
+echo "MPS: ${mps:-no}" | tee "$out/mps.txt"
 
 data=${DATA:-$work/data}
 nvidia-smi --query-gpu=name,memory.total,utilization.gpu --format=csv,noheader 2>/dev/null
