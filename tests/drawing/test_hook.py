@@ -148,7 +148,8 @@ def test_pictures_have_the_labels_size(root, tmp_path):
 
 def test_images_without_labels_get_no_error_map(root, tmp_path):
     out_dir = _run(PairDataset(root, labelled=False), tmp_path)
-    folders = {path.name for path in out_dir.iterdir() if path.is_dir()}  # a ledger lies beside them
+    # A ledger lies beside them.
+    folders = {path.name for path in out_dir.iterdir() if path.is_dir()}
     assert folders == {'A', 'B', 'prediction', 'panels'}
 
 
