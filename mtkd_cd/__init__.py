@@ -5,6 +5,9 @@
 it does itself where a config names the scope. :mod:`mtkd_cd.apis` is the front door for Python.
 """
 
+from mtkd_cd.core.moved import find_moved_modules
 from mtkd_cd.version import __version__
+
+find_moved_modules()
 
 __all__ = ['__version__']
