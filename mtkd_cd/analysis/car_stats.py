@@ -249,9 +249,9 @@ def config_lines(thresholds: Sequence[float]) -> dict[str, str]:
     values = f'thresholds={partition.thresholds}'
     renamed = partition.names != CARPartition().names
     data = f'dict(dataset=dict({values}{f", range={partition.names[0]!r}" if renamed else ""}))'
-    values = ' '.join(map(repr, partition.thresholds))
+    listed = ' '.join(map(repr, partition.thresholds))
     return {
-        'run_mtkd': f'python tools/run_mtkd.py MODEL --thresholds {values}\n',
+        'run_mtkd': f'python tools/run_mtkd.py MODEL --thresholds {listed}\n',
         'partition': f'train_dataloader = {data}\nval_dataloader = {data}\n',
         'op': _model_lines(partition, 'op'),
         'mtkd': _model_lines(partition, 'mtkd'),

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             'DivergenceHook',
             'ExactResumeHook',
             'StartingWeightsHook',
+            'OptimizerByNameHook',
             'StopwatchHook',
             'TerminationHook',
             'ValidationCurveHook',

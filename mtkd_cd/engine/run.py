@@ -30,6 +30,7 @@ from mtkd_cd.engine import (
     BestWeightsHook,
     DivergenceHook,
     ExactResumeHook,
+    OptimizerByNameHook,
     StartingWeightsHook,
     StopwatchHook,
     TerminationHook,
@@ -270,7 +271,8 @@ def _run_training(
             runner.register_hook(StartingWeightsHook(start))
         own = (
             _RecordHook(dict(settings=settings, finished=False, seed=seed), prepared.data),
-            *(ValidationCurveHook(), DivergenceHook(), ExactResumeHook(), termination),
+            *(ValidationCurveHook(), DivergenceHook(), ExactResumeHook()),
+            *(OptimizerByNameHook(), termination),
         )
         for hook in (*own, *hooks):
             runner.register_hook(hook)

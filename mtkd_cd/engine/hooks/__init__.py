@@ -4,6 +4,7 @@ from mtkd_cd.engine.hooks.best_weights import BestWeightsHook
 from mtkd_cd.engine.hooks.channels_last import ChannelsLastHook
 from mtkd_cd.engine.hooks.divergence import DivergenceHook
 from mtkd_cd.engine.hooks.exact_resume import ExactResumeHook
+from mtkd_cd.engine.hooks.optimizer_by_name import OptimizerByNameHook
 from mtkd_cd.engine.hooks.starting_weights import StartingWeightsHook
 from mtkd_cd.engine.hooks.stopwatch import StopwatchHook
 from mtkd_cd.engine.hooks.termination import TerminationHook
@@ -14,6 +15,7 @@ __all__ = [
     'ChannelsLastHook',
     'DivergenceHook',
     'ExactResumeHook',
+    'OptimizerByNameHook',
     'StartingWeightsHook',
     'StopwatchHook',
     'TerminationHook',

@@ -70,10 +70,15 @@ def in_order_of(
     """
     numbers = [number for group in state['param_groups'] for number in group['params']]
     saved = [key.removeprefix('module.') for key in keys]
-    given = [name for name in saved if name in parameters]
-    if len(given) != len(numbers):  # an optimiser of the trainable parameters alone
-        given = [name for name in given if parameters[name].requires_grad]
-    if sorted(given) != sorted(own) or len(given) != len(numbers):
+    every = [name for name in saved if name in parameters]
+    # An optimiser has all parameters, the trainable ones, or those that this one has.
+    choices = (
+        every,
+        [name for name in every if parameters[name].requires_grad],
+        [name for name in every if name in set(own)],
+    )
+    given = next((names for names in choices if len(names) == len(numbers)), None)
+    if given is None or not set(own) <= set(given):
         raise UserError(
             f'the optimiser state is of {len(numbers)} parameters, the optimiser has {len(own)}: '
             f'it cannot be resumed. {_ADVICE}'
@@ -83,7 +88,7 @@ def in_order_of(
     if given == list(own):
         return state
     groups = state['param_groups']
-    if len(groups) == len(own):  # a group for each parameter
+    if len(groups) == len(given):  # a group for each parameter
         group_of = dict(zip(given, groups))
         groups = [dict(group_of[name], params=[index]) for index, name in enumerate(own)]
     elif len(groups) == 1:
