@@ -75,12 +75,12 @@ def test_the_papers_routing_is_the_partition():
 @pytest.mark.parametrize(
     ('path', 'command'),
     [
-        ('work_dirs/routing/tinycd/routing.json', 'tinycd --stages op --routing validated'),
+        ('work_dirs/routing/tinycd/routing.json', 'tinycd --strategies op --routing validated'),
         (
             '/tmp/w/routing@0.1_0.3/bit_r18/routing.json',
-            'bit_r18 --stages op --thresholds 0.1 0.3 --routing validated',
+            'bit_r18 --strategies op --thresholds 0.1 0.3 --routing validated --work-dir /tmp/w',
         ),
-        ('elsewhere.json', 'MODEL --stages op --routing validated'),
+        ('elsewhere.json', 'MODEL --strategies op --routing validated'),
     ],
 )
 def test_missing_file_names_the_command_that_makes_it(path, command):
@@ -143,7 +143,7 @@ def test_damaged_file_is_named(text, tmp_path):
 
 
 def test_kind_is_checked():
-    with pytest.raises(UserError, match="routing='best': choose one of 'car', 'validated'"):
+    with pytest.raises(UserError, match="routing='best': choose one of car, validated"):
         check_routing('best', None)
     with pytest.raises(UserError, match='needs routing_file'):
         choose_routing('validated', None, THREE)
