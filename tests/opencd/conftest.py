@@ -1,5 +1,6 @@
 """Configs as Open-CD's users write them: a model file, a common file, and the few lines between."""
 
+import copy
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,11 @@ from mmengine.registry import init_default_scope
 from mtkd_cd.opencd.visualization import CDLocalVisualizer
 
 MODELS = Path(__file__).parents[1] / 'models' / 'test_opencd_configs.py'
+
+# TTP's encoder with two layers.
+SMALL_SAM = dict(
+    embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64, global_attn_indexes=(1,)
+)
 
 RUNTIME = """
 default_scope = 'opencd'
@@ -142,7 +148,11 @@ def tool(tool):
 def opencd_models() -> dict[str, dict]:
     """Model configs by name, as Open-CD has them."""
     found = runpy.run_path(str(MODELS))
-    return {**found['BENCHMARK'], **found['SMALL']}
+    models = {**found['BENCHMARK'], **found['SMALL']}
+    models['ttp_small'] = copy.deepcopy(models['ttp_vitsam_l'])
+    encoder = models['ttp_small']['backbone']['encoder_cfg']
+    encoder |= dict(arch=SMALL_SAM, img_size=(64, 64), init_cfg=None)
+    return models
 
 
 @pytest.fixture

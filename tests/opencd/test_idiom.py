@@ -21,6 +21,7 @@ FAMILIES = [
     'lightcdnet_s',
     'cgnet_vgg16',
     'ban_bit',
+    'ttp_small',
 ]
 # The loop does not depend on the family.
 IN_EPOCHS = ('fc_ef', 'changer_mitb0')
