@@ -155,6 +155,8 @@ def read_experiment(path: Path | None, configs: Path, overrides: Mapping[str, An
     for own in models.values():
         if path and own.get('config'):
             own['config'] = str(path.parent / own['config'])
+        if overrides.get('strategies'):
+            own.pop('strategies', None)
     models = {name: models.get(name, {}) for name in chosen.pop('models', None) or models}
     parts = {
         key: chosen.pop(key, None) or content.pop(key, None)

@@ -330,3 +330,15 @@ def test_what_means_nothing_is_refused(text, said, tmp_path):
     (tmp_path / 'x.py').write_text(text)
     with pytest.raises(UserError, match=said):
         read_experiment(tmp_path / 'x.py', CONFIGS, {})
+
+
+def test_a_model_has_its_own_strategies_and_config_unless_the_command_line_says_otherwise():
+    path = REPO / 'configs' / 'experiments' / 'mix.py'
+    experiment = read_experiment(path, REPO / 'configs', {})
+    few, changer = 'fc_siam_diff_10', 'changer_mitb0'
+    assert experiment.strategies_of(few) == ('origin', 'continued', 'mtkd@kl', 'mtkd@origin+kl')
+    assert 'op' in experiment.strategies_of(changer)
+    assert experiment.recipe_of(few) == str(path.parent / 'mix' / f'{few}.py')
+    assert next(iter(experiment.variants(few))) == Strategy('mtkd')
+    same = read_experiment(path, REPO / 'configs', {'strategies': ['origin'], 'models': [few]})
+    assert list(same.cells) == [(few, seed, 'origin') for seed in (0, 1, 2)]
