@@ -1,6 +1,5 @@
 """A short run of the whole recipe on real image pairs."""
 
-import csv
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from mtkd_cd.core.car import CARPartition
+from mtkd_cd.evaluation import load_table
 
 pytestmark = [
     pytest.mark.realdata,
@@ -46,8 +46,7 @@ def check_report(place: Path, tested: Path, variant: str = '') -> None:
     strategies = {'origin', f'op{variant}', f'mtkd{variant}'}
     assert set(json.loads((folder / 'report.json').read_text())['metrics']) == strategies
     for strategy in strategies:
-        with (folder / f'{strategy}.csv').open(newline='') as file:
-            rows = {row['file']: row for row in csv.DictReader(file)}
+        rows = {row['file']: row for row in load_table(folder / f'{strategy}.json').rows()}
         assert len(rows) == len(list((tested / 'label').iterdir()))
         for name, row in rows.items():
             assert float(row['car']) == pytest.approx(car_of(tested / 'label' / name), abs=1e-6)
