@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mtkd_cd.core.checkpoint import read_weights
+from mtkd_cd.core.checkpoint import read_checkpoint, read_weights
 from mtkd_cd.models.tta import ChangeTTAModel
 from mtkd_cd.registry import HOOKS
 
@@ -63,7 +63,7 @@ LAST_ALONE = ('train_cfg.val_interval=4', 'optim_wrapper.optimizer.lr=0.01')
 def test_best_weights_with_averaging_are_the_averages(tool, derived, tmp_path):
     hooks = f"custom_hooks = [{BEST}, dict(type='EMAHook', momentum=0.1)]"
     assert tool('train', *derived(hooks, options=LAST_ALONE)) == (0, '')
-    checkpoint = torch.load(tmp_path / 'work' / 'iter_4.pth', weights_only=False)
+    checkpoint = read_checkpoint(tmp_path / 'work' / 'iter_4.pth', trusted=True)
     best = read_weights(tmp_path / 'work' / 'best.pth')
     assert equal(best, dict(checkpoint['state_dict']))  # mmengine puts the averages there
     assert equal(best, read_weights(tmp_path / 'work' / 'iter_4.pth'))
