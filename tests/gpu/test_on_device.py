@@ -194,14 +194,20 @@ def test_one_launched_process_trains_and_tests(scenes, tmp_path, amp):
     work_dir = tmp_path / 'run'
     config = 'configs/origin/fc_siam_diff.py'
     common = ['--data-root', scenes, '--num-workers', 0, '--launcher', 'pytorch']
-    train = [config, '--work-dir', work_dir, '--iters', 4, '--image-size', 64, '--batch-size', 4]
-    test = [config, work_dir / 'best.pth', '--work-dir', tmp_path / 'test']
-    for tool, arguments in (('train', train + ['--amp'] * amp), ('test', test)):
+    train = [config, *common, '--work-dir', work_dir, '--image-size', 64]
+    schedule = [
+        'train_cfg.max_iters=4',
+        'train_cfg.val_interval=4',
+        'train_dataloader.batch_size=4',
+    ]
+    test = [config, work_dir / 'best.pth', *common, '--work-dir', tmp_path / 'test']
+    train += [*['--amp'] * amp, '--cfg-options', *schedule]
+    for tool, arguments in (('train', train), ('test', test)):
         run = subprocess.run(
             [
                 *(sys.executable, '-m', 'torch.distributed.run', '--standalone'),
                 *('--nproc_per_node', '1', f'tools/{tool}.py'),
-                *(str(argument) for argument in (*arguments, *common)),
+                *map(str, arguments),
             ],
             cwd=_REPO,
             env={**os.environ, 'OMP_NUM_THREADS': '1'},
