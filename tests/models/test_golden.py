@@ -52,7 +52,9 @@ def _margin(logits: torch.Tensor, threshold: float | None) -> torch.Tensor:
 def _models():
     for path in sorted(_GOLDEN.glob('*.json')):
         large = json.loads(path.read_text())['parameters'] > 1e8
-        yield pytest.param(path.stem, marks=pytest.mark.slow if large else ())
+        # In float64 on two cores the largest takes longer than the rest of the suite.
+        marks = [pytest.mark.exhaustive] if path.stem == 'ttp_vitsam_l' else []
+        yield pytest.param(path.stem, marks=[*marks, pytest.mark.slow] if large else marks)
 
 
 @pytest.mark.parametrize('name', _models())
