@@ -171,16 +171,16 @@ def with_distinct_names(evaluators: Sequence[Mapping[str, Any]]) -> list[dict[st
     """Configs of the metrics of one evaluator, none of which hides another's scores.
 
     ``mmseg.IoUMetric`` returns ``mIoU``, ``mFscore``, ... too, of all pixels together, and mmengine
-    refuses two scores of one name. Beside any other metric :class:`PerImageChangeMetric` gets the
-    prefix ``per_image``, ``per_image/mIoU``, unless it has one. So ``save_best='mIoU'`` goes on to
-    mean what it meant in the config before ours was added.
+    refuses two scores of one name. Beside a metric without a prefix :class:`PerImageChangeMetric`
+    gets the prefix ``per_image``, ``per_image/mIoU``, unless it has one. So ``save_best='mIoU'``
+    goes on to mean what it meant in the config before ours was added.
 
     Args:
         evaluators: The config's metrics, in order.
     """
     ours = [_is_ours(evaluator.get('type')) for evaluator in evaluators]
     named = [dict(evaluator) for evaluator in evaluators]
-    if not all(ours):
+    if any(not own and not evaluator.get('prefix') for evaluator, own in zip(named, ours)):
         for evaluator, own in zip(named, ours):
             if own and not evaluator.get('prefix'):
                 evaluator['prefix'] = PREFIX

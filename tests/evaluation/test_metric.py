@@ -244,3 +244,5 @@ def test_a_prefix_of_the_users_and_a_metric_alone_stay_as_they_are():
     assert with_distinct_names(alone) == alone
     named = [dict(type='IoUMetric'), dict(type='mtkd_cd.PerImageChangeMetric', prefix='mine')]
     assert with_distinct_names(named) == named
+    other = [dict(type='PerImageChangeMetric'), dict(type='mmseg.IoUMetric', prefix='mmseg')]
+    assert with_distinct_names(other) == other
