@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from torch.utils.data import SequentialSampler
 
 from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.core.errors import UserError
@@ -29,6 +30,7 @@ from mtkd_cd.inference.predictor import (
     placed,
 )
 from mtkd_cd.models.conversion import published_layout
+from mtkd_cd.registry import DATASETS
 
 _GOLDEN_SIDE = 256  # at most, so that bundles stay small
 
@@ -110,7 +112,7 @@ def _counts(cfg: Config, model: Model, progress: Callable[[int, int], None] | No
     """Margins over the validation split, each image at the size of its label."""
     counts = MarginCounts()
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
-        loader = Runner.build_dataloader(_one_process(cfg.val_dataloader))
+        loader = Runner.build_dataloader(_alone(cfg.val_dataloader))
     first = model.predictor(model.names[0])
     assert isinstance(first, TorchPredictor)
     total = len(loader.dataset)
@@ -129,9 +131,15 @@ def _counts(cfg: Config, model: Model, progress: Callable[[int, int], None] | No
     return counts
 
 
-def _one_process(loader: Mapping[str, Any]) -> dict[str, Any]:
-    """Loaders of a few images start no workers."""
-    return dict(loader, num_workers=0, persistent_workers=False)
+def _alone(loader: Mapping[str, Any]) -> dict[str, Any]:
+    """A loader of every image once, without workers and without the other processes of a run.
+
+    mmengine's samplers share a seed and the images among all processes. A bundle is written by
+    one of them: it would wait for the others for ever.
+    """
+    dataset = DATASETS.build(loader['dataset'])
+    sampler = SequentialSampler(dataset)
+    return dict(loader, dataset=dataset, sampler=sampler, num_workers=0, persistent_workers=False)
 
 
 def _predict(model: Model, data: Mapping[str, Any]) -> list[Any]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -324,6 +325,7 @@ def test_two_processes(recipe_argv, tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,  # a process that waits for another would wait half an hour
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / 'recipe' / 'report' / 'fc_ef' / 'report.json').read_text())
@@ -336,3 +338,7 @@ def test_two_processes(recipe_argv, tmp_path):
         'settings'
     ]
     assert settings['processes'] == 2
+    bundle = tmp_path / 'recipe' / 'mtkd' / 'fc_ef' / 'fc_ef.mtkd'
+    with zipfile.ZipFile(bundle) as parts:
+        card = json.loads(parts.read('card.json'))
+    assert card['calibration']['images'] == 2  # all of the split, counted by one process
