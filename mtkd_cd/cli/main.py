@@ -32,6 +32,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     'Predict': {
         'predict': Command('predict', 'what changed between two rasters or pictures, no label'),
         'bundle': Command('bundle', 'a trained model as one file: create, inspect, verify'),
+        'demo': Command('demo', 'a page in the browser: two images in, what changed out'),
     },
     'Data': {
         'check-data': Command('check_data', 'open every file of a data set, list what is wrong'),
