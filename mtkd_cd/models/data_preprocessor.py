@@ -11,8 +11,8 @@ from torch import Tensor
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import MODELS
 
-# BGR to RGB and back, each date for itself.
-_SWAPPED_CHANNELS = [2, 1, 0, 5, 4, 3]
+# Of both dates: BGR to RGB and back.
+_PAIR_CHANNELS = 6
 
 
 @MODELS.register_module()
@@ -152,8 +152,9 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
 
     def _normalize(self, batch: Tensor) -> Tensor:
         """(N, C, h, w) of any dtype to float32; overwrites a float32 batch."""
-        if self.channel_conversion and batch.shape[1] == len(_SWAPPED_CHANNELS):
-            batch = batch[:, _SWAPPED_CHANNELS]
+        if self.channel_conversion and batch.shape[1] == _PAIR_CHANNELS:
+            # No list of indices, which would be a copy to the device that the host awaits.
+            batch = batch.unflatten(1, (2, 3)).flip(2).flatten(1, 2)
         batch = batch.float()
         return batch.sub_(self.mean).div_(self.std) if self.normalizes else batch
 

@@ -12,13 +12,13 @@ from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmengine.model import BaseModule, caffe2_xavier_init
 from mmseg.models.backbones import MixVisionTransformer, ResNet
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw, resize
 from torch import Tensor, nn
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.backbones.ia_resnet import run_stem
 from mtkd_cd.models.backbones.mit import run_stage
+from mtkd_cd.models.decode_heads.base import DecodeHead
 from mtkd_cd.models.decode_heads.bit import BITDecoder
 from mtkd_cd.models.layers import (
     ChannelNorm,
@@ -257,7 +257,7 @@ class BAN_BITHead(BITDecoder):
 
 
 @MODELS.register_module()
-class BitemporalAdapterHead(BaseDecodeHead):
+class BitemporalAdapterHead(DecodeHead):
     """BAN's bi-temporal adapter branch and its decoder.
 
     Args:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_norm_layer
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.decode_heads.base import DecodeHead
 from mtkd_cd.models.layers import split_dates, stack_dates
 from mtkd_cd.registry import MODELS
 
@@ -115,7 +115,7 @@ class DecoderLayer(TransformerLayer):
         return self._attend(self.norm1(pixels), self.norm1_(tokens), pixels)
 
 
-class BITDecoder(BaseDecodeHead):
+class BITDecoder(DecodeHead):
     """What BIT's head and BAN's form of it share; they differ in how they are given the dates.
 
     Args:

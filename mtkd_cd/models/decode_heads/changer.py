@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
+from mtkd_cd.models.decode_heads.base import DecodeHead
 from mtkd_cd.models.layers import MapMixFFN, on_both_dates
 from mtkd_cd.registry import MODELS
 
@@ -50,15 +50,16 @@ def _warp(x: Tensor, flow: Tensor) -> Tensor:
     )  # half precision cannot tell neighbouring pixels' coordinates apart
     ys = torch.linspace(-1, 1, height, device=x.device, dtype=dtype)
     xs = torch.linspace(-1, 1, width, device=x.device, dtype=dtype)
-    grid = torch.stack(torch.meshgrid(xs, ys, indexing='xy'), dim=-1)  # (h, w, 2)
-    grid = grid + flow.permute(0, 2, 3, 1).to(dtype) / grid.new_tensor((width, height))
+    flow_x, flow_y = flow.to(dtype).unbind(1)  # (N, h, w) each
+    # Divided by numbers: a tensor of them would be a copy to the device, which the host awaits.
+    grid = torch.stack((xs + flow_x / width, ys[:, None] + flow_y / height), dim=-1)
     return F.grid_sample(
         x.to(dtype), grid, mode='bilinear', padding_mode='zeros', align_corners=True
     ).to(x.dtype)
 
 
 @MODELS.register_module()
-class Changer(BaseDecodeHead):
+class Changer(DecodeHead):
     """Changer's head.
 
     Args:

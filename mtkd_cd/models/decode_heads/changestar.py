@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModule
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.utils import SampleList
 from torch import Tensor, nn
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.decode_heads.base import DecodeHead
 from mtkd_cd.models.layers import on_both_dates
 from mtkd_cd.registry import MODELS
 
@@ -51,7 +51,7 @@ class ChangeMixin(BaseModule):
 
 
 @MODELS.register_module()
-class ChangeStarHead(BaseDecodeHead):
+class ChangeStarHead(DecodeHead):
     """ChangeStar's head on any head that segments one date.
 
     Args:

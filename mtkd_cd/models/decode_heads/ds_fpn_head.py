@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmcv.cnn import ConvModule
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
+from mtkd_cd.models.decode_heads.base import DecodeHead
 from mtkd_cd.registry import MODELS
 
 
 @MODELS.register_module()
-class DS_FPNHead(BaseDecodeHead):
+class DS_FPNHead(DecodeHead):
     """Project every level, add them at the size of the first, classify.
 
     The first map is left to the auxiliary head (deep supervision): ``in_index`` counts from the

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.decode_heads.base import DecodeHead
 from mtkd_cd.registry import MODELS
 
 
@@ -100,7 +100,7 @@ class LightDecoder(BaseModule):
 
 
 @MODELS.register_module()
-class FarSegHead(BaseDecodeHead):
+class FarSegHead(DecodeHead):
     """FarSeg's head, for one date.
 
     Args:

@@ -8,11 +8,12 @@ from mmseg.models.decode_heads import SegformerHead
 from mmseg.models.utils import resize
 from torch import Tensor
 
+from mtkd_cd.models.decode_heads.base import DecodeHead
 from mtkd_cd.registry import MODELS
 
 
 @MODELS.register_module()
-class MLPSegHead(SegformerHead):
+class MLPSegHead(DecodeHead, SegformerHead):
     """SegFormer's head (arXiv:2105.15203), which brings all levels to one given size.
 
     Args:

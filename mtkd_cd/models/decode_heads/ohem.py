@@ -43,7 +43,21 @@ class OHEMPixelSampler(MMSegOHEMPixelSampler):
                 1
             )  # above any probability: never hard
             hard = true_class < self.thresh
-            kept = min(self.min_kept * len(seg_label), int((~ignored).sum()) - 1)
-            if kept >= 0 and int(hard.sum()) <= kept:
-                hard = true_class < true_class.flatten().kthvalue(kept + 1).values
+            kept = self.min_kept * len(seg_label)
+            # Only the CPU's numbers are read without waiting for the device.
+            if hard.device.type != 'cpu' or int(hard.sum()) <= kept:
+                hard = true_class < _limit(true_class, kept).clamp(min=self.thresh)
             return hard.to(seg_logit.dtype)
+
+
+def _limit(probabilities: Tensor, kept: int) -> Tensor:
+    """The probability below which at most ``kept`` pixels lie, of those up to 1; the largest of
+    them where they are fewer."""
+    flat = probabilities.flatten()
+    smallest = min(kept + 1, flat.numel())
+    if flat.device.type == 'cpu':
+        limit = flat.kthvalue(smallest).values
+    else:  # where kthvalue uses one block of threads
+        limit = flat.topk(smallest, largest=False, sorted=False).values.max()
+    largest = flat.masked_fill(flat > 1, -1).max()
+    return torch.where(limit > 1, largest, limit)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.decode_heads.base import DecodeHead
 from mtkd_cd.models.layers import attend_everywhere, on_both_dates
 from mtkd_cd.registry import MODELS
 
@@ -148,7 +148,7 @@ def _init_attention(attention: nn.Module) -> nn.Module:
 
 
 @MODELS.register_module()
-class STAHead(BaseDecodeHead):
+class STAHead(DecodeHead):
     """STANet's head. Its change map is a distance, from 0 up; prediction compares it with a
     threshold.
 

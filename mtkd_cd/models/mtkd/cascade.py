@@ -22,7 +22,13 @@ from mtkd_cd.models.mtkd.building import (
     check_range_names,
 )
 from mtkd_cd.models.mtkd.normalisation import InputConverter
-from mtkd_cd.models.mtkd.routing import ORIGIN, RoutingKind, choose_routing, images_by_detector
+from mtkd_cd.models.mtkd.routing import (
+    ORIGIN,
+    RoutingKind,
+    choose_routing,
+    images_by_detector,
+    samples_at,
+)
 from mtkd_cd.models.prepare import Prepared
 from mtkd_cd.registry import MODELS
 
@@ -173,7 +179,7 @@ class OriginPartitionCascade(BaseModel):
         )
         coarse_cars = torch.stack(
             [change_area_ratio(self._coarse_map(sample).data[0]) for sample in coarse]
-        )  # (N,)
+        ).cpu()  # (N,), read once
         ranges = self.partition.range_of(coarse_cars).tolist()
         results: list[SegDataSample] = list(coarse)
         serving = self.routing.serving(coarse_cars).tolist()
@@ -211,7 +217,7 @@ class OriginPartitionCascade(BaseModel):
         if name == ORIGIN:
             return [coarse[position] for position in positions]
         served = self.specialists[name].predict(
-            self._convert[name](inputs[positions]), _copies(data_samples, positions)
+            self._convert[name](samples_at(inputs, positions)), _copies(data_samples, positions)
         )
         for position, sample in zip(positions, served):
             if 'seg_logits' in sample and 'seg_logits' in coarse[position]:

@@ -22,6 +22,7 @@ from mtkd_cd.models.mtkd.routing import (
     check_routing,
     load_routing,
     origin_routing,
+    samples_at,
 )
 from mtkd_cd.models.mtkd.teacher_choice import TeacherChoice, check_choice
 from mtkd_cd.models.mtkd.teachers import Teachers
@@ -137,7 +138,7 @@ class Distillation:
                 fold_name = self._of_fold(name, data_samples[position], position in unlabelled)
                 asked.setdefault(fold_name, []).append(position)
         answers = [
-            (name, positions, self.teachers.change_maps(name, inputs[positions]))
+            (name, positions, self.teachers.change_maps(name, samples_at(inputs, positions)))
             for name, positions in asked.items()
         ]
         if self.kind == 'best':
@@ -145,7 +146,7 @@ class Distillation:
         lessons = []
         for name, positions, maps in answers:
             is_labelled = [position not in unlabelled for position in positions]
-            weight = self._pixel_weight(name, maps, labels[positions], is_labelled)
+            weight = self._pixel_weight(name, maps, samples_at(labels, positions), is_labelled)
             lessons.append(Lesson(positions, maps, weight))
         return lessons
 
@@ -157,8 +158,9 @@ class Distillation:
             lessons: What the teachers say about the same batch.
         """
         terms, masses = [], []
+        samples = [change_map.unbind() for change_map in student_maps]  # once: one gradient each
         for positions, teacher_maps, pixel_weight in lessons:
-            taught_maps = tuple(change_map[positions] for change_map in student_maps)
+            taught_maps = tuple(torch.stack([rows[i] for i in positions]) for rows in samples)
             # Of a cell, the mean over its pixels.
             size = (taught_maps[0].shape[2], taught_maps[0].shape[3])
             weight = F.adaptive_avg_pool2d(pixel_weight, size)
@@ -203,7 +205,9 @@ class Distillation:
             for position, index in zip(labelled, ranges.tolist()):
                 candidates[position] = (self.routing.teachers[index],)
         if predicted:
-            served = self.routing.serving(self.teachers.predicted_cars(inputs[predicted]))
+            served = self.routing.serving(
+                self.teachers.predicted_cars(samples_at(inputs, predicted))
+            )
             for position, index in zip(predicted, served.tolist()):
                 candidates[position] = (self.routing.detectors[index],)
         return candidates
@@ -228,14 +232,16 @@ class Distillation:
         equals, the first."""
         losses = torch.full((len(answers), len(labels)), torch.inf)
         for row, (name, positions, maps) in enumerate(answers):
-            found = self._cross_entropy(self._log_odds(name, maps, labels), labels[positions])
+            found = self._cross_entropy(
+                self._log_odds(name, maps, labels), samples_at(labels, positions)
+            )
             losses[row, positions] = found.cpu()
         best = np.argmin(losses.numpy(), axis=0)
         chosen = []
         for row, (name, positions, maps) in enumerate(answers):
             kept = [i for i, position in enumerate(positions) if best[position] == row]
             if kept:
-                kept_maps = tuple(change_map[kept] for change_map in maps)
+                kept_maps = tuple(samples_at(change_map, kept) for change_map in maps)
                 chosen.append((name, [positions[i] for i in kept], kept_maps))
         return chosen
 
@@ -263,5 +269,7 @@ class Distillation:
         weight = weight * torch.where(wrong, self.wrong_weight, 1.0)
         if self.unlabelled is None:
             return weight
-        chosen = torch.tensor(is_labelled, device=labels.device)[:, None, None, None]
-        return torch.where(chosen, weight, self.unlabelled.pixel_weight(log_odds))
+        unsure = self.unlabelled.pixel_weight(log_odds)
+        return torch.stack(
+            [(weight if known else unsure)[i] for i, known in enumerate(is_labelled)]
+        )

@@ -30,7 +30,7 @@ from mtkd_cd.models.mtkd.change_map import (
     record_change_maps,
 )
 from mtkd_cd.models.mtkd.distillation import Distillation, TeacherRouting
-from mtkd_cd.models.mtkd.routing import ORIGIN, Routing
+from mtkd_cd.models.mtkd.routing import ORIGIN, Routing, samples_at
 from mtkd_cd.models.mtkd.teacher_choice import CarSource, TeacherChoice
 from mtkd_cd.models.mtkd.teachers import Teachers, is_one_detector
 from mtkd_cd.models.mtkd.unlabelled import (
@@ -272,11 +272,14 @@ class MultiTeacherDistiller(BaseModel):
         such a pair to no change, and a cross-entropy averaged over all pixels shrinks with it.
         """
         labelled = [i for i in range(len(data_samples)) if i not in unlabelled]
-        losses, maps = self._supervise(inputs[labelled], [data_samples[i] for i in labelled])
+        losses, maps = self._supervise(
+            samples_at(inputs, labelled), [data_samples[i] for i in labelled]
+        )
         entry = self.distillation.teachers.change_map
-        others = as_change_maps(self(inputs[unlabelled], mode='tensor'), entry)
-        place = torch.tensor(labelled + unlabelled, device=inputs.device).argsort()
-        return losses, tuple(torch.cat(both)[place] for both in zip(maps, others))
+        others = as_change_maps(self(samples_at(inputs, unlabelled), mode='tensor'), entry)
+        order = labelled + unlabelled
+        place = sorted(range(len(order)), key=order.__getitem__)
+        return losses, tuple(samples_at(torch.cat(both), place) for both in zip(maps, others))
 
     def _supervise_none(
         self, inputs: Tensor, data_samples: list[SegDataSample]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+_NUMBERS = ('_source_mean', '_source_std', '_target_mean', '_target_std')
+
 
 class InputConverter:
     """From the normalisation of one detector's data preprocessor to that of another's.
@@ -26,10 +28,17 @@ class InputConverter:
         """(N, 6, H, W) -> (N, 6, H, W); the same tensor where the two preprocessors agree."""
         if self._is_identity:
             return inputs
-        pixels = inputs * self._source_std.to(inputs) + self._source_mean.to(inputs)
+        source_mean, source_std, target_mean, target_std = self._numbers_for(inputs)
+        pixels = inputs * source_std + source_mean
         if self._swap:  # RGB <-> BGR, each date on its own
             pixels = pixels.unflatten(1, (-1, 3)).flip(2).flatten(1, 2)
-        return (pixels - self._target_mean.to(inputs)) / self._target_std.to(inputs)
+        return (pixels - target_mean) / target_std
+
+    def _numbers_for(self, inputs: Tensor) -> list[Tensor]:
+        """Means and deviations where ``inputs`` are: copied once, as the host waits for that."""
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name).to(inputs.device))
+        return [getattr(self, name).to(inputs.dtype) for name in _NUMBERS]
 
 
 def _normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor, bool]:

@@ -112,6 +112,14 @@ def images_by_detector(names: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
     yield from positions.items()
 
 
+def samples_at(batch: Tensor, positions: Sequence[int]) -> Tensor:
+    """``batch[positions]``; a list for an index would be copied to the device, and the host would
+    wait for it."""
+    if list(positions) == list(range(len(batch))):
+        return batch
+    return torch.stack([batch[position] for position in positions])
+
+
 def car_routing(partition: CARPartition) -> Routing:
     """The paper's: each range has its own specialist (arXiv:2502.13407, equations 2 and 5)."""
     return Routing(partition, partition.names, partition.thresholds, partition.names)

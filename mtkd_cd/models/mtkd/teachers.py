@@ -116,7 +116,7 @@ class Teachers:
         results = self._prepared[ORIGIN].detector.predict(self._convert[ORIGIN](inputs))
         return torch.stack(
             [change_area_ratio(result.get(self._prediction).data[0]) for result in results]
-        )
+        ).cpu()
 
     def apply(self, fn: Callable[[nn.Module], Any]) -> None:
         """Call ``fn`` with every teacher that is there."""
