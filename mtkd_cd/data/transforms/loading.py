@@ -11,6 +11,7 @@ from mmengine.fileio import get as read_bytes
 
 from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.decoded import CacheKind, DecodedImages, open_cache
 from mtkd_cd.data.images import (
     RULE_OPTION,
     Picture,
@@ -23,10 +24,6 @@ from mtkd_cd.data.labels import IGNORE_INDEX, read_label
 from mtkd_cd.data.radiometry import from_spec
 from mtkd_cd.data.transforms.base import MultiImgTransform
 from mtkd_cd.registry import TRANSFORMS
-
-# What this process has read with `cache=True`, by file, its size and mtime, and how it was read.
-_PICTURES: dict[tuple, Picture] = {}
-_LABELS: dict[tuple, np.ndarray] = {}
 
 
 @TRANSFORMS.register_module()
@@ -50,8 +47,10 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         backend_args: mmengine's file backend; local files by default.
         bands: Instead of the data set's.
         radiometry: Instead of the data set's.
-        cache: Whether each process keeps what it has read, decoded, in memory as long as it lives:
-            200 KB for an image of 256 x 256 pixels. For local files.
+        cache: Where to keep images decoded, for all processes of the run: ``'ram'``, or ``'disk'``,
+            for later runs too. A pair of 512 x 512 pixels takes 1.8 MB with its label. A file with
+            another size or time of change is read anew. For local files.
+        cache_gib: How much may be kept, see :func:`~mtkd_cd.data.decoded.open_cache`.
 
     Raises:
         UserError: A file is missing, truncated or no image, has other bands or a depth without a
@@ -69,9 +68,10 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         backend_args: dict | None = None,
         bands: Sequence[int] | None = None,
         radiometry: Any = None,
-        cache: bool = False,
+        cache: CacheKind | bool | None = None,
+        cache_gib: float | None = None,
     ) -> None:
-        self.cache = cache
+        self.cache = _cache(cache, cache_gib)
         self.to_float32 = to_float32
         self.color_type = color_type
         self.imdecode_backend = imdecode_backend
@@ -96,13 +96,19 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         return _set_images(results, pictures, self.to_float32)
 
     def _picture(self, path: str, bands: Sequence[int] | None, radiometry: Any) -> Picture:
-        if not self.cache:
+        stamp = None if self.cache is None else _stamp(path)
+        if self.cache is None or stamp is None:
             return self._read(path, bands, radiometry)
-        key = (*_stamp(path), str(bands), str(radiometry), self.color_type, self.imdecode_backend)
-        if key not in _PICTURES:
-            _PICTURES[key] = self._read(path, bands, radiometry)
-        kept = _PICTURES[key]
-        return kept._replace(pixels=kept.pixels.copy())  # transforms may write into it
+        how = (self.color_type, self.imdecode_backend, bands, str(radiometry))
+        key = f'image {stamp} {how}'
+        kept = self.cache.get(key)
+        if kept is not None:
+            meta, (pixels, *valid) = kept
+            return Picture(pixels, *(valid or [None]), meta['orientation'])
+        picture = self._read(path, bands, radiometry)
+        arrays = [array for array in (picture.pixels, picture.valid) if array is not None]
+        self.cache.put(key, dict(orientation=picture.orientation), arrays)
+        return picture
 
     def _read(self, path: str, bands: Sequence[int] | None, radiometry: Any) -> Picture:
         content = self._content(path)
@@ -215,7 +221,7 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         reduce_zero_label: Instead of the sample's own.
         backend_args: mmengine's file backend; local files by default.
         imdecode_backend: A decoder of ``mmcv.imfrombytes``.
-        cache: As in :class:`MultiImgLoadImageFromFile`.
+        cache: As in :class:`MultiImgLoadImageFromFile`, with ``cache_gib``.
 
     Raises:
         UserError: The file is missing, broken or of another coding, or its size is not that of the
@@ -227,9 +233,10 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         reduce_zero_label: bool | None = None,
         backend_args: dict | None = None,
         imdecode_backend: str = 'pillow',
-        cache: bool = False,
+        cache: CacheKind | bool | None = None,
+        cache_gib: float | None = None,
     ) -> None:
-        self.cache = cache
+        self.cache = _cache(cache, cache_gib)
         self.reduce_zero_label = reduce_zero_label
         self.backend_args = backend_args
         self.imdecode_backend = imdecode_backend
@@ -266,12 +273,16 @@ class MultiImgLoadAnnotations(MultiImgTransform):
 
     def _label(self, path: str, **coding: Any) -> np.ndarray:
         coding |= dict(backend_args=self.backend_args, imdecode_backend=self.imdecode_backend)
-        if not self.cache:
+        stamp = None if self.cache is None else _stamp(path)
+        if self.cache is None or stamp is None:
             return read_label(path, **coding)
-        key = (*_stamp(path), str(coding))
-        if key not in _LABELS:
-            _LABELS[key] = read_label(path, **coding)
-        return _LABELS[key].copy()
+        key = f'label {stamp} {coding}'
+        kept = self.cache.get(key)
+        if kept is not None:
+            return kept[1][0]
+        label = read_label(path, **coding)
+        self.cache.put(key, {}, [label])
+        return label
 
     @staticmethod
     def _without_label(results: dict) -> dict:
@@ -284,12 +295,19 @@ class MultiImgLoadAnnotations(MultiImgTransform):
         )
 
 
-def _stamp(path: str) -> tuple:
+def _cache(kind: CacheKind | bool | None, gib: float | None) -> DecodedImages | None:
+    """The store; ``True``, as it was once called, is that in memory."""
+    return open_cache('ram' if kind is True else kind, gib) if kind else None
+
+
+def _stamp(path: str) -> tuple | None:
+    """What tells a file from another, or from its own earlier content; ``None`` where there is no
+    such file, and reading it says what is wrong."""
     try:
         status = os.stat(path)
-    except OSError:  # reading it says what is wrong
-        return (path,)
-    return (path, status.st_size, status.st_mtime_ns)
+    except OSError:
+        return None
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
 
 def _set_images(results: dict, pictures: Sequence[Picture], to_float32: bool) -> dict:

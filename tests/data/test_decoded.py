@@ -1,0 +1,170 @@
+import multiprocessing
+import os
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.decoded import DecodedImages, open_cache
+from mtkd_cd.data.transforms import MultiImgLoadAnnotations, MultiImgLoadImageFromFile, loading
+
+_MIB = 1 << 20
+
+
+@pytest.fixture
+def store(tmp_path):
+    def build(size=_MIB, checked=True, name='ring'):
+        return DecodedImages(os.open(tmp_path / name, os.O_RDWR | os.O_CREAT), size, checked)
+
+    return build
+
+
+@pytest.fixture(params=['ram', 'disk'])
+def kind(request, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    return request.param
+
+
+def _image(seed, side=40):
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+
+
+def test_gives_back_what_was_put_in(store):
+    arrays = [_image(0), np.eye(4, dtype=bool), np.float32([[0.5, np.nan]])]
+    cache = store()
+    cache.put('one', dict(orientation=6), arrays)
+    meta, found = cache.get('one')
+    assert meta == dict(orientation=6)
+    for array, same in zip(arrays, found):
+        np.testing.assert_array_equal(array, same)
+        assert array.dtype == same.dtype
+    found[0][:] = 0  # one's own
+    np.testing.assert_array_equal(cache.get('one')[1][0], arrays[0])
+    assert cache.get('two') is None
+
+
+def test_never_grows_beyond_its_bound_and_keeps_the_newest(store, tmp_path):
+    cache = store()
+    for number in range(200):  # of 19 KB: 3.7 times the ring
+        cache.put(str(number), {}, [_image(number, 80)])
+    kept = [number for number in range(200) if cache.get(str(number))]
+    assert kept == list(range(kept[0], 200))
+    assert 50 < len(kept) <= _MIB // 19200
+    for number in kept:
+        np.testing.assert_array_equal(cache.get(str(number))[1][0], _image(number, 80))
+    assert os.stat(tmp_path / 'ring').st_size < 1.05 * _MIB
+    cache.put('too large', {}, [np.zeros(2 * _MIB, np.uint8)])
+    assert cache.get('too large') is None
+
+
+def test_damage_on_disk_is_not_taken_for_an_image(store, tmp_path):
+    store().put('one', {}, [_image(0)])
+    content = bytearray((tmp_path / 'ring').read_bytes())
+    place = content.index(_image(0).tobytes())
+    content[place + 100] ^= 4
+    (tmp_path / 'ring').write_bytes(content)
+    assert store().get('one') is None
+    (tmp_path / 'ring').write_bytes(b'something else')
+    assert store().get('one') is None
+    store().put('one', {}, [_image(0)])
+    assert store().get('one') is not None
+
+
+def _fill(cache, first, queue):
+    for number in range(first, first + 40):
+        cache.put(str(number), {}, [_image(number)])
+        queue.put(all((cache.get(str(n)) is not None) for n in range(first, number + 1)))
+
+
+@pytest.mark.parametrize('start', ['fork', pytest.param('spawn', marks=pytest.mark.slow)])
+def test_processes_share_it(kind, start):
+    cache = open_cache(kind, 4 / 1024)
+    cache.put('before', {}, [_image(1)])
+    context = multiprocessing.get_context(start)
+    queue = context.Queue()
+    workers = [context.Process(target=_fill, args=(cache, 100 * i, queue)) for i in (1, 2)]
+    for worker in workers:
+        worker.start()
+    assert all(queue.get(timeout=300) for _ in range(80))
+    for worker in workers:
+        worker.join(300)
+        assert worker.exitcode == 0
+    for number in (*range(100, 140), *range(200, 240)):
+        np.testing.assert_array_equal(cache.get(str(number))[1][0], _image(number))
+
+
+def test_a_pickled_one_is_the_same():
+    cache = open_cache('ram', 3 / 1024)
+    assert pickle.loads(pickle.dumps(cache)) is cache
+
+
+@pytest.fixture
+def pair(tmp_path):
+    for name, seed in (('a', 0), ('b', 1)):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), _image(seed))
+    cv2.imwrite(str(tmp_path / 'label.png'), np.uint8(_image(2)[..., 0] > 200) * 255)
+    return dict(
+        img_path=[str(tmp_path / f'{name}.png') for name in 'ab'],
+        seg_map_path=str(tmp_path / 'label.png'),
+        format_seg_map='to_binary',
+    )
+
+
+def _load(info, **cache):
+    results = MultiImgLoadImageFromFile(**cache)(dict(info))
+    return MultiImgLoadAnnotations(**cache)(results)
+
+
+def test_images_from_the_cache_are_those_of_the_files(kind, pair, monkeypatch):
+    from_files = _load(pair)
+    _load(pair, cache=kind)
+    reads = []
+    for name in ('read_image', 'read_label'):
+        monkeypatch.setattr(loading, name, lambda *args, **kwargs: reads.append(args))
+    kept = _load(pair, cache=kind)
+    assert not reads
+    assert set(kept) == set(from_files)
+    for key in ('ori_shape', 'car'):
+        assert kept[key] == from_files[key]
+    for image, same in zip(
+        [*from_files['img'], from_files['gt_seg_map']], [*kept['img'], kept['gt_seg_map']]
+    ):
+        np.testing.assert_array_equal(image, same)
+        same[:] = 7  # as a transform may
+    again = _load(pair, cache=kind)
+    np.testing.assert_array_equal(again['img'][0], from_files['img'][0])
+
+
+def test_another_content_or_another_reading_is_another_image(kind, pair):
+    _load(pair, cache=kind)
+    cv2.imwrite(pair['img_path'][0], _image(5))
+    os.utime(pair['img_path'][0], ns=(1, 1))
+    assert (_load(pair, cache=kind)['img'][0] == _image(5)).all()
+    other = MultiImgLoadImageFromFile(cache=kind, bands=(3, 2, 1))(dict(pair))
+    assert (other['img'][0] == _image(5)[..., ::-1]).all()
+    os.unlink(pair['img_path'][1])
+    with pytest.raises(UserError, match='does not exist'):
+        _load(pair, cache=kind)
+
+
+def test_pixels_without_data_are_kept_too(kind, tmp_path, pair):
+    rasterio = pytest.importorskip('rasterio')
+    path = str(tmp_path / 'a.tif')
+    image = np.moveaxis(_image(0), -1, 0).copy()
+    image[:, :4] = 0
+    shape = dict(height=40, width=40, count=3, dtype='uint8', nodata=0)
+    with rasterio.open(path, 'w', driver='GTiff', photometric='RGB', **shape) as file:
+        file.write(image)
+    pair = dict(pair, img_path=[path, pair['img_path'][1]])
+    first, second = _load(pair, cache=kind), _load(pair, cache=kind)
+    assert not second['valid'][:4].any()
+    np.testing.assert_array_equal(first['valid'], second['valid'])
+    np.testing.assert_array_equal(first['gt_seg_map'], second['gt_seg_map'])
+
+
+@pytest.mark.parametrize('options', [dict(cache='tape'), dict(cache='ram', cache_gib=0)])
+def test_another_kind_or_size_is_refused(options):
+    with pytest.raises(UserError, match='cache'):
+        MultiImgLoadImageFromFile(**options)
