@@ -32,6 +32,7 @@ _SETTINGS = (
 _FREE = (
     *('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout'),
     *('data_root', 'checkpoints', 'routing_file', 'out_file', 'backend_args'),
+    *('cache', 'cache_gib', 'teacher_batching'),
 )
 # Fields of a record that others rely on.
 _FIELDS: dict[str, tuple[type, ...]] = {

@@ -38,7 +38,7 @@ _QUESTIONS = {
     *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point),
 }
 # The methods through which a detector in mmseg's form is asked for numbers.
-_ENTRANCES = ('forward', 'predict', 'inference')
+PREPARED_METHODS = ('forward', 'predict', 'inference')
 
 
 def prepare(
@@ -84,7 +84,7 @@ def prepare(
     if compiled:
         _compile(prepared)
     device = next(_tensors(prepared)).device
-    for name in _ENTRANCES:
+    for name in PREPARED_METHODS:
         if hasattr(prepared, name):
             setattr(prepared, name, _Entrance(getattr(prepared, name), device.type, precision))
     return prepared

@@ -137,9 +137,10 @@ class Distillation:
             for name in names:
                 fold_name = self._of_fold(name, data_samples[position], position in unlabelled)
                 asked.setdefault(fold_name, []).append(position)
+        questions = [(name, samples_at(inputs, positions)) for name, positions in asked.items()]
         answers = [
-            (name, positions, self.teachers.change_maps(name, samples_at(inputs, positions)))
-            for name, positions in asked.items()
+            (*question, maps)
+            for question, maps in zip(asked.items(), self.teachers.all_change_maps(questions))
         ]
         if self.kind == 'best':
             answers = self._best(answers, labels)

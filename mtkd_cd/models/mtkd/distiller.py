@@ -31,6 +31,7 @@ from mtkd_cd.models.mtkd.change_map import (
 )
 from mtkd_cd.models.mtkd.distillation import Distillation, TeacherRouting
 from mtkd_cd.models.mtkd.routing import ORIGIN, Routing, samples_at
+from mtkd_cd.models.mtkd.stacking import Batching
 from mtkd_cd.models.mtkd.teacher_choice import CarSource, TeacherChoice
 from mtkd_cd.models.mtkd.teachers import Teachers, is_one_detector
 from mtkd_cd.models.mtkd.unlabelled import (
@@ -106,6 +107,10 @@ class MultiTeacherDistiller(BaseModel):
             mmengine's runner hands on the one at the top of a config file.
         teacher_options: How teachers are made ready, arguments of
             :func:`~mtkd_cd.models.prepare.prepare`: ``dict(precision='bfloat16')``, for instance.
+        teacher_batching: How the teachers of a batch are asked. ``'grouped'``: one after the other,
+            each about its images. ``'stacked'``: together, where they share one architecture, as
+            one network of stacked weights. ``'auto'``: whichever is faster on the first batch, as
+            the log says. The results of the first batch are compared and must agree within 1e-5.
 
     Raises:
         UserError: Bad thresholds or names, or ``compat`` together with a validated routing; in
@@ -149,6 +154,7 @@ class MultiTeacherDistiller(BaseModel):
         ignore_index: int = IGNORE_INDEX,
         data_preprocessor: Mapping[str, Any] | None = None,
         teacher_options: Mapping[str, Any] = {},
+        teacher_batching: Batching = 'grouped',
     ) -> None:
         # Not super().__init__(): the student is complete.
         partition = CARPartition(thresholds, names)
@@ -166,6 +172,7 @@ class MultiTeacherDistiller(BaseModel):
                 change_map,
                 prediction,
                 teacher_options,
+                teacher_batching,
             ),
             MODELS.build(dict(distill_loss)),
             mask_ignored and compat is None,

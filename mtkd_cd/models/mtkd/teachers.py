@@ -1,6 +1,6 @@
 """The frozen detectors that a student learns from: where they are built, loaded and asked."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from mtkd_cd.models.mtkd.building import Detector, build_detectors
 from mtkd_cd.models.mtkd.change_map import ChangeMaps, as_change_maps
 from mtkd_cd.models.mtkd.normalisation import InputConverter
 from mtkd_cd.models.mtkd.routing import ORIGIN
+from mtkd_cd.models.mtkd.stacking import Asking, Batching
 from mtkd_cd.models.prepare import Prepared
 
 
@@ -31,6 +32,8 @@ class Teachers:
         prediction: Entry of the origin's result that holds the binary change map.
         options: Arguments of :func:`~mtkd_cd.models.prepare.prepare`, through which every teacher
             runs.
+        batching: How several are asked about a batch, see
+            :class:`~mtkd_cd.models.mtkd.stacking.Asking`.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Teachers:
         change_map: str,
         prediction: str,
         options: Mapping[str, Any],
+        batching: Batching = 'grouped',
     ) -> None:
         for_all = is_one_detector(teachers)
         self._default = teachers if for_all else student
@@ -52,6 +56,7 @@ class Teachers:
         self.change_map = change_map
         self._prediction = prediction
         self._options = options
+        self._ask = Asking(batching)
         self._prepared: dict[str, Prepared] = {}
         self._convert: dict[str, InputConverter] = {}
         self.detectors: dict[str, Detector] | None = None
@@ -103,11 +108,29 @@ class Teachers:
     def change_maps(self, name: str, inputs: Tensor) -> ChangeMaps:
         """What one teacher says about (N, 6, H, W), normalised as the student's preprocessor
         does."""
+        (maps,) = self.all_change_maps([(name, inputs)])
+        return maps
+
+    @torch.no_grad()
+    def all_change_maps(self, questions: Sequence[tuple[str, Tensor]]) -> list[ChangeMaps]:
+        """What several teachers say, each about its images: (name, inputs) as in
+        :meth:`change_maps`."""
         assert self.detectors is not None, 'load() comes first'
-        teacher = self._prepared[name].detector
-        output = teacher(self._convert[name](inputs), mode='tensor')
-        # A loss keeps its target for the gradient, which inference tensors are no good for.
-        return tuple(change_map.clone() for change_map in as_change_maps(output, self.change_map))
+        converted = [(name, self._convert[name](inputs)) for name, inputs in questions]
+        asked = self.detectors if self._ask.may_stack else dict(questions)
+        prepared = {name: self._prepared[name].detector for name in asked}
+
+        def one_by_one(questions: Sequence[tuple[str, Tensor]]) -> list[ChangeMaps]:
+            answers = [
+                self._as_maps(prepared[name](inputs, mode='tensor')) for name, inputs in questions
+            ]
+            # A loss keeps its target for the gradient, which inference tensors are no good for.
+            return [tuple(change_map.clone() for change_map in maps) for maps in answers]
+
+        return self._ask(converted, prepared, one_by_one, self._as_maps)
+
+    def _as_maps(self, output: Any) -> ChangeMaps:
+        return as_change_maps(output, self.change_map)
 
     @torch.no_grad()
     def predicted_cars(self, inputs: Tensor) -> Tensor:
