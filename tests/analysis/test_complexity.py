@@ -23,7 +23,20 @@ def model_of(name: str, stage: str = 'origin') -> ConfigDict:
     return load_config(CONFIGS / stage / f'{name}.py').model
 
 
-@pytest.mark.parametrize('name', published_models())
+# Exported in over three seconds of CPU, the last two in thirteen.
+LARGE = (
+    'changeformer_mitb1 tinycd hanet changer_mitb0 changer_mitb1 changer_s50 lightcdnet_s '
+    'ban_vitl14_mitb2 ttp_vitsam_l'
+).split()
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else [])
+        for name in published_models()
+    ],
+)
 def test_counts_are_those_of_table_6(name):
     found, paper = count_complexity(model_of(name)), published_complexity(name)
     counted = (round(found.parameters, 3), round(found.flops, 3))
