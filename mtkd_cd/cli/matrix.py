@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from mtkd_cd.experiments.jobs import Cluster
+    from mtkd_cd.core.jobs import Cluster
     from mtkd_cd.experiments.matrix import (
         RUN_SETTINGS,
         as_budgeted,

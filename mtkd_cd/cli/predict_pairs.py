@@ -12,7 +12,7 @@ from mtkd_cd.cli.common import ConfigOptions, at_least
 from mtkd_cd.core.errors import UserError
 
 if TYPE_CHECKING:
-    from mtkd_cd.experiments.jobs import Cluster
+    from mtkd_cd.core.jobs import Cluster
     from mtkd_cd.inference.batch import BatchOptions, ModelSource, Row
     from mtkd_cd.inference.pair_lists import PairTask
 
@@ -153,7 +153,7 @@ def _cluster(args: argparse.Namespace) -> tuple['Cluster | None', int]:
     """Where shards run, and how many; ``None`` for one process, this one."""
     import torch
 
-    from mtkd_cd.experiments.jobs import Cluster
+    from mtkd_cd.core.jobs import Cluster
 
     folder = Path(args.out, '.mtkd_cd_batch', 'jobs')
     if args.cluster == 'slurm':

@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, car_histogram, suggest_thresholds
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
+from mtkd_cd.data.subsets import data_samples_of
 from mtkd_cd.registry import DATASETS
 
 
@@ -27,8 +28,9 @@ class CARPartitionDataset:
     (arXiv:2502.13407, section 4.1).
 
     Nothing is copied: the CARs come from the index of :func:`~mtkd_cd.data.car_index.label_cars`.
-    The CAR of the stored label is the key ``car`` of the sample's info, of the results that its
-    pipeline sees, and of the metainfo of its data sample.
+    Every data sample has the CAR of its stored label in its metainfo, as ``car``.
+    :class:`~mtkd_cd.data.transforms.loading.MultiImgLoadAnnotations` writes it; where a pipeline
+    has another loader, this class does.
 
     Args:
         dataset: Config or object: a data set of ours, of Open-CD, of mmseg, or mmengine's
@@ -99,11 +101,8 @@ class CARPartitionDataset:
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict:
-        """Info of a sample, with its ``car``."""
-        return {
-            **self.dataset.get_data_info(int(self._indices[idx])),
-            'car': float(self._cars[idx]),
-        }
+        """Info of a sample."""
+        return self.dataset.get_data_info(int(self._indices[idx]))
 
     @force_full_init
     def get_cat_ids(self, idx: int) -> list[int]:
@@ -143,19 +142,15 @@ class CARPartitionDataset:
 
     def _load(self, idx: int) -> Any:
         owner, inner_idx = self._owner(idx)
-        info = self.get_data_info(idx)
         if isinstance(owner, BaseDataset) and type(owner).prepare_data is BaseDataset.prepare_data:
             # Not owner[inner_idx], which replaces a sample that its pipeline rejects by any other,
             # of whatever range.
-            sample = owner.pipeline(info)
+            sample = owner.pipeline(self.get_data_info(idx))
         else:
             sample = owner[inner_idx]
-        data_samples = sample.get('data_samples') if isinstance(sample, dict) else None
-        # Test-time augmentation packs a list of them.
-        for data_sample in data_samples if isinstance(data_samples, list) else [data_samples]:
-            # Pipelines of ours have brought it along.
-            if data_sample is not None and 'car' not in data_sample:
-                data_sample.set_metainfo({'car': info['car']})
+        for data_sample in data_samples_of(sample):
+            if 'car' not in data_sample:  # its pipeline does not load labels with our transform
+                data_sample.set_metainfo({'car': float(self._cars[idx])})
         return sample
 
     def _owner(self, idx: int) -> tuple[Any, int]:

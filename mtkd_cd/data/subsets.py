@@ -212,9 +212,14 @@ def _as_tuple(folds: int | Sequence[int] | None) -> tuple[int, ...]:
     return (folds,) if isinstance(folds, int) else tuple(folds)
 
 
+def data_samples_of(sample: Any) -> list[Any]:
+    """The data samples that a pipeline packed: one, or several for test-time augmentation."""
+    found = sample.get('data_samples') if isinstance(sample, dict) else None
+    if isinstance(found, list):
+        return found
+    return [] if found is None else [found]
+
+
 def _set_metainfo(sample: Any, **metainfo: Any) -> None:
-    data_samples = sample.get('data_samples') if isinstance(sample, dict) else None
-    # Test-time augmentation packs a list of them.
-    for data_sample in data_samples if isinstance(data_samples, list) else [data_samples]:
-        if data_sample is not None:
-            data_sample.set_metainfo(metainfo)
+    for data_sample in data_samples_of(sample):
+        data_sample.set_metainfo(metainfo)

@@ -14,12 +14,12 @@ from mmengine.runner import Runner
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.engine.record import read_record
 from mtkd_cd.engine.run import prepare_training, run_training
-from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.recipe.options import RecipeOptions
 from mtkd_cd.recipe.steps import (
     Step,

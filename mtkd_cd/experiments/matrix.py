@@ -12,6 +12,7 @@ from typing import Any
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import TESTED_KINDS, WORK_DIRS, Layout, Strategy
 from mtkd_cd.core.text import closest, csv_row
@@ -20,7 +21,6 @@ from mtkd_cd.engine.record import read_record, write_json
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.evaluation.scores import MEAN_NAMES
 from mtkd_cd.experiments import budget
-from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.recipe.options import RecipeOptions, option_fields
 from mtkd_cd.recipe.steps import Step, is_tested, is_trained, recipe, run_recipe, step_config
 from mtkd_cd.reporting.summaries import matrix_markdown

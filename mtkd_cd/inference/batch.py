@@ -20,11 +20,11 @@ import numpy as np
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.core.files import atomic_write, os_error_message
+from mtkd_cd.core.jobs import Cluster, Job, Outcome, run_jobs
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.text import csv_text, from_csv_text, some
 from mtkd_cd.engine.config import is_cascade, work_dir_of
 from mtkd_cd.engine.run import BEST
-from mtkd_cd.experiments.jobs import Cluster, Job, Outcome, run_jobs
 from mtkd_cd.inference.grid import Grid
 from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.pair_lists import PairTask, parsed_date, stacked_bands, write_item

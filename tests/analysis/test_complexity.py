@@ -24,10 +24,17 @@ def model_of(name: str, stage: str = 'origin') -> ConfigDict:
 
 
 # Exported in over three seconds of CPU, the last two in thirteen.
-LARGE = (
-    'changeformer_mitb1 tinycd hanet changer_mitb0 changer_mitb1 changer_s50 lightcdnet_s '
-    'ban_vitl14_mitb2 ttp_vitsam_l'
-).split()
+LARGE = [
+    'changeformer_mitb1',
+    'tinycd',
+    'hanet',
+    'changer_mitb0',
+    'changer_mitb1',
+    'changer_s50',
+    'lightcdnet_s',
+    'ban_vitl14_mitb2',
+    'ttp_vitsam_l',
+]
 
 
 @pytest.mark.parametrize(

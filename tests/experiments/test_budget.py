@@ -8,8 +8,8 @@ import pytest
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS
+from mtkd_cd.core.jobs import Cluster, Job, run_jobs
 from mtkd_cd.experiments import budget
-from mtkd_cd.experiments.jobs import Cluster, Job, run_jobs
 from mtkd_cd.recipe.options import RecipeOptions
 
 

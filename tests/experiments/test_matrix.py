@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.jobs import Cluster, Job, run_jobs
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.experiments import matrix as matrix_module
-from mtkd_cd.experiments.jobs import Cluster, Job, run_jobs
 from mtkd_cd.experiments.matrix import Cell, Matrix, Spread, read_experiment
 
 REPO = Path(__file__).parents[2]

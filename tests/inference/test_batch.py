@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.experiments.jobs import Cluster
+from mtkd_cd.core.jobs import Cluster
 from mtkd_cd.inference.batch import BatchOptions, read_results, run_batch
 from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.pair_lists import read_pairs, stacked_bands

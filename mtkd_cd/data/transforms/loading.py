@@ -262,9 +262,8 @@ class MultiImgLoadAnnotations(MultiImgTransform):
                 f'label {results["seg_map_path"]} is {_size(label)} pixels, but {image} is '
                 f'{shape[1]} x {shape[0]}'
             )
-        # Of the label as stored, as specialists are partitioned by; where CARPartitionDataset has
-        # looked it up, that is it.
-        results.setdefault('car', float(change_area_ratio(label)))
+        # Of the label as stored, by which specialists are partitioned.
+        results['car'] = float(change_area_ratio(label))
         if results.get('valid') is not None:
             label = np.where(results['valid'], label, np.uint8(IGNORE_INDEX))
         results['gt_seg_map'] = label

@@ -1,9 +1,9 @@
-"""Jobs of an experiment: one process each, run here or on Slurm through submitit, so many at a
-time, again when they were killed.
+"""Runs functions as jobs, each in a process of its own, here or on Slurm.
 
-submitit rather than Ray: a job is one process and its files, there is no daemon to start or to
-    lose, and Slurm is where the field has its
-GPUs. Its local executor starts whatever it is given at once; the queue here keeps the number.
+A queue keeps the number of jobs at a time and starts those again that were killed. submitit starts
+the processes rather than Ray: a job is one process and its files, no daemon has to run, and the
+field's GPUs are behind Slurm. submitit's local executor starts at once whatever it is given, hence
+the queue.
 """
 
 import os
@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from mtkd_cd.core.errors import UserError
 
 _FOREVER = 60 * 24 * 365  # minutes: a local job ends when it is done
@@ -29,11 +27,11 @@ _GRACE = 15  # seconds that a job gets to save what it has
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A function and what to call it with.
+    """A function with its arguments.
 
     Attributes:
-        name: What to call it in messages.
-        call: Function of a module, so that another process finds it.
+        name: Of the job in messages.
+        call: A module's function; another process has to find it.
         arguments: Of the function; pickled.
     """
 
@@ -44,6 +42,8 @@ class Job:
     def __call__(self, threads: int | None = None, nice: int = 0) -> 'Outcome':
         """Run in this process; errors become the outcome."""
         if threads:
+            import torch
+
             torch.set_num_threads(threads)
         if nice:
             os.nice(nice)
@@ -78,8 +78,7 @@ class Cluster:
 
     Attributes:
         kind: ``local``: processes of this machine. ``processes``: the same without submitit.
-            ``slurm``: Slurm's jobs. ``debug``: one after
-            the other in this process.
+            ``slurm``: Slurm's jobs. ``debug``: one after the other in this process.
         folder: Where submitit keeps its pickles and the logs.
         jobs: At most so many at a time; ``None``: one per device locally, all on Slurm.
         devices: Local GPUs, a job on each; none for jobs on the CPU.
@@ -200,7 +199,7 @@ class _Processes:
         files.with_suffix('.job').write_bytes(pickle.dumps(call))
         files.with_suffix('.result').unlink(missing_ok=True)
         visible = dict(CUDA_VISIBLE_DEVICES=','.join(map(str, self._gpus))) if self._gpus else {}
-        command = f'from mtkd_cd.experiments.jobs import run_pickled; run_pickled({str(files)!r})'
+        command = f'from mtkd_cd.core.jobs import run_pickled; run_pickled({str(files)!r})'
         with files.with_suffix('.log').open('w') as log:
             process = subprocess.Popen(
                 [sys.executable, '-c', command],
