@@ -2,11 +2,12 @@
 
 A bundle is a ZIP archive without pickled objects: ``card.json``, ``config.json``,
 ``weights.safetensors`` (of a cascade ``weights.<detector>.safetensors``), ``README.md``, and in
-``golden/`` a pair with the probability that the model gave it. The card holds the SHA-256 of every
-other part.
+``golden/`` a pair with the probability that the model gave it, and perhaps ``model.onnx``. The card
+holds the SHA-256 of every other part.
 """
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -39,6 +40,7 @@ SUFFIX = '.mtkd'
 SCHEMA = 'mtkd-cd bundle'
 SCHEMA_VERSION = 1
 CARD, CONFIG, README = 'card.json', 'config.json', 'README.md'
+GRAPH = 'model.onnx'
 PAPER = 'https://arxiv.org/abs/2502.13407'
 GOLDEN_TOLERANCE = 1e-4
 _SINGLE = ''
@@ -110,7 +112,10 @@ def write_bundle(path: str | os.PathLike, contents: Contents) -> Path:
     if path.suffix != SUFFIX:
         raise UserError(f'bundle {path}: its name ends in {SUFFIX}')
     parts = dict(_parts(contents))
-    card = _card_json(contents, parts)
+    return _write_parts(path, _card_json(contents, parts), parts)
+
+
+def _write_parts(path: Path, card: Mapping[str, Any], parts: Mapping[str, bytes]) -> Path:
     with atomic_write(path, 'wb') as file, zipfile.ZipFile(file, 'w') as archive:
         for name, data in {CARD: _text(card), **parts}.items():
             info = zipfile.ZipInfo(name, _EPOCH)
@@ -313,7 +318,7 @@ class Bundle:
         """
         try:
             cfg = Config(decode(json.loads(self._parts[CONFIG])))
-            _check_types(cfg._cfg_dict.to_dict())
+            check_types(cfg._cfg_dict.to_dict())
         except UserError as error:
             raise UserError(f'bundle {self.path}: {error}') from None
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -360,16 +365,14 @@ class Bundle:
 
         Args:
             device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
-            backend: ``'torch'``.
+            backend: ``'torch'``; ``'onnx'`` or ``'openvino'`` of a bundle that holds a graph.
 
         Raises:
-            UserError: Another backend, or weights that do not fit the config.
+            UserError: The bundle holds no graph for the backend, or weights that do not fit the
+                config.
         """
         if backend != 'torch':
-            raise UserError(
-                f'bundle {self.path} runs with torch: for backend={backend!r} export it with '
-                '`mtkd-cd export` and give the exported file'
-            )
+            return self._build_graph(backend)
         card, cfg = self.card, self.cfg
         if self.routing is None:
             load = partial(self._predictor, _SINGLE, cfg.model, device)
@@ -380,6 +383,27 @@ class Bundle:
             partial(self._detector, device=device),
             card=card,
         )
+
+    def _build_graph(self, backend: str) -> Model:
+        if GRAPH not in self._parts:
+            raise UserError(
+                f'bundle {self.path} holds no graph for backend={backend!r}: write one with '
+                f'`mtkd-cd export {self.path} -o NAME.onnx` and give that file as the model'
+            )
+        # Bundles are opened without the packages that run graphs.
+        runtime = importlib.import_module('mtkd_cd.export.runtime')
+        return runtime.model_of(runtime.open_graph(self._parts[GRAPH], backend, self.path))
+
+    def with_graph(self, graph: bytes, path: str | os.PathLike) -> Path:
+        """Write a copy that holds an ONNX file, the part ``model.onnx``.
+
+        Args:
+            graph: The bytes of a file of :func:`~mtkd_cd.export.exporting.export_model`.
+            path: ``NAME.mtkd``.
+        """
+        parts = {**self._parts, GRAPH: graph}
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+        return _write_parts(Path(path), dict(self.description, parts=hashes), parts)
 
     def _predictor(self, name: str, model: Mapping[str, Any], device: str) -> TorchPredictor:
         return TorchPredictor(self._detector(name, model, device), self.card.temperature)
@@ -466,20 +490,20 @@ def sanitised(cfg: Config) -> dict[str, Any]:
 
     if 'model' in plain:
         plain['model'] = clean(plain['model'])
-    return _in_registries(plain)
+    return in_registries(plain)
 
 
-def _in_registries(node: Any) -> Any:
+def in_registries(node: Any) -> Any:
     """A config with its types as a registry calls them: those of pure-Python configs come with the
     module of their class."""
     if isinstance(node, dict):
-        node = {key: _in_registries(value) for key, value in node.items()}
+        node = {key: in_registries(value) for key, value in node.items()}
         if isinstance(node.get('type'), str) and node['type'].count('.') > 1:
             scope, *_, name = node['type'].split('.')
             node['type'] = f'{scope}.{name}' if scope in _SCOPES else name
         return node
     if isinstance(node, (list, tuple)):
-        return type(node)(_in_registries(value) for value in node)
+        return type(node)(in_registries(value) for value in node)
     return node
 
 
@@ -515,7 +539,12 @@ def decode(value: Any) -> Any:
     return value
 
 
-def _check_types(node: Any) -> None:
+def check_types(node: Any) -> None:
+    """Refuse a config that names a type which is no name of a registry.
+
+    Raises:
+        UserError: Names the type.
+    """
     if isinstance(node, dict):
         kind = node.get('type')
         if isinstance(kind, str):
@@ -526,10 +555,10 @@ def _check_types(node: Any) -> None:
                     'bundle is refused'
                 )
         for value in node.values():
-            _check_types(value)
+            check_types(value)
     elif isinstance(node, (list, tuple)):
         for value in node:
-            _check_types(value)
+            check_types(value)
 
 
 Progress = Callable[[int, int], None]

@@ -141,14 +141,16 @@ class ChangeInferencer:
     """Predicts changes between pairs of images or rasters.
 
     Args:
-        model: A bundle (``.mtkd``), an exported network (``.onnx``), a config file or a loaded
-            config (with ``weights``), a detector of :func:`~mtkd_cd.apis.init_model`, or a
-            :class:`~mtkd_cd.inference.predictor.Model`.
+        model: A bundle (``.mtkd``), an exported network (``.onnx``, ``.xml``, ``.pt2``, a folder of
+            a cascade), a config file or a loaded config (with ``weights``), a detector of
+            :func:`~mtkd_cd.apis.init_model`, or a :class:`~mtkd_cd.inference.predictor.Model`.
         weights: The checkpoint of a config; default: what its training left.
         device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
-        backend: ``'torch'``, ``'onnx'`` or ``'openvino'``.
+        backend: ``'torch'``, ``'onnx'`` (onnxruntime) or ``'openvino'``; the latter two, and
+            ``.pt2`` files, run on the CPU.
         trusted: Whether ``weights`` may hold pickled objects. Only for files of your own.
-        cfg_options: Changes of config entries.
+        cfg_options: Changes of config entries; of an exported network, fields of its card
+            (``mean``, ``std``, ``training_size``, ...).
 
     Raises:
         UserError: The model is missing or no good; no such device or backend.
@@ -166,6 +168,12 @@ class ChangeInferencer:
     ) -> None:
         self.device = choose_device(device)
         self.model = _open_model(model, weights, device, backend, trusted, cfg_options)
+        if self.model.device is not None:
+            if device not in ('auto', self.model.device):
+                raise UserError(
+                    f'device={device!r}: an exported network runs on the {self.model.device}'
+                )
+            self.device = torch.device(self.model.device)
 
     @property
     def card(self) -> Card:
@@ -821,27 +829,15 @@ def _open_model(
         if suffix == BUNDLE:
             bundles = importlib.import_module('mtkd_cd.inference.bundle')
             return bundles.Bundle.open(model).build(device=device, backend=backend)
-        if suffix == '.onnx' or backend != 'torch':
-            return _open_exported(model, 'onnx' if backend == 'torch' else backend)
+        runtime = importlib.import_module('mtkd_cd.export.runtime')
+        if backend != 'torch' or runtime.is_exported(model):
+            return runtime.open_exported(model, backend, cfg_options)
         if suffix in ('.pth', '.pt'):
             raise UserError(
                 f'model {model} is a checkpoint: give the config (or a bundle), and the checkpoint '
                 'as weights'
             )
     return model_from_config(model, weights, device, cfg_options, trusted=trusted)
-
-
-def _open_exported(path: str | os.PathLike, backend: str) -> Model:
-    try:
-        runtime = importlib.import_module('mtkd_cd.export.runtime')
-    except ModuleNotFoundError as error:
-        if not (error.name or '').startswith('mtkd_cd.export'):
-            raise
-        raise UserError(
-            f'model {path}: this version has no {backend} backend; use a bundle or a config with '
-            "backend='torch'"
-        ) from None
-    return runtime.open_exported(path, backend)
 
 
 def _targets(out: Any, probability: Any, vector: Any) -> dict[str, Path]:

@@ -137,6 +137,7 @@ class Model:
         routing: Who serves which predicted CAR, of a cascade.
         partition: The named CAR ranges.
         cfg: The config that the model was trained with, for its test pipeline.
+        device: The only one that it runs on, where that is so.
     """
 
     card: Card
@@ -144,6 +145,7 @@ class Model:
     routing: Routing | None = None
     partition: CARPartition = field(default_factory=CARPartition)
     cfg: Any = None
+    device: str | None = None
     _loaded: dict[str, Predictor] = field(default_factory=dict)
 
     def predictor(self, name: str = '') -> Predictor:

@@ -1,0 +1,114 @@
+"""Export a trained model to ONNX, torch's .pt2 or OpenVINO, and compare the file with torch before
+it gets its name."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mtkd_cd.cli.common import ConfigOptions, add_trust_argument, at_least
+
+if TYPE_CHECKING:
+    from mtkd_cd.export.exporting import Exported
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export, and say how the files differ from torch."""
+    args = _parser().parse_args(argv)
+
+    from mtkd_cd.export.exporting import export_model
+
+    files = export_model(
+        args.model,
+        args.out,
+        weights=args.weights,
+        overwrite=args.overwrite,
+        trusted=args.trust_checkpoint,
+        cfg_options=args.cfg_options or None,
+        progress=_tell if sys.stderr.isatty() else None,
+        size=args.size,
+        dynamic=args.dynamic,
+        input=args.input,
+        channels=args.channels,
+        opset=args.opset,
+        tolerance=args.tolerance,
+        format=args.format,
+    )
+    for one in files:
+        print(line(one))
+
+
+def line(one: 'Exported') -> str:
+    """What is said of a file."""
+    parity = one.parity
+    return (
+        f'{one.path} ({one.size_bytes / 1e6:.1f} MB): differs from torch by '
+        f'{parity.max_difference:.1e} at most, {parity.flips} of {parity.pixels} pixels flip '
+        f'(batches of {" and ".join(map(str, parity.batches))})'
+    )
+
+
+def _tell(text: str) -> None:
+    print(f'{text} ...', file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('model', metavar='MODEL', help='a bundle, or a config (then --weights too)')
+    parser.add_argument(
+        '-o',
+        '--out',
+        required=True,
+        metavar='FILE',
+        help='m.onnx, m.pt2, m.xml (OpenVINO); m.mtkd: the bundle with ONNX in it; of a cascade a '
+        'folder',
+    )
+    parser.add_argument(
+        '--weights', help="the config's checkpoint; default: what its training left"
+    )
+    parser.add_argument(
+        '--size', type=at_least(1), metavar='S', help="side of the input; default: the model's"
+    )
+    parser.add_argument(
+        '--dynamic',
+        choices=['batch', 'none', 'all'],
+        default='batch',
+        help='what is free: the batch, nothing, or batch, height and width',
+    )
+    parser.add_argument(
+        '--input',
+        choices=['normalised', 'raw'],
+        default='normalised',
+        help='what the graph takes: normalised values, or 0 to 255',
+    )
+    parser.add_argument(
+        '--channels',
+        type=int,
+        choices=[1, 2],
+        default=1,
+        help='1: the probability of change; 2: that of no change before it',
+    )
+    parser.add_argument('--opset', type=int, default=18, help='of ONNX, 18 to 20')
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=1e-4,
+        help='largest difference of a probability from torch, and share of flipped pixels',
+    )
+    parser.add_argument(
+        '--format',
+        choices=['onnx', 'pt2', 'openvino'],
+        default='onnx',
+        help="of a cascade's files",
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace what is there')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        default={},
+        metavar='KEY=VALUE',
+        help='override config entries',
+    )
+    add_trust_argument(parser)
+    return parser

@@ -1,0 +1,1 @@
+"""Trained models as ONNX, ``.pt2`` and OpenVINO files: written, compared with torch, run."""

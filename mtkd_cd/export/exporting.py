@@ -1,0 +1,368 @@
+"""``mtkd-cd export``: a trained model to a file of another runtime, compared with torch before it
+gets its name."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.extras import require
+from mtkd_cd.core.files import atomic_write
+from mtkd_cd.export.description import KEY, Description, encoded_pipeline
+from mtkd_cd.export.graph import OPSET, Dynamic, check_dimensions, onnx_model, traced
+from mtkd_cd.export.network import InputKind, PairNetwork, in_band_order
+from mtkd_cd.export.parity import TOLERANCE, Parity, compare, made_up_pairs
+from mtkd_cd.export.runtime import (
+    CASCADE,
+    CASCADE_SCHEMA,
+    PT2_KEY,
+    GraphPredictor,
+    is_exported,
+    open_graph,
+)
+from mtkd_cd.inference.bundle import SUFFIX as BUNDLE
+from mtkd_cd.inference.bundle import Bundle
+from mtkd_cd.inference.card import Card
+from mtkd_cd.inference.inferencer import ChangeInferencer
+from mtkd_cd.inference.predictor import Model, TorchPredictor
+
+FORMATS = {'onnx': '.onnx', 'pt2': '.pt2', 'openvino': '.xml'}
+_BACKENDS = {'.onnx': 'onnx', '.pt2': 'torch', '.xml': 'openvino'}
+_PAIRS = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is exported.
+
+    Attributes:
+        size: Side of the graph's input; ``None``: the model's training size.
+        dynamic: What is free: ``'batch'``, ``'none'`` (one pair at a time) or ``'all'`` (batch,
+            height and width).
+        input: ``'normalised'``, or ``'raw'`` for values from 0 to 255.
+        channels: 1 for the probability of change, 2 for that of no change before it.
+        opset: Of ONNX.
+        tolerance: Largest difference of a probability from torch, and share of flipped pixels.
+        format: Of the files of a cascade: ``'onnx'``, ``'pt2'`` or ``'openvino'``.
+    """
+
+    size: int | None = None
+    dynamic: Dynamic = 'batch'
+    input: InputKind = 'normalised'
+    channels: int = 1
+    opset: int = OPSET
+    tolerance: float = TOLERANCE
+    format: str = 'onnx'
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path: The file.
+        detector: Of a cascade, who it is.
+        size_bytes: With the weights that lie beside it.
+        parity: How it differs from torch.
+    """
+
+    path: Path
+    detector: str
+    size_bytes: int
+    parity: Parity
+
+
+def export_model(
+    model: Any,
+    out: str | os.PathLike,
+    *,
+    weights: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    trusted: bool = False,
+    cfg_options: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> list[Exported]:
+    """Export a model, and compare the file with torch on a few pairs before it gets its name.
+
+    Args:
+        model: A bundle, a config (with ``weights``), a detector, or a cascade of these.
+        out: ``.onnx``, ``.pt2`` or ``.xml`` (OpenVINO, with its weights in ``.bin`` beside it);
+            ``.mtkd``: a copy of the bundle with the ONNX file in it; of a cascade a folder, which
+            gets a file per detector and the routing.
+        weights: The checkpoint of a config.
+        overwrite: Whether an existing file is replaced.
+        trusted: Whether ``weights`` may hold pickled objects.
+        cfg_options: Changes of config entries.
+        progress: Called with what is being done.
+        options: Fields of :class:`Options`.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: The model is no good or cannot be exported (names the part), the graph is not
+            what was asked for, or it differs from torch by more than the tolerance. Nothing is
+            written then.
+    """
+    chosen = Options(**options)
+    target = Path(out)
+    _check(model, target, chosen, overwrite)
+    source = ChangeInferencer(
+        model, weights, device='cpu', trusted=trusted, cfg_options=cfg_options
+    ).model
+    is_cascade = source.routing is not None
+    suffix = target.suffix.lower()
+    if suffix == BUNDLE:
+        return [_into_bundle(model, source, target, chosen, progress or _silent)]
+    if is_cascade and suffix in _BACKENDS:
+        raise UserError(
+            f'{out}: a cascade has a file per detector; give a folder, and --format for its files'
+        )
+    if not is_cascade and suffix not in _BACKENDS:
+        raise UserError(
+            f'{out}: unknown extension {suffix!r}; use .onnx, .pt2, .xml or .mtkd'
+            + ('' if suffix else ' (a folder is for a cascade)')
+        )
+    tell = progress or _silent
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix='.mtkd_cd_export') as folder:
+        staged = Path(folder)
+        if not is_cascade:
+            exported = _export_one(source, '', staged / target.name, chosen, tell)
+            return [_moved(exported, target)]
+        files = [
+            _export_one(source, name, staged / f'{name}{FORMATS[chosen.format]}', chosen, tell)
+            for name in source.names
+        ]
+        _write_routing(source, staged, files, chosen)
+        if target.exists():
+            shutil.rmtree(target)
+        finished = staged.rename(target)
+        staged.mkdir()  # for the context to delete
+        return [dataclasses.replace(one, path=finished / one.path.name) for one in files]
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+def _into_bundle(
+    model: Any, source: Model, target: Path, options: Options, tell: Callable[[str], None]
+) -> Exported:
+    is_bundle = isinstance(model, (str, os.PathLike)) and Path(model).suffix.lower() == BUNDLE
+    if not is_bundle or source.routing is not None:
+        raise UserError(
+            f'{target}: the bundle of a single detector is copied, with the graph in it; '
+            + ('give a folder for a cascade' if source.routing else 'give a bundle as the model')
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix='.mtkd_cd_export') as folder:
+        exported = _export_one(source, '', Path(folder, 'model.onnx'), options, tell)
+        Bundle.open(model).with_graph(exported.path.read_bytes(), target)
+    return dataclasses.replace(exported, path=target, size_bytes=target.stat().st_size)
+
+
+def _check(model: Any, target: Path, options: Options, overwrite: bool) -> None:
+    if isinstance(model, (str, os.PathLike)) and is_exported(model):
+        raise UserError(f'{model} is exported already: give the bundle or the config')
+    for name, value, choices in (
+        ('dynamic', options.dynamic, ('batch', 'none', 'all')),
+        ('input', options.input, ('normalised', 'raw')),
+        ('channels', options.channels, (1, 2)),
+        ('format', options.format, tuple(FORMATS)),
+    ):
+        if value not in choices:
+            raise UserError(f'{name}={value!r}: one of {", ".join(map(repr, choices))} is needed')
+    if target.exists() and not overwrite:
+        raise UserError(f'{target} exists: choose another name, or pass --overwrite')
+    if target.is_dir() and not (target / CASCADE).is_file():
+        raise UserError(f'{target} is a folder, and no exported cascade: choose another name')
+
+
+def describe(source: Model, name: str, options: Options) -> Description:
+    """What the file of a detector says of itself."""
+    card = source.card
+    size = options.size or card.training_size
+    if size < 1 or size % card.divisor:
+        raise UserError(
+            f'--size {size}: {card.name} takes sides in multiples of {card.divisor}, for instance '
+            f'{max(1, round(size / card.divisor)) * card.divisor}'
+        )
+    is_free = options.dynamic == 'all'
+    pipeline, scope = encoded_pipeline(source.cfg)
+    return Description(
+        dataclasses.replace(
+            card,
+            bands=card.band_order,
+            mean=in_band_order(card, card.mean),
+            std=in_band_order(card, card.std),
+            training_size=size,
+            divisor=card.divisor if is_free else size,
+        ),
+        options.input,
+        options.channels,
+        None if is_free else size,
+        options.dynamic,
+        name,
+        pipeline=pipeline,
+        scope=scope,
+        facts=dict(
+            ranges=dict(
+                thresholds=list(source.partition.thresholds), names=list(source.partition.names)
+            )
+        ),
+    )
+
+
+def network_of(source: Model, name: str, options: Options) -> PairNetwork:
+    """A detector of a model as the module that is exported."""
+    predictor = source.predictor(name)
+    if not isinstance(predictor, TorchPredictor):
+        raise UserError(f'{source.card.name} has no torch module to export')
+    return PairNetwork(predictor, source.card, options.input, options.channels).eval()
+
+
+def _export_one(
+    source: Model, name: str, path: Path, options: Options, tell: Callable[[str], None]
+) -> Exported:
+    """Write a detector's file under a temporary name, and compare it with torch."""
+    label = f'{source.card.name} {name}'.strip()
+    description = describe(source, name, options)
+    network = network_of(source, name, options)
+    tell(f'{label}: tracing')
+    size = description.card.training_size
+    program = traced(network, size, options.dynamic, source.card.divisor)
+    if path.suffix == '.pt2':
+        description = _compared(source, name, description, _in_torch(program, description), options)
+        tell(f'{label}: writing')
+        extra = {PT2_KEY: json.dumps(description.as_dict())}
+        torch.export.save(program, path, extra_files=extra)
+    else:
+        tell(f'{label}: converting to ONNX')
+        model = onnx_model(program, options.opset)
+        channels = 2 * len(source.card.bands), options.channels
+        check_dimensions(model, options.dynamic, channels, size)
+        set_metadata(model, description)
+        content = model.SerializeToString()
+        backend = _BACKENDS[path.suffix]
+        tell(f'{label}: comparing with torch')
+        predictor = open_graph(content, backend, path.name)
+        description = _compared(source, name, description, predictor, options)
+        if path.suffix == '.onnx':
+            set_metadata(model, description)
+            path.write_bytes(model.SerializeToString())
+        else:
+            write_openvino(content, description, path)
+    assert description.parity is not None
+    return Exported(path, name, _bytes(path), _parity(description.parity))
+
+
+def _compared(
+    source: Model,
+    name: str,
+    description: Description,
+    predictor: GraphPredictor,
+    options: Options,
+) -> Description:
+    """The description with the parity that was found.
+
+    Raises:
+        UserError: The graph differs from torch by more than is allowed.
+    """
+    card: Card = description.card
+    images = made_up_pairs(card, card.training_size, _PAIRS)
+    parity = compare(source.predictor(name), predictor, images, (source.card, card), card.threshold)
+    parity.check(f'{card.name} {name}'.strip(), options.tolerance)
+    return dataclasses.replace(description, parity=parity.as_dict())
+
+
+def _in_torch(program: Any, description: Description) -> GraphPredictor:
+    module = program.module()
+
+    def run(pairs: Any) -> Any:
+        with torch.no_grad():
+            return module(torch.from_numpy(pairs)).numpy()
+
+    return GraphPredictor(run, description)
+
+
+def set_metadata(model: Any, description: Description) -> None:
+    """Write a description into an ``onnx.ModelProto``."""
+    del model.metadata_props[:]
+    for key, value in description.metadata().items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def write_openvino(content: bytes, description: Description, path: Path) -> None:
+    """Convert an ONNX file's bytes to OpenVINO's ``.xml`` and ``.bin``, in float32."""
+    openvino = require('openvino', 'openvino', 'an .xml file')
+    model = openvino.Core().read_model(content)
+    save_openvino(model, description, path)
+
+
+def save_openvino(model: Any, description: Description, path: Path) -> None:
+    """Save an OpenVINO model with a description."""
+    openvino = require('openvino', 'openvino', 'an .xml file')
+    model.set_rt_info(json.dumps(description.as_dict()), [KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _write_routing(source: Model, folder: Path, files: list[Exported], options: Options) -> None:
+    routing = source.routing
+    assert routing is not None
+    content = {
+        'schema': CASCADE_SCHEMA,
+        'description': describe(source, '', options).as_dict(),
+        'ranges': {
+            'thresholds': list(source.partition.thresholds),
+            'names': list(source.partition.names),
+        },
+        'routing': {
+            'teachers': list(routing.teachers),
+            'cuts': list(routing.cuts),
+            'detectors': list(routing.detectors),
+        },
+        'detectors': {
+            one.detector: {
+                'file': one.path.name,
+                'sha256': {
+                    part.name: hashlib.sha256(part.read_bytes()).hexdigest()
+                    for part in _parts(one.path)
+                },
+            }
+            for one in files
+        },
+    }
+    with atomic_write(folder / CASCADE) as file:
+        file.write(json.dumps(content, indent=1) + '\n')
+
+
+def _parts(path: Path) -> list[Path]:
+    """A file, and the weights that OpenVINO keeps beside it."""
+    return [path, path.with_suffix('.bin')] if path.suffix == '.xml' else [path]
+
+
+def _bytes(path: Path) -> int:
+    return sum(part.stat().st_size for part in _parts(path))
+
+
+def _moved(exported: Exported, target: Path) -> Exported:
+    # The weights first: a file that is there is complete.
+    for part in reversed(_parts(exported.path)):
+        os.replace(part, target.with_suffix(part.suffix))
+    return dataclasses.replace(exported, path=target)
+
+
+def _parity(found: Mapping[str, Any]) -> Parity:
+    return Parity(found['max_difference'], found['flips'], found['pixels'], tuple(found['batches']))
