@@ -4,8 +4,10 @@
 
 Three parts: ``tests`` runs tests/gpu; ``syncs`` counts where one training step and one test step
 make the host wait for the GPU; ``times`` measures training steps of origin and student, in float32,
-mixed precision and compiled. Each measurement is a process of its own, so that one that fails
-leaves the others. What is there is written to ``gpu_check.json`` and ``gpu_check.md`` after each.
+mixed precision and compiled. A process measures one thing after the other, since starting one can
+take a minute; one that fails or takes too long is replaced and goes on with what is left. TTP comes
+last, with a process and a time of its own. What is there is written to ``gpu_check.json`` and
+``gpu_check.md`` after each.
 Without a GPU everything runs on the CPU, which says that the script works and no more; give it
 ``--size 64 --batch 2 --models fc_ef``.
 """
@@ -15,10 +17,12 @@ import collections
 import json
 import os
 import platform
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -29,12 +33,16 @@ from typing import Any
 _REPO = Path(__file__).resolve().parents[1]
 _MODELS = ('changer_mitb0', 'tinycd', 'bit_r18', 'ttp_vitsam_l')
 _PARTS = ('tests', 'syncs', 'times')
-# The longest that one measurement may take, in seconds.
-_LONGEST = 150
+# The longest that one measurement may take, in seconds, and one of a model that is large.
+_LONGEST = 90
+_LONGEST_LARGE = 240
+_LARGE = ('ttp_vitsam_l', 'ban_vitl14_mitb2')
 # The share of the time that the tests may take where something follows them.
 _TEST_SHARE = 0.4
 # Measured in this order while there is time.
 _SETTINGS = ('float32', 'amp', 'amp+bf16 teachers', 'amp+compile')
+_FOUND = 'found: '
+Task = tuple[str, str, str, int, int]  # what, model, setting, size, batch
 _COLUMNS = (
     ('model', 'model'),
     ('setting', 'setting'),
@@ -299,23 +307,69 @@ class Report:
         return '\n'.join(lines) + '\n'
 
 
-def _child(arguments: list[str], seconds: float) -> dict[str, Any]:
-    """What a process of this script prints; an ``error`` where it fails or takes too long."""
-    command = [sys.executable, '-W', 'ignore', __file__, *arguments]
-    try:
-        run = subprocess.run(
-            command,
+def measure_all(tasks: list[Task], deadline: float, done: Callable[[Task, dict], None]) -> None:
+    """Have child processes measure, one task after the other, until the deadline.
+
+    Args:
+        tasks: (what, model, setting, size, batch).
+        deadline: Of ``time.monotonic()``.
+        done: Called with each task and what was found, or an ``error``.
+    """
+    tasks = list(tasks)
+    while tasks and deadline - time.monotonic() > 10:
+        group = [task for task in tasks if (task[1] in _LARGE) == (tasks[0][1] in _LARGE)]
+        longest = _LONGEST_LARGE if tasks[0][1] in _LARGE else _LONGEST
+        with _Child(group) as child:
+            for task in group:
+                found = child.next(min(longest, deadline - time.monotonic()))
+                done(task, found)
+                tasks.remove(task)
+                if 'lost' in found:
+                    break
+
+
+class _Child:
+    """A process of this script that prints what it finds, a line for each task."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115  (closed by __exit__)
+        self._process = subprocess.Popen(
+            [sys.executable, '-W', 'ignore', __file__, '--child', json.dumps(tasks)],
             env={**os.environ, 'PYTHONPATH': _python_path()},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
             text=True,
-            timeout=seconds,
         )
-    except subprocess.TimeoutExpired:
-        return dict(error=f'not done after {seconds:.0f} s')
-    if run.returncode:
-        lines = run.stderr.strip().splitlines() or [f'exit {run.returncode}']
-        return dict(error=lines[-1][:300])
-    return json.loads(run.stdout.strip().splitlines()[-1])
+        self._lines: queue.Queue = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(_FOUND):
+                self._lines.put(json.loads(line.removeprefix(_FOUND)))
+        self._lines.put(None)
+
+    def next(self, seconds: float) -> dict[str, Any]:
+        """What was found next; ``error`` where it failed, ``lost`` too where the process is."""
+        try:
+            found = self._lines.get(timeout=max(seconds, 1))
+        except queue.Empty:
+            return dict(error=f'not done after {seconds:.0f} s', lost=True)
+        if found is not None:
+            return found
+        self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines() or [f'exit {self._process.returncode}']
+        return dict(error=lines[-1][:300], lost=True)
+
+    def __enter__(self) -> '_Child':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
 
 
 def _python_path() -> str:
@@ -323,9 +377,10 @@ def _python_path() -> str:
 
 
 def run_tests(folder: Path, seconds: float, selected: str) -> dict[str, Any]:
-    """Run tests/gpu and keep its output as ``tests.log``."""
-    command = [sys.executable, '-m', 'pytest', '-q', '--tb=short', '-p', 'no:cacheprovider']
-    command += ['tests/gpu', '-k', selected] if selected else ['tests/gpu']
+    """Run tests/gpu in one process and keep its output as ``tests.log``; those that passed before
+    the time was up count."""
+    command = [sys.executable, '-m', 'pytest', '-v', '--tb=short', '-p', 'no:cacheprovider']
+    command += ['tests/gpu/test_on_device.py', *(['-k', selected] if selected else [])]
     log = folder / 'tests.log'
     with log.open('w') as file:
         try:
@@ -341,7 +396,9 @@ def run_tests(folder: Path, seconds: float, selected: str) -> dict[str, Any]:
             code = f'stopped after {seconds:.0f} s'
     lines = log.read_text().strip().splitlines() or ['']
     failed = [line[:300] for line in lines if line.startswith(('FAILED', 'ERROR'))]
-    return dict(code=code, summary=lines[-1], failed=failed)
+    passed = sum(' PASSED' in line for line in lines)
+    summary = lines[-1] if isinstance(code, int) else f'{code}: {passed} passed until then'
+    return dict(code=code, summary=summary, passed=passed, failed=failed)
 
 
 def _machine() -> str:
@@ -361,27 +418,32 @@ def _parse() -> argparse.Namespace:
     parser.add_argument('--tests', default='', help="pytest's -k")
     parser.add_argument('--size', type=int, default=512)
     parser.add_argument('--batch', type=int, default=8)
-    parser.add_argument('--child', nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument('--child', help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _run_child(task: str, model: str, setting: str, size: str, batch: str) -> None:
+def _run_child(tasks: list[Task]) -> None:
     from mmengine.registry import DefaultScope
 
     import mtkd_cd  # noqa: F401  (registers)
 
     DefaultScope.get_instance('benchmark', scope_name='mtkd_cd')
-    if task == 'times':
-        found = measure_times(model, setting, int(size), int(batch))
-    else:
-        found = count_syncs(model, int(size), int(batch))
-    print(json.dumps(found))
+    for task, model, setting, size, batch in tasks:
+        try:
+            found = (
+                measure_times(model, setting, size, batch)
+                if task == 'times'
+                else count_syncs(model, size, batch)
+            )
+        except Exception as error:  # whatever it is, the next one may do
+            found = dict(error=f'{type(error).__name__}: {error}'[:300])
+        print(_FOUND + json.dumps(found), flush=True)
 
 
 def main() -> None:
     args = _parse()
     if args.child:
-        _run_child(*args.child)
+        _run_child(json.loads(args.child))
         return
     deadline = time.monotonic() + 60 * args.minutes
     report = Report(args.out, args)
@@ -392,18 +454,25 @@ def main() -> None:
         report.data['tests'] = run_tests(args.out, share * 60 * args.minutes, args.tests)
         report.write()
         print(report.data['tests']['summary'], flush=True)
-    tasks = [('syncs', args.models[0], '-')] if 'syncs' in args.parts else []
+    size, batch = args.size, args.batch
+    small = [model for model in args.models if model not in _LARGE]
+    large = [model for model in args.models if model in _LARGE]
+    tasks = [('syncs', args.models[0], '-', size, batch)] if 'syncs' in args.parts else []
     if 'times' in args.parts:
-        tasks += [('times', model, setting) for setting in args.settings for model in args.models]
-    for task, model, setting in tasks:
-        left = deadline - time.monotonic()
-        if left < 10:
-            break
-        arguments = ['--child', task, model, setting, str(args.size), str(args.batch)]
-        found = _child(arguments, min(left, _LONGEST))
-        report.data.setdefault(task, []).append(dict(model=model, setting=setting) | found)
+        tasks += [
+            ('times', model, setting, size, batch)
+            for models in (small, large)
+            for setting in args.settings
+            for model in models
+        ]
+
+    def done(task: Task, found: dict[str, Any]) -> None:
+        what, model, setting, *_ = task
+        report.data.setdefault(what, []).append(dict(model=model, setting=setting) | found)
         report.write()
-        print(task, model, setting, json.dumps(found), flush=True)
+        print(what, model, setting, json.dumps(found), flush=True)
+
+    measure_all(tasks, deadline, done)
     print(f'written to {args.out}')
 
 

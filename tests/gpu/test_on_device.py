@@ -30,6 +30,7 @@ _LARGE = ('ban_vitl14_mitb2', 'ttp_vitsam_l')
 _NAMES = sorted(path.stem for path in _MODELS.glob('*.py') if path.stem not in _LARGE)
 # Kinds of network, where one of a kind is enough.
 _FEW = ('bit_r18', 'changer_mitb0', 'tinycd')
+_NAMES.sort(key=lambda name: name not in _FEW)  # first, where time is short
 _SIDE = 64
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -79,22 +80,6 @@ def _without_dropout(model: nn.Module) -> nn.Module:
             module.eval()
             module.train = lambda mode=True: None
     return model
-
-
-@pytest.mark.parametrize('name', _NAMES)
-def test_model_computes_on_the_device_what_it_does_on_the_cpu(name):
-    model = MODELS.build(_config(name)).eval()
-    inputs, _ = _batch('cpu', pairs=2)
-    double = copy.deepcopy(model).double()
-    with torch.no_grad():
-        exact = _first(double(inputs.double(), mode='tensor'))
-        single = _first(model(inputs, mode='tensor'))
-        found = _first(model.to(DEVICE)(inputs.to(DEVICE), mode='tensor')).cpu()
-        prepared = _first(prepare(model)(inputs.to(DEVICE), mode='tensor')).cpu()
-    largest = exact.abs().max()
-    rounding = float((single - exact).abs().max() / largest)
-    for maps in (found, prepared):
-        assert float((maps - exact).abs().max() / largest) <= max(1e-4, 5 * rounding)
 
 
 @pytest.mark.parametrize('name', _FEW)
@@ -189,31 +174,60 @@ def test_a_training_step_with_synchronised_batch_norm():
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize('amp', [False, True], ids=['float32', 'amp'])
-def test_one_launched_process_trains_and_tests(scenes, tmp_path, amp):
-    work_dir = tmp_path / 'run'
-    config = 'configs/origin/fc_siam_diff.py'
-    common = ['--data-root', scenes, '--num-workers', 0, '--launcher', 'pytorch']
-    train = [config, *common, '--work-dir', work_dir, '--image-size', 64]
-    schedule = [
-        'train_cfg.max_iters=4',
-        'train_cfg.val_interval=4',
-        'train_dataloader.batch_size=4',
-    ]
-    test = [config, work_dir / 'best.pth', *common, '--work-dir', tmp_path / 'test']
-    train += [*['--amp'] * amp, '--cfg-options', *schedule]
-    for tool, arguments in (('train', train), ('test', test)):
-        run = subprocess.run(
-            [
-                *(sys.executable, '-m', 'torch.distributed.run', '--standalone'),
-                *('--nproc_per_node', '1', f'tools/{tool}.py'),
-                *map(str, arguments),
-            ],
-            cwd=_REPO,
-            env={**os.environ, 'OMP_NUM_THREADS': '1'},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert run.returncode == 0, run.stderr[-3000:]
-    assert (work_dir / 'best.pth').is_file()
+@pytest.mark.parametrize('name', _NAMES)
+def test_model_computes_on_the_device_what_it_does_on_the_cpu(name):
+    model = MODELS.build(_config(name)).eval()
+    inputs, _ = _batch('cpu', pairs=2)
+    double = copy.deepcopy(model).double()
+    with torch.no_grad():
+        exact = _first(double(inputs.double(), mode='tensor'))
+        single = _first(model(inputs, mode='tensor'))
+        found = _first(model.to(DEVICE)(inputs.to(DEVICE), mode='tensor')).cpu()
+        prepared = _first(prepare(model)(inputs.to(DEVICE), mode='tensor')).cpu()
+    largest = exact.abs().max()
+    rounding = float((single - exact).abs().max() / largest)
+    for maps in (found, prepared):
+        assert float((maps - exact).abs().max() / largest) <= max(1e-4, 5 * rounding)
+
+
+# Trains in float32 and in mixed precision and tests, in one process: one can take a minute to start.
+_LAUNCHED = """
+import sys
+from pathlib import Path
+
+import torch
+
+from mtkd_cd.cli import test, train
+
+data, out = sys.argv[1:]
+common = ['--data-root', data, '--num-workers', '0', '--launcher', 'pytorch']
+options = ['train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'train_dataloader.batch_size=4']
+config = 'configs/origin/fc_siam_diff.py'
+for kind, more in (('float32', []), ('amp', ['--amp'])):
+    work_dir = f'{out}/{kind}'
+    train.main([config, *common, '--work-dir', work_dir, '--image-size', '64', *more,
+                '--cfg-options', *options])
+    test.main([config, f'{work_dir}/best.pth', *common, '--work-dir', f'{out}/test_{kind}'])
+    Path(work_dir, 'done').touch()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_one_launched_process_trains_and_tests(scenes, tmp_path):
+    script = tmp_path / 'launched.py'
+    script.write_text(_LAUNCHED)
+    run = subprocess.run(
+        [
+            *(sys.executable, '-m', 'torch.distributed.run', '--standalone'),
+            *('--nproc_per_node', '1', str(script), str(scenes), str(tmp_path)),
+        ],
+        cwd=_REPO,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(_REPO)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    for kind in ('float32', 'amp'):
+        assert (tmp_path / kind / 'best.pth').is_file()
+        assert (tmp_path / kind / 'done').is_file()
