@@ -2,37 +2,59 @@
 does, as one Markdown table.
 
     python benchmarks/run_all.py [--models changer_mitb0 bit_r18 ...] [--size 128] [--batch 8]
-        [--rounds 9]
+        [--rounds 9] [--parts steps pipeline memory]
 
 Both sides are measured in turn in one process, by its CPU time, so that whatever else the machine
-does hits them alike; the medians are compared. Three rows per model:
+does hits them alike; the medians are compared. ``steps``, for each model:
 
 - ``MTKD step``: the distiller against the plain step, in which the head runs a second time for the
   change map and teachers see one image at a time, each in its own forward pass.
-- ``teachers``: the same for the teachers alone.
+- ``MTKD / origin``: our step under MTKD against our step of the origin alone.
+- ``teachers``: the teachers alone, as in the MTKD step.
+- ``teachers, stacked``: ours one after the other against ours stacked (``teacher_batching``).
+- ``forward``: one pair through a prepared detector against the detector as built.
 - ``windows``: sliding windows in batches through a prepared detector, against one by one.
+- ``O-P``: pairs through the cascade one by one, against detectors as built.
+
+``pipeline`` is the training pipeline of 512 x 512 pairs in PNG files (P1), from the files and with
+decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order. ``memory``
+is the peak of the resident memory during MTKD steps above what was resident before, each side in a
+process of its own.
 """
 
 import argparse
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import mmcv
+import numpy as np
 import torch
 from gpu_check import build_distiller, make_batch, model_config
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 
 import mtkd_cd  # noqa: F401  (registers)
+from mtkd_cd.data.synthetic import make_dataset
+from mtkd_cd.models.mtkd.stacking import Asking
 from mtkd_cd.models.prepare import prepare
-from mtkd_cd.registry import MODELS
+from mtkd_cd.registry import DATASETS, MODELS
 
 _MODELS = ('changer_mitb0', 'bit_r18', 'fc_siam_diff', 'tinycd')
 _RANGES = ('small', 'medium', 'large')
+_PARTS = ('steps', 'pipeline', 'memory')
+_DATA = Path(__file__).parents[1] / 'configs' / '_base_' / 'datasets' / 'jl1cd.py'
+_PAIRS = 12  # of the pipeline
 
 
 def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
@@ -110,12 +132,163 @@ def measure(name: str, size: int, pairs: int, rounds: int) -> list[tuple[str, fl
                     crop = picture[:, :, top : top + size, left : left + size]
                     one_by_one(crop, mode='predict')
 
+    origin = MODELS.build(config).train()
+    origin_wrapper = OptimWrapper(torch.optim.AdamW(origin.parameters(), lr=1e-5, fused=True))
+    questions = [(teacher, inputs[i :: len(_RANGES)]) for i, teacher in enumerate(_RANGES)]
+
+    def ask(how: Asking) -> Callable[[], object]:
+        def call() -> None:
+            teachers._ask = how
+            teachers.all_change_maps(questions)
+
+        return call
+
+    def step() -> None:
+        teachers._ask = Asking('grouped')
+        distiller.train_step(batch, wrapper)
+
+    pair = inputs[:1]
+    as_built = MODELS.build(config).eval()
+    forward = prepare(as_built)
+    cascade = MODELS.build(dict(type='OriginPartitionCascade', origin=config)).eval()
+
+    def plain_cascade() -> None:
+        with torch.no_grad():
+            for one in inputs.split(1):
+                as_built(one, mode='predict')
+                as_built(one, mode='predict')
+
+    def our_cascade() -> None:
+        for one in inputs.split(1):
+            cascade(one)
+
+    def plain_forward() -> None:
+        with torch.no_grad():
+            as_built(pair, mode='tensor')
+
     rows = [
-        ('MTKD step', lambda: plain(batch), lambda: distiller.train_step(batch, wrapper)),
+        ('MTKD step', lambda: plain(batch), step),
+        ('MTKD / origin', step, lambda: origin.train_step(batch, origin_wrapper)),
         ('teachers', lambda: plain.teach(inputs), teach),
+        ('teachers, stacked', ask(Asking('grouped')), ask(Asking('stacked'))),
+        ('forward', plain_forward, lambda: forward(pair, mode='tensor')),
         ('windows', each_window, lambda: prepared(picture, mode='predict')),
+        ('O-P', plain_cascade, our_cascade),
     ]
     return [(what, *compare(rounds, theirs, ours)) for what, theirs, ours in rows]
+
+
+class PlainPipeline:
+    """P1 as mmcv's functions do it: each image decoded, rotated, cropped, mirrored and distorted by
+    itself."""
+
+    def __init__(self, size: int = 512) -> None:
+        self.size = size
+        self.random = np.random.default_rng(0)
+
+    def __call__(self, info: dict[str, Any]) -> torch.Tensor:
+        contents = [Path(path).read_bytes() for path in info['img_path']]
+        images = [mmcv.imfrombytes(content, backend='cv2') for content in contents]
+        content = Path(info['seg_map_path']).read_bytes()
+        label = mmcv.imfrombytes(content, flag='unchanged', backend='pillow').astype(np.uint8)
+        label = label.copy()
+        label[label < 128] = 0
+        label[label >= 128] = 1
+        if self.random.random() < 0.5:
+            angle = self.random.uniform(-180, 180)
+            images = [mmcv.imrotate(image, angle=angle, border_value=0) for image in images]
+            label = mmcv.imrotate(label, angle=angle, border_value=255, interpolation='nearest')
+        for _ in range(10):
+            _, counts = np.unique(label[: self.size, : self.size], return_counts=True)
+            if len(counts) > 1 and counts.max() / counts.sum() < 0.75:
+                break
+        images = [image[: self.size, : self.size] for image in images]
+        label = label[: self.size, : self.size]
+        for direction in ('horizontal', 'vertical'):
+            if self.random.random() < 0.5:
+                images = [mmcv.imflip(image, direction) for image in images]
+                label = mmcv.imflip(label, direction)
+        images = [self._distort(image) for image in images]
+        stacked = np.concatenate([image.transpose(2, 0, 1) for image in images])
+        torch.from_numpy(label[None].astype(np.int64))
+        return torch.from_numpy(np.ascontiguousarray(stacked))
+
+    def _distort(self, image: np.ndarray) -> np.ndarray:
+        def scaled(image: np.ndarray, alpha: float = 1, beta: float = 0) -> np.ndarray:
+            return np.clip(image.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)
+
+        if self.random.random() < 0.5:
+            image = scaled(image, beta=self.random.uniform(-10, 10))
+        if self.random.random() < 0.5:
+            image = scaled(image, alpha=self.random.uniform(0.8, 1.2))
+        if self.random.random() < 0.5:
+            hsv = mmcv.bgr2hsv(image)
+            hsv[:, :, 1] = scaled(hsv[:, :, 1], alpha=self.random.uniform(0.8, 1.2))
+            image = mmcv.hsv2bgr(hsv)
+        if self.random.random() < 0.5:
+            hsv = mmcv.bgr2hsv(image)
+            hue = hsv[:, :, 0].astype(int) + self.random.integers(-10, 10)
+            hsv[:, :, 0] = hue % 180
+            image = mmcv.hsv2bgr(hsv)
+        return image
+
+
+def measure_pipeline(rounds: int) -> list[tuple[str, float, float]]:
+    """Rows (what, plain seconds, our seconds) for a pair."""
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        make_dataset(folder, num_train=_PAIRS, num_val=1, num_test=1, size=512)
+        rows = []
+        for what, cache in (('pipeline', None), ("pipeline, cache='ram'", 'ram')):
+            steps = Config.fromfile(_DATA).train_pipeline
+            for step in steps[:2]:
+                step.cache = cache
+            dataset = DATASETS.build(
+                dict(type='JL1_CD_Dataset', data_root=folder, split='train', pipeline=steps)
+            )
+            plain = PlainPipeline()
+
+            def theirs(dataset: Any = dataset, plain: PlainPipeline = plain) -> None:
+                for index in range(_PAIRS):
+                    plain(dataset.get_data_info(index))
+
+            def ours(dataset: Any = dataset) -> None:
+                for index in range(_PAIRS):
+                    dataset[index]
+
+            seconds = compare(rounds, theirs, ours)
+            rows.append((what, *(one / _PAIRS for one in seconds)))
+    return rows
+
+
+def peak_mib(name: str, size: int, pairs: int, side: str) -> float:
+    """Peak of the resident memory of three MTKD steps above what was resident before, in this
+    process."""
+    torch.manual_seed(0)
+    config = model_config(name)
+    batch = make_batch(size, pairs, 'cpu')
+    if side == 'plain':
+        plain = PlainStep(config)
+        step: Callable[[], object] = lambda: plain(batch)  # noqa: E731
+    else:
+        distiller = build_distiller(config).train()
+        wrapper = OptimWrapper(torch.optim.AdamW(distiller.parameters(), lr=1e-5, fused=True))
+        step = lambda: distiller.train_step(batch, wrapper)  # noqa: E731
+    before = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+    for _ in range(3):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 2**20
+
+
+def measure_memory(name: str, size: int, pairs: int) -> list[float]:
+    """MiB of the plain and of our MTKD step, each in a process of its own."""
+    found = []
+    for side in ('plain', 'ours'):
+        command = [sys.executable, __file__, '--child', side, '--models', name]
+        command += ['--size', str(size), '--batch', str(pairs)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        found.append(float(run.stdout.strip().splitlines()[-1]))
+    return found
 
 
 def main() -> None:
@@ -125,31 +298,61 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--out', type=Path, help='write the table here too')
+    parser.add_argument('--parts', nargs='+', choices=_PARTS, default=_PARTS)
+    parser.add_argument('--child', help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     DefaultScope.get_instance('benchmark', scope_name='mtkd_cd')
-    lines = [
-        f'{platform.processor() or platform.machine()}, torch {torch.__version__}, '
-        f'{torch.get_num_threads()} threads, {args.batch} pairs of {args.size} x {args.size}, '
-        f'{args.rounds} rounds',
-        '',
-        '| model | what | plain, ms | ours, ms | plain / ours |',
-        '|---|---|---:|---:|---:|',
-    ]
-    print('\n'.join(lines), flush=True)
-    ratios: dict[str, list[float]] = {}
-    for name in args.models:
-        for what, plain, ours in measure(name, args.size, args.batch, args.rounds):
-            ratios.setdefault(what, []).append(plain / ours)
-            line = f'| {name} | {what} | {1000 * plain:.0f} | {1000 * ours:.0f} '
-            lines.append(line + f'| {plain / ours:.2f} |')
-            print(lines[-1], flush=True)
-    for what, values in ratios.items():
-        mean = statistics.geometric_mean(values)
-        lines.append(f'| geometric mean | {what} | | | {mean:.2f} |')
-        print(lines[-1], flush=True)
-    if args.out:
-        args.out.write_text('\n'.join(lines) + '\n')
+    if args.child:
+        print(peak_mib(args.models[0], args.size, args.batch, args.child))
+        return
+    table = Table(args)
+    if 'pipeline' in args.parts:
+        for what, plain, ours in measure_pipeline(args.rounds):
+            table.add('-', what, 1000 * plain, 1000 * ours, 'ms per pair')
+    if 'steps' in args.parts:
+        for name in args.models:
+            for what, plain, ours in measure(name, args.size, args.batch, args.rounds):
+                table.add(name, what, 1000 * plain, 1000 * ours, 'ms')
+    if 'memory' in args.parts:
+        for name in args.models:
+            table.add(name, 'memory', *measure_memory(name, args.size, args.batch), 'MiB')
+    table.add_means()
+
+
+class Table:
+    """The table, printed and written line by line."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.out = args.out
+        self.lines: list[str] = []
+        self.ratios: dict[str, list[float]] = {}
+        self._say(
+            f'{platform.processor() or platform.machine()}, torch {torch.__version__}, '
+            f'{torch.get_num_threads()} threads, {args.batch} pairs of {args.size} x {args.size}, '
+            f'{args.rounds} rounds',
+            '',
+            '| model | what | plain | ours | unit | plain / ours |',
+            '|---|---|---:|---:|---|---:|',
+        )
+
+    def add(self, model: str, what: str, plain: float, ours: float, unit: str) -> None:
+        """A row."""
+        self.ratios.setdefault(what, []).append(plain / ours)
+        self._say(f'| {model} | {what} | {plain:.1f} | {ours:.1f} | {unit} | {plain / ours:.2f} |')
+
+    def add_means(self) -> None:
+        """The geometric means over the models."""
+        for what, values in self.ratios.items():
+            if len(values) > 1:
+                mean = statistics.geometric_mean(values)
+                self._say(f'| geometric mean | {what} | | | | {mean:.2f} |')
+
+    def _say(self, *lines: str) -> None:
+        self.lines += lines
+        print('\n'.join(lines), flush=True)
+        if self.out:
+            self.out.write_text('\n'.join(self.lines) + '\n')
 
 
 if __name__ == '__main__':
