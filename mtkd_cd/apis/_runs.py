@@ -23,6 +23,7 @@ def train(
     device: str = 'auto',
     launcher: str = 'none',
     amp: bool = False,
+    **costs: Any,
 ) -> dict[str, Any]:
     """Train a config, as ``mtkd-cd train`` does.
 
@@ -33,6 +34,8 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         launcher: How processes were started: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         amp: Mixed precision: float16 on a GPU, bfloat16 on the CPU.
+        costs: ``compile``, ``cache``, ``accumulate``, ``checkpoint_activations``, as
+            :func:`~mtkd_cd.engine.config.set_costs` takes them.
 
     Returns:
         The record of the run: ``metric``, ``score`` and ``iter`` of the best weights, which are in
@@ -41,15 +44,14 @@ def train(
     Raises:
         UserError: The config or its data are no good; the work dir holds another run.
     """
-    from mtkd_cd.engine.config import set_amp, set_machine
+    from mtkd_cd.engine.config import set_costs, set_machine
     from mtkd_cd.engine.run import prepare_training, run_training
 
     cfg = as_config(cfg)
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
     set_machine(cfg, device, launcher)
-    if amp:
-        set_amp(cfg)
+    set_costs(cfg, amp=amp, **costs)
     return run_training(prepare_training(cfg), resume=resume)
 
 

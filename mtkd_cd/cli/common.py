@@ -179,6 +179,40 @@ def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
         set_crop_size(cfg, args.crop_size)
 
 
+def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
+    """What training costs; :func:`apply_cost_arguments` puts them into a config."""
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU'
+    )
+    parser.add_argument(
+        '--compile', action='store_true', help='torch.compile: minutes first, then faster steps'
+    )
+    parser.add_argument(
+        '--cache',
+        choices=['none', 'ram', 'disk'],
+        default='none',
+        help='where to keep decoded images, for all loader processes; default: none',
+    )
+    parser.add_argument(
+        '--accumulate',
+        type=at_least(1),
+        metavar='N',
+        help='add up the gradients of N batches before each step of the optimiser',
+    )
+    parser.add_argument(
+        '--checkpoint-activations',
+        action='store_true',
+        help='less memory, more time: compute transformer layers again in the backward pass',
+    )
+
+
+def apply_cost_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Make a config train as :func:`add_cost_arguments` was told; call ``set_machine`` first."""
+    from mtkd_cd.engine.config import COSTS, set_costs
+
+    set_costs(cfg, **{name: getattr(args, name) for name in COSTS})
+
+
 def add_range_argument(parser: argparse.ArgumentParser) -> None:
     """The CAR range of a specialist; ``--partition`` is what it was called once."""
     parser.add_argument(

@@ -4,10 +4,12 @@ import argparse
 from collections.abc import Sequence
 
 from mtkd_cd.cli.common import (
+    add_cost_arguments,
     add_data_arguments,
     add_machine_arguments,
     add_range_argument,
     add_run_arguments,
+    apply_cost_arguments,
     apply_data_arguments,
 )
 
@@ -20,16 +22,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--resume', action='store_true', help='go on with the run in the work dir, or start it'
     )
-    parser.add_argument(
-        '--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU'
-    )
+    add_cost_arguments(parser)
     add_range_argument(parser)
     add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
 
-    from mtkd_cd.engine.config import load_config, set_amp, set_machine, set_range
+    from mtkd_cd.engine.config import load_config, set_machine, set_range
     from mtkd_cd.engine.run import prepare_training, run_training
 
     cfg = load_config(args.config, args.cfg_options)
@@ -39,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.work_dir:
         cfg.work_dir = args.work_dir
     set_machine(cfg, args.device, args.launcher)
-    if args.amp:
-        set_amp(cfg)
+    apply_cost_arguments(cfg, args)
     record = run_training(prepare_training(cfg), resume=args.resume)
     print(
         f'best {record["metric"]}: {record["score"]} at iteration {record["iter"]}, in '

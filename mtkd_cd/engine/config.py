@@ -45,6 +45,8 @@ _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
         'work_dir',
     ),
 )
+# Arguments of `set_costs`.
+COSTS = ('amp', 'compile', 'cache', 'accumulate', 'checkpoint_activations')
 SPECIALIST_DATA = 'CARPartitionDataset'
 CASCADE = 'OriginPartitionCascade'
 DISTILLER = 'MultiTeacherDistiller'
@@ -497,8 +499,77 @@ def set_amp(cfg: Config) -> None:
             if on_cpu
             else dict(type='AmpOptimWrapper', loss_scale='dynamic')
         )
-    hook = dict(type=own_type(cfg, 'ChannelsLastHook'))
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
+    _add_hook(cfg, 'ChannelsLastHook')
+
+
+def set_costs(
+    cfg: Config,
+    *,
+    amp: bool = False,
+    compile: bool = False,
+    cache: str = 'none',
+    accumulate: int | None = None,
+    checkpoint_activations: bool = False,
+) -> None:
+    """What training costs; call :func:`set_machine` first.
+
+    Args:
+        cfg: The config.
+        amp: See :func:`set_amp`.
+        compile: See :func:`set_compile`.
+        cache: ``'none'``, or see :func:`set_cache`.
+        accumulate: See :func:`set_accumulation`.
+        checkpoint_activations: See :func:`set_checkpointing`.
+
+    Raises:
+        UserError: As :func:`set_amp` does.
+    """
+    if amp:
+        set_amp(cfg)
+    if compile:
+        set_compile(cfg)
+    if cache != 'none':
+        set_cache(cfg, cache)
+    if accumulate is not None:
+        set_accumulation(cfg, accumulate)
+    if checkpoint_activations:
+        set_checkpointing(cfg)
+
+
+def set_cache(cfg: Config, kind: str) -> None:
+    """Keep decoded images of training and validation, which are read again and again.
+
+    Args:
+        cfg: The config.
+        kind: ``'ram'`` or ``'disk'``, see :func:`~mtkd_cd.data.decoded.open_cache`.
+    """
+    for loader in ('train_dataloader', 'val_dataloader'):
+        for node in nodes(cfg.get(loader) or {}):
+            if is_type(node, 'MultiImgLoadImageFromFile', 'MultiImgLoadAnnotations'):
+                node.cache = kind
+
+
+def set_accumulation(cfg: Config, steps: int) -> None:
+    """Add up the gradients of several batches before each step of the optimiser; iterations go on
+    to count batches."""
+    cfg.optim_wrapper.accumulative_counts = steps
+
+
+def set_compile(cfg: Config) -> None:
+    """Compile the detector in training, and a distiller's teachers."""
+    _add_hook(cfg, 'CompileHook')
+    if is_type(cfg.get('model'), DISTILLER):
+        cfg.model.teacher_options = {**cfg.model.get('teacher_options', {}), 'compiled': True}
+
+
+def set_checkpointing(cfg: Config) -> None:
+    """Compute transformer layers again in the backward pass."""
+    _add_hook(cfg, 'ActivationCheckpointingHook')
+
+
+def _add_hook(cfg: Config, name: str) -> None:
+    hook = dict(type=own_type(cfg, name))
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
 def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> None:

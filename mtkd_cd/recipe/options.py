@@ -123,6 +123,18 @@ class RecipeOptions:
         "weight of the distillation loss, the paper's lambda", also=('--lambda',)
     )
     amp: bool = option('mixed precision: float16 on a GPU, bfloat16 on the CPU', False)
+    compile: bool = option('torch.compile: minutes first, then faster steps', False)
+    cache: str = option(
+        'where to keep decoded images, for all loader processes',
+        'none',
+        choices=('none', 'ram', 'disk'),
+    )
+    accumulate: int | None = option(
+        'batches whose gradients are added up before each step of the optimiser', least=1
+    )
+    checkpoint_activations: bool = option(
+        'less memory, more time: compute transformer layers again in the backward pass', False
+    )
     device: str = option('where to run', 'auto', choices=('auto', 'cpu', 'cuda'))
     launcher: str = option(
         'how processes were started',

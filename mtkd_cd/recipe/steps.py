@@ -207,8 +207,7 @@ def origin_config(model: str, options: RecipeOptions) -> Config:
         cfg.optim_wrapper.optimizer.lr = options.lr
     if options.seed is not None:
         cfg.setdefault('randomness', {})['seed'] = options.seed
-    if options.amp:
-        adjust.set_amp(cfg)
+    adjust.set_costs(cfg, **{name: getattr(options, name) for name in adjust.COSTS})
     return cfg
 
 

@@ -2,6 +2,8 @@
 
 from mtkd_cd.engine.hooks.best_weights import BestWeightsHook
 from mtkd_cd.engine.hooks.channels_last import ChannelsLastHook
+from mtkd_cd.engine.hooks.checkpointing import ActivationCheckpointingHook
+from mtkd_cd.engine.hooks.compile import CompileHook
 from mtkd_cd.engine.hooks.divergence import DivergenceHook
 from mtkd_cd.engine.hooks.exact_resume import ExactResumeHook
 from mtkd_cd.engine.hooks.optimizer_by_name import OptimizerByNameHook
@@ -11,8 +13,10 @@ from mtkd_cd.engine.hooks.termination import TerminationHook
 from mtkd_cd.engine.hooks.validation_curve import ValidationCurveHook, read_curve
 
 __all__ = [
+    'ActivationCheckpointingHook',
     'BestWeightsHook',
     'ChannelsLastHook',
+    'CompileHook',
     'DivergenceHook',
     'ExactResumeHook',
     'OptimizerByNameHook',
