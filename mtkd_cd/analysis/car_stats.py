@@ -242,7 +242,7 @@ def config_lines(thresholds: Sequence[float]) -> dict[str, str]:
 
     Returns:
         The lines by the folder of the config that they are for (``partition``, ``op``, ``mtkd``),
-        those for each of these and for ``origin`` under ``report``; and, under ``run_mtkd``, the
+        those for each of these and for ``origin`` under ``report``; and, under ``recipe``, the
         command that does without any.
     """
     partition = CARPartition(thresholds)
@@ -251,7 +251,7 @@ def config_lines(thresholds: Sequence[float]) -> dict[str, str]:
     data = f'dict(dataset=dict({values}{f", range={partition.names[0]!r}" if renamed else ""}))'
     listed = ' '.join(map(repr, partition.thresholds))
     return {
-        'run_mtkd': f'python tools/run_mtkd.py MODEL --thresholds {listed}\n',
+        'recipe': f'mtkd-cd recipe MODEL --thresholds {listed}\n',
         'partition': f'train_dataloader = {data}\nval_dataloader = {data}\n',
         'op': _model_lines(partition, 'op'),
         'mtkd': _model_lines(partition, 'mtkd'),
@@ -260,7 +260,7 @@ def config_lines(thresholds: Sequence[float]) -> dict[str, str]:
 
 
 def _model_lines(partition: CARPartition, kind: str) -> str:
-    # Where run_mtkd.py keeps the specialists on these ranges; under the default's names there may
+    # Where the recipe keeps the specialists on these ranges; under the default's names there may
     # be others in partition/.
     layout = Layout('{{fileBasenameNoExtension}}')
     paths = layout.checkpoints(Strategy(kind, partition.thresholds))
@@ -284,7 +284,7 @@ def config_text(proposals: Candidates) -> str:
         places[lines['report']] = (
             'all of these and configs/origin/MODEL.py, for the scores by range'
         )
-        parts += [f'# {_rule_text(rule)}: {CARPartition(thresholds)}', lines['run_mtkd'].rstrip()]
+        parts += [f'# {_rule_text(rule)}: {CARPartition(thresholds)}', lines['recipe'].rstrip()]
         parts += [f'# or in {place}:\n{text.rstrip()}' for text, place in places.items()]
         parts.append('')
     return '\n'.join(parts)

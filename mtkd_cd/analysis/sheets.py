@@ -54,7 +54,7 @@ def open_runs(texts: Sequence[str]) -> list[PredictedMasks]:
     """Find the masks of runs.
 
     Args:
-        texts: ``PATH`` or ``LABEL=PATH`` each: a folder that ``tools/test.py --show-dir`` wrote, or
+        texts: ``PATH`` or ``LABEL=PATH`` each: a folder that ``mtkd-cd test --show-dir`` wrote, or
             any folder of masks. Without a label, the folder's name is it.
 
     Raises:
@@ -84,7 +84,7 @@ def _open_run(text: str) -> PredictedMasks:
                 raise UserError(f'run {text}: {other} and {file} have the same name: remove one')
     if not files:
         raise UserError(
-            f'run {text}: {folder} holds no mask ({", ".join(IMAGE_SUFFIXES)}); tools/test.py '
+            f'run {text}: {folder} holds no mask ({", ".join(IMAGE_SUFFIXES)}); mtkd-cd test '
             '--show-dir DIR writes them'
         )
     own_name = Path(path).resolve()

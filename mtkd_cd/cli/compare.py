@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.text import counted
 from mtkd_cd.data.layout import SPLITS
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
 
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs='+',
         default=[],
         metavar='[RUN=]FOLDER',
-        help='predictions, as run_mtkd.py --show-dir has them',
+        help='predictions, as mtkd-cd recipe --show-dir has them',
     )
     parser.add_argument(
         '--num-images',
@@ -129,7 +130,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         compare,
         restricted,
     )
-    from mtkd_cd.reporting.curves import CURVES
     from mtkd_cd.reporting.thumbnails import (
         Scene,
         check_scenes,
@@ -166,10 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     report.write(args.out)
     print(report.facts, *report.summary, *report.notes, sep='\n')
-    others = [path for path, _ in found.ignored if path.name != CURVES]
-    if others:
-        print(
-            f'{len(others)} files are no per-image tables, for instance {others[0]}; the report '
-            'lists them under Sources'
-        )
+    if found.ignored:
+        path, reason = found.ignored[0]
+        count = counted(len(found.ignored), 'file')
+        print(f'left out: {count}, listed under Sources. The first: {path}: {reason}')
     print(f'written to {args.out / "report.html"}')

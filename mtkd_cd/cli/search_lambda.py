@@ -10,7 +10,7 @@ from mtkd_cd.core.files import CONFIGS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Search; origin and specialists have to be there, trained by run_mtkd.py with the same
+    """Search; origin and specialists have to be there, trained by the recipe with the same
     options."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_recipe_arguments(parser, leave_out=('show_dir', 'keep_checkpoints', 'bundle'))

@@ -1,7 +1,7 @@
 """Put the predictions of runs beside date A, date B and the label: red = missed, blue = false
 alarm, white = hit.
 
-A RUN is a folder that `tools/test.py --show-dir DIR` wrote, or any folder of masks named like the
+A RUN is a folder that `mtkd-cd test --show-dir DIR` wrote, or any folder of masks named like the
 images.
 """
 

@@ -16,9 +16,20 @@ from typing import IO
 from mtkd_cd.core.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'  # travels in the wheel
+
 MANIFEST = '.mtkd_cd_files'  # in a folder of ours: the files that we made there
 # .<name of the file>.<machine>-<process>.<random>.tmp
 _TEMPORARY = re.compile(r'\..+\.([0-9a-f]{8})-(\d+)\.\w+\.tmp')
+
+
+def found_config(path: str | Path) -> Path:
+    """The file that a config's path means: itself, or the package's own for ``configs/...`` where
+    the current folder has none."""
+    path = Path(path)
+    if not path.exists() and path.parts[:1] == ('configs',):
+        shipped = CONFIGS.joinpath(*path.parts[1:])
+        return shipped if shipped.is_file() else path
+    return path
 
 
 @contextmanager

@@ -303,13 +303,13 @@ def training_command(path: str | Path) -> str | None:
     # Others than these look for their teachers in work_dirs, or have no config of their own.
     alone = kind in ('origin', 'partition') or (kind in ('continued', 'mtkd') and not elsewhere)
     if alone and not strategy.variant:
-        words = ['python', 'tools/train.py', f'configs/{kind}/{model}.py']
+        words = ['mtkd-cd', 'train', f'configs/{kind}/{model}.py']
         words += ['--range', place.range] if place.range else []
         words += ['--work-dir', str(Path(path).parent)] if elsewhere else []
         return shlex.join(words)
     wanted = 'op' if kind == _ROUTING else kind
     routing = ROUTINGS[1] if kind == _ROUTING else strategy.routing
-    words = ['python', 'tools/run_mtkd.py', model, '--strategies', wanted]
+    words = ['mtkd-cd', 'recipe', model, '--strategies', wanted]
     if strategy.partition.tag:
         words += ['--thresholds', *map(repr, strategy.thresholds)]
     words += ['--routing', routing] if routing != 'car' else []

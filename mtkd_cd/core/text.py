@@ -33,6 +33,17 @@ def some(items: Iterable[object], limit: int = 3, separator: str = ', ') -> str:
     return separator.join(words[:limit]) + (f'{gap}and {more} more' if more > 0 else '')
 
 
+def counted(number: int, one: str, several: str = '') -> str:
+    """``1 file``, ``2 files``, ``2 strategies``.
+
+    Args:
+        number: How many.
+        one: The noun of one.
+        several: The noun of several, where it is not ``one`` with an s.
+    """
+    return f'{number} {one if number == 1 else several or one + "s"}'
+
+
 def closest(word: str, known: Iterable[object]) -> str:
     """``did you mean 'x'?``, or all that is known: ``there are x, y``."""
     words = [str(item) for item in known]

@@ -1,7 +1,6 @@
 """The base of all change-detection data sets: finds pairs, checks them before training starts, and
 knows train, val and test on disk."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -11,7 +10,7 @@ import numpy as np
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
-from mtkd_cd.core.car import IGNORE_INDEX, CARPartition
+from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.images import sample_values
@@ -19,14 +18,11 @@ from mtkd_cd.data.labels import LABEL_FORMATS, check_not_black_and_white, read_l
 from mtkd_cd.data.layout import SPLITS, Layout
 from mtkd_cd.data.pairs import Pair, PairFolders, header_problems, list_pairs, raise_if_any
 from mtkd_cd.data.radiometry import Rule, from_spec
+from mtkd_cd.data.splits import held_out_tenth, no_such_split
 from mtkd_cd.registry import DATASETS
 
-_HELD_OUT_EVERY = 10
 # A percentile rule is taken of that many training pairs, evenly spaced over their names.
 _FITTED_PAIRS = 64
-# Fine enough that the held-out tenth has the CAR distribution of the whole, coarse enough that
-# rounding moves no image.
-_STRATA = CARPartition((0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7))
 
 
 @DATASETS.register_module()
@@ -163,7 +159,7 @@ class _BaseCDDataset(BaseSegDataset):
             check_not_black_and_white([info['seg_map_path'] for info in data_list])
         if not held_out:
             return data_list
-        chosen = _held_out_tenth([pair.name for pair in pairs], cars, self.data_root)
+        chosen = held_out_tenth([pair.name for pair in pairs], cars, self.data_root)
         return [info for info, is_val in zip(data_list, chosen) if is_val == (self.split == 'val')]
 
     def get_cat_ids(self, idx: int) -> list[int]:
@@ -234,18 +230,10 @@ class _BaseCDDataset(BaseSegDataset):
         )
 
     def _layout_on_disk(self, split: str) -> tuple[PairFolders, str]:
-        if not os.path.isdir(self.data_root):
-            raise UserError(
-                f'data_root {self.data_root} does not exist (current folder: {os.getcwd()})'
-            )
         found = self.layout(self.data_root, split)
         if found is None:
-            wanted = os.path.join(self.data_root, split, self.folder_names.date_a)
-            present = ', '.join(sorted(os.listdir(self.data_root))[:10]) or 'nothing'
-            raise UserError(
-                f'{type(self).__name__} has no split {split!r} in {self.data_root}: looked for the '
-                f'folder {wanted} and the list '
-                f'{os.path.join("list", split)}.txt; found {present}'
+            raise no_such_split(
+                type(self).__name__, self.data_root, split, self.folder_names.date_a
             )
         return found
 
@@ -290,34 +278,6 @@ def _check_split(
             'the data are: leave one out. For other '
             'folder names, derive a class and set its folder_names'
         )
-
-
-def _held_out_tenth(names: Sequence[str], cars: np.ndarray, data_root: str) -> np.ndarray:
-    """(N,) bool: a tenth of the pairs, spread evenly over the CARs, that depends on names and CARs
-    only."""
-    if len(names) < 2:
-        raise UserError(
-            f'{data_root} has no val split, and none can be held out of {len(names)} training '
-            'pair: at least 2 are needed'
-        )
-    strata = _STRATA.range_of(cars)
-    digests = [hashlib.sha256(name.encode()).digest() for name in names]
-    order = sorted(range(len(names)), key=lambda row: (strata[row], digests[row]))
-    chosen = np.zeros(len(names), bool)
-    chosen[order[min(_HELD_OUT_EVERY, len(names)) // 2 :: _HELD_OUT_EVERY]] = True
-    _log_held_out(data_root, int(chosen.sum()), len(names))
-    return chosen
-
-
-@cache
-def _log_held_out(data_root: str, held_out: int, total: int) -> None:
-    """Say it once per process, not for the training and the validation set each."""
-    print_log(
-        f'{data_root} has no val split: {held_out} of the {total} training pairs, stratified by '
-        'CAR, are held out for validation and not '
-        'trained on; the test split is not used for it',
-        logger='current',
-    )
 
 
 @cache

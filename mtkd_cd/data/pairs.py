@@ -387,7 +387,7 @@ def raise_if_any(problems: Iterable[Problem]) -> None:
     if not problems:
         return
     shown = some(problems, _SHOWN, '\n  ')
-    more = ' (tools/check_dataset.py lists all of a data set)' if len(problems) > _SHOWN else ''
+    more = ' (mtkd-cd check-data lists all of a data set)' if len(problems) > _SHOWN else ''
     count = 'file' if len(problems) == 1 else 'files'
     raise UserError(f'{len(problems)} {count} cannot be used:\n  {shown}{more}')
 

@@ -15,6 +15,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import found_config
 from mtkd_cd.core.strategy import Layout, Place, Strategy, training_command
 from mtkd_cd.core.text import closest
 from mtkd_cd.data.images import band_numbers as band_numbers
@@ -55,10 +56,14 @@ DISTILLER = 'MultiTeacherDistiller'
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
+    Args:
+        path: Of the file. ``configs/...`` is the package's own where the current folder has none.
+        options: Entries to set, by their dotted keys.
+
     Raises:
         UserError: No such file, not a config, or an option that the config has no place for.
     """
-    path = Path(path)
+    path = found_config(path)
     if not path.is_file():
         siblings = sorted(file.stem for file in path.parent.glob('*.py'))
         hint = closest(path.stem, siblings) if siblings else f'folder {path.parent} holds no config'
@@ -604,7 +609,7 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
     if launcher == 'pytorch' and not torch.distributed.is_torchelastic_launched():
         raise UserError(
             '--launcher pytorch: this process was not started by torchrun. Use: torchrun '
-            '--nproc_per_node N tools/... --launcher pytorch'
+            '--nproc_per_node N -m mtkd_cd COMMAND ... --launcher pytorch'
         )
     on_gpu = mmengine.device.utils.get_device() != 'cpu'
     if on_gpu:

@@ -301,7 +301,7 @@ def load_table(
     ]
     if missing or not rows:
         problem = f'lacks the column {", ".join(missing)}' if missing else 'holds no image'
-        raise UserError(f'{path} {problem}: a per-image table comes from tools/test.py --out FILE')
+        raise UserError(f'{path} {problem}: a per-image table comes from mtkd-cd test --out FILE')
     own_partition = (
         CARPartition(stored['thresholds'], stored['names'])
         if 'thresholds' in stored
@@ -341,7 +341,7 @@ def _read_json(path: str | os.PathLike) -> dict[str, Any]:
     images = stored.get('images') if isinstance(stored, dict) else None
     if not isinstance(images, list) or not all(isinstance(row, dict) for row in images):
         raise UserError(
-            f"{path} has no list 'images' of rows: a per-image table comes from tools/test.py "
+            f"{path} has no list 'images' of rows: a per-image table comes from mtkd-cd test "
             '--out FILE'
         )
     return stored

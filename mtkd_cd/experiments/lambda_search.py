@@ -144,7 +144,7 @@ def _check_teachers(search: Search) -> None:
             raise UserError(
                 f'the search starts from a finished {str(step).removeprefix("train ")}, and '
                 f'{cfg.work_dir} holds none. To train it, with '
-                f'the options given here: python tools/run_mtkd.py {search.model} --strategies '
+                f'the options given here: mtkd-cd recipe {search.model} --strategies '
                 f'origin partition --thresholds {thresholds} --work-dir {search.options.work_dir}'
             )
 
@@ -364,6 +364,6 @@ def as_markdown(search: Search) -> str:
             '',
             f"    distill_loss=dict(type='ChangeMapMSELoss', loss_weight={weight:g})",
             '',
-            f'or `--lambda {weight:g}` of tools/run_mtkd.py.',
+            f'or `--lambda {weight:g}` of mtkd-cd recipe.',
         ]
     return '\n'.join(lines) + '\n'

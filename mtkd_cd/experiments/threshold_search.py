@@ -164,7 +164,7 @@ def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, kin
             'difference to the origin with its 95 % bootstrap interval.\n',
             format_markdown_table(['CAR ranges', 'proposed by', 'mIoU', 'to the origin'], rows),
             '\nThe best, trained and tested:',
-            f'python tools/run_mtkd.py {model} --thresholds '
+            f'mtkd-cd recipe {model} --thresholds '
             f'{" ".join(map(repr, trials[0].thresholds))}   # and the other options as here',
             f'or in a config derived from configs/{kind}/{model}.py:',
             f'model = dict(\n    thresholds={trials[0].thresholds},\n'

@@ -70,7 +70,7 @@ LAYOUTS = {
         "the TinyCD authors' checkpoint",
         ('_classify._linears.2.0.weight', '_first_mix._mixing._convmix.0.weight'),
         _from_tinycd,
-        'python tools/test.py configs/origin/tinycd.py {path} '
+        'mtkd-cd test configs/origin/tinycd.py {path} '
         '--cfg-options model.backbone.classifier_channels=[16,8] '
         'model.backbone.classifier_act=False '
         'test_dataloader.dataset.data_root=LEVIR-CD-256 '
@@ -81,15 +81,13 @@ LAYOUTS = {
         "OpenAI's CLIP with a vision transformer",
         ('visual.conv1.weight', 'visual.transformer.resblocks.0.ln_1.weight'),
         _from_clip,
-        'python tools/train.py configs/origin/ban_vitl14_mitb2.py --cfg-options '
-        'model.pretrained={path}',
+        'mtkd-cd train configs/origin/ban_vitl14_mitb2.py --cfg-options model.pretrained={path}',
     ),
     'sam': Layout(
         'segment-anything',
         ('image_encoder.patch_embed.proj.weight', 'image_encoder.blocks.0.norm1.weight'),
         _from_sam,
-        'python tools/train.py configs/origin/ttp_vitsam_l.py --cfg-options '
-        'model.pretrained={path}',
+        'mtkd-cd train configs/origin/ttp_vitsam_l.py --cfg-options model.pretrained={path}',
     ),
 }
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mtkd_cd.core.strategy import strategy_title
-from mtkd_cd.core.text import percent_text
+from mtkd_cd.core.text import counted, percent_text
 from mtkd_cd.paper.published import model_title, published_dataset, published_scores
 from mtkd_cd.reporting import figures
 from mtkd_cd.reporting.comparison import Comparison, Difference, Entry, Reference
-from mtkd_cd.reporting.curves import CURVES, Curve
+from mtkd_cd.reporting.curves import Curve
 from mtkd_cd.reporting.document import Card, ComparisonReport, Section
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
 from mtkd_cd.reporting.identity import base_strategy
@@ -70,7 +70,7 @@ def build_report(
         pictures: Of the images.
         dataset: What the evaluated data set is called.
         num_images: How many images that gained and that lost most are listed, for each difference.
-        ignored: Files that were no tables, and why.
+        ignored: Files that were left out, and why.
         num_dropped: Images that not all runs have and that were left out.
         curves: Validation curves of the trainings behind the runs.
 
@@ -94,11 +94,11 @@ def build_report(
     ]
     num_runs = sum(len(entry.runs) for entry in comparison.entries)
     facts = [
-        _count(num_runs, 'run'),
-        _count(len(comparison.models), 'model'),
-        _count(len(comparison.strategies), 'strategy', 'strategies'),
+        counted(num_runs, 'run'),
+        counted(len(comparison.models), 'model'),
+        counted(len(comparison.strategies), 'strategy', 'strategies'),
         f'seeds {", ".join(map(str, comparison.seeds))}' if len(comparison.seeds) > 1 else '',
-        _count(len(comparison.files), 'image')
+        counted(len(comparison.files), 'image')
         + (f' ({num_dropped} left out that not all runs have)' if num_dropped else ''),
         f'CAR ranges {comparison.partition}',
     ]
@@ -107,9 +107,8 @@ def build_report(
             f'{run.identity}: {run.path}' for entry in comparison.entries for run in entry.runs
         ]
     }
-    others = [f'{path}: {reason}' for path, reason in ignored if path.name != CURVES]
-    if others:
-        sources['Files that are no per-image tables'] = others
+    if ignored:
+        sources['Files left out'] = [f'{path}: {reason}' for path, reason in ignored]
     return ComparisonReport(
         title='Comparison of runs' + (f' on {dataset}' if dataset else ''),
         facts=' · '.join(filter(None, facts)),
@@ -118,10 +117,6 @@ def build_report(
         sections=sections,
         sources=sources,
     )
-
-
-def _count(number: int, one: str, several: str = '') -> str:
-    return f'{number} {one if number == 1 else several or one + "s"}'
 
 
 def _scores_section(comparison: Comparison, published: Published) -> Section:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.strategy import strategy_rank
+from mtkd_cd.core.strategy import CURVES, ROUTING_FILE, strategy_rank
 from mtkd_cd.core.text import label_and_path, some
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.evaluation.counts import COUNT_NAMES
@@ -26,6 +26,23 @@ from mtkd_cd.reporting.identity import REPORT, Identity, identity_of_path, relab
 from mtkd_cd.reporting.scored_run import Run
 
 _NEXT_LINE = '\n  '
+# What this package, and mmengine for it, leaves beside the tables of a work dir.
+_OWN_FILES = (
+    'report.json',
+    'run.json',
+    'data.json',
+    'test.json',
+    ROUTING_FILE,
+    'curve.csv',
+    CURVES,
+    'matrix.json',
+    'matrix.csv',
+    'budget.json',
+    'speed.json',
+    'thresholds-*.json',
+    'scalars.json',
+    '[0-9]*_[0-9]*.json',
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,8 @@ class FoundRuns:
 
     Attributes:
         runs: In the order that they were given in.
-        ignored: Files of the folders that are no per-image tables, with the reason.
+        ignored: Files of the folders that were left out, with the reason. Files that this package
+            writes beside its tables, such as records of runs, are not among them.
         curves: Validation curves of the trainings behind the runs.
     """
 
@@ -112,9 +130,10 @@ def _tables_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         reasons = some([f'{path.name}: {reason}' for path, reason in others], separator='; ')
         found = f' ({reasons})' if others else ''
         raise UserError(
-            f'{folder} has no per-image table in it{found}: they come from tools/run_mtkd.py, or '
-            'tools/test.py --out FILE'
+            f'{folder} has no per-image table in it{found}: they come from mtkd-cd recipe, or '
+            'mtkd-cd test CONFIG --out FILE'
         )
+    others = [(path, f'no table: {reason}') for path, reason in others if not _is_own(path)]
     # A work dir holds tables of the validation split and of single tests too; what the recipe
     # reports is what there is to compare.
     reported = [path for path in tables if path.parent.parent.name == REPORT]
@@ -127,6 +146,10 @@ def _tables_below(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         for path in unreported
     ]
     return reported or tables, others
+
+
+def _is_own(path: Path) -> bool:
+    return any(fnmatchcase(path.name, pattern) for pattern in _OWN_FILES)
 
 
 def _not_a_table(path: Path) -> str | None:

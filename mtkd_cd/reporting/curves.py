@@ -66,7 +66,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         if missing:
             raise UserError(
                 f'{path} lacks the column {", ".join(missing)}: validation curves come from '
-                'tools/run_mtkd.py; move it away'
+                'mtkd-cd recipe; move it away'
             )
         return list(reader)
 

@@ -38,7 +38,7 @@ def identity_of_path(path: str | os.PathLike) -> Identity:
     """From ``.../seed<k>/report/<model>/<strategy>.csv``, where ``seed<k>`` and ``report`` may be
     absent.
 
-    Or from what ``tools/test.py`` leaves: ``.../<strategy>/<model>/test/per_image.json``; of a
+    Or from what ``mtkd-cd test`` leaves: ``.../<strategy>/<model>/test/per_image.json``; of a
         specialist,
     ``.../partition/<model>/<range>/test/per_image.json``, the strategy is ``partition/<range>``.
     """

@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,14 +13,12 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.text import label_and_path
 from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.labels import read_label
-from mtkd_cd.data.layout import SPLITS, dataset_class
+from mtkd_cd.data.layout import SPLITS, layout_of_class
 from mtkd_cd.data.pairs import PairFolders, list_pairs, raise_if_any
+from mtkd_cd.data.splits import split_infos
 from mtkd_cd.drawing import error_map, mask_image, png_bytes
 from mtkd_cd.evaluation.image_names import image_names, image_paths
 from mtkd_cd.reporting.comparison import Entry
-
-if TYPE_CHECKING:
-    from mtkd_cd.data.benchmarks import CDDataset
 
 SIDE = 128  # pixels
 
@@ -66,24 +64,20 @@ def read_data_set(
     Raises:
         UserError: No such folder, split or class; files that cannot be read.
     """
-    found = dataset_class(dataset_type)
-    infos = {split: _infos(found, root, split)}
+    found = layout_of_class(dataset_type)
+    infos = {split: split_infos(found, root, split, dataset_type)}
     for other in SPLITS:
         # Where there is no val, a part of train is held out for it.
         if other not in infos and (
-            found.layout(root, other) or (other == 'val' and found.layout(root, 'train'))
+            found.place(root, other) or (other == 'val' and found.place(root, 'train'))
         ):
-            infos[other] = _infos(found, root, other)
+            infos[other] = split_infos(found, root, other, dataset_type)
     cars = {
         name: cars_of_data_infos(infos[name])
         for name in SPLITS
         if name in infos and all('seg_map_path' in info for info in infos[name])
     }
     return _scenes(infos[split]), cars
-
-
-def _infos(dataset: 'type[CDDataset]', root: str, split: str) -> list[dict]:
-    return list(dataset(data_root=root, split=split, serialize_data=False).data_list)
 
 
 def read_folders(date_a: str, date_b: str, label: str | None = None) -> dict[str, Scene]:
@@ -139,7 +133,7 @@ def find_predictions(folders: Sequence[str], entries: Sequence[Entry]) -> dict[E
 
     Args:
         folders: Each ``[MODEL/]STRATEGY=FOLDER`` for the entries so named, or ``FOLDER`` with a
-            sub-folder ``STRATEGY`` or ``MODEL/STRATEGY`` for each entry, as ``tools/run_mtkd.py
+            sub-folder ``STRATEGY`` or ``MODEL/STRATEGY`` for each entry, as ``mtkd-cd recipe
             --show-dir`` writes them. In it are ``<image>.png`` or, as ``ChangeVisualizationHook``
             writes them, ``prediction/<image>.png``.
         entries: Of the report.

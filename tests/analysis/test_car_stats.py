@@ -123,17 +123,14 @@ def test_config_lines_fit_the_shipped_configs(tmp_path, thresholds, folder):
         ] == names
 
 
-def test_the_command_is_one_that_run_mtkd_takes():
-    assert (
-        config_lines((0.03, 0.125))['run_mtkd']
-        == 'python tools/run_mtkd.py MODEL --thresholds 0.03 0.125\n'
-    )
+def test_the_command_is_one_that_the_recipe_takes():
+    assert config_lines((0.03, 0.125))['recipe'] == 'mtkd-cd recipe MODEL --thresholds 0.03 0.125\n'
 
 
 def test_printed_lines_are_python_and_name_the_rule():
     text = config_text({'log': (0.1,)})
     assert text.startswith('# equal steps in log CAR: small: CAR <= 0.1, large: CAR > 0.1')
-    code = re.sub(r'^python .*$', '', text, flags=re.MULTILINE)
+    code = re.sub(r'^mtkd-cd .*$', '', text, flags=re.MULTILINE)
     compile(code, 'lines', 'exec')
 
 

@@ -203,10 +203,10 @@ def test_testing_what_is_not_trained_names_the_command(tool, train_argv, tmp_pat
     code, err = tool('test', train_argv()[0])
     assert code == 2
     assert 'work_dirs/origin/fc_ef/best.pth' in err
-    assert 'python tools/train.py configs/origin/fc_ef.py' in err
+    assert 'mtkd-cd train configs/origin/fc_ef.py' in err
     code, err = tool('test', train_argv()[0].replace('origin', 'op'))
     assert code == 2
-    assert 'python tools/train.py configs/origin/fc_ef.py' in err
+    assert 'mtkd-cd train configs/origin/fc_ef.py' in err
     assert list(tmp_path.iterdir()) == []
 
 

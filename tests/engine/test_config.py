@@ -23,6 +23,15 @@ def test_misspelt_config_suggests_the_closest():
         adjust.load_config(CONFIGS / 'origin' / 'fc_eff.py')
 
 
+def test_shipped_config_is_found_outside_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert adjust.load_config('configs/origin/fc_ef.py').model.type == 'DIEncoderDecoder'
+    own = tmp_path / 'configs/origin/fc_ef.py'
+    own.parent.mkdir(parents=True)
+    own.write_text("model = dict(type='Mine')\n")
+    assert load_config('configs/origin/fc_ef.py').model.type == 'Mine'
+
+
 def test_config_with_an_error_in_it_is_named(tmp_path):
     path = tmp_path / 'broken.py'
     path.write_text("_base_ = 'nowhere.py'\n")
@@ -63,7 +72,7 @@ def test_unknown_range_lists_those_there_are():
 
 
 def test_missing_checkpoint_names_the_command_that_makes_it():
-    with pytest.raises(UserError, match=r'tools/train.py configs/origin/fc_ef.py'):
+    with pytest.raises(UserError, match=r'mtkd-cd train configs/origin/fc_ef.py'):
         adjust.check_checkpoints(load('mtkd'))
 
 

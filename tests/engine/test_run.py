@@ -255,7 +255,7 @@ def test_control_without_an_origin_names_the_command_that_makes_it(tool, train_a
         *train_argv('continued', options=('load_from=work_dirs/nowhere/origin/fc_ef/best.pth',)),
     )
     assert code == 2
-    assert 'python tools/train.py configs/origin/fc_ef.py' in err
+    assert 'mtkd-cd train configs/origin/fc_ef.py' in err
 
 
 def test_mixed_precision_trains_resumes_and_leaves_float32(tool, train_argv, tmp_path):

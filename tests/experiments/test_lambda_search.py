@@ -39,9 +39,7 @@ def test_search_without_specialists_names_the_command_that_makes_them(tool, reci
     code, err = tool('experiments/search_lambda', *recipe_argv())
     assert code == 2
     assert 'finished origin' in err
-    assert (
-        'python tools/run_mtkd.py fc_ef --strategies origin partition --thresholds 0.05 0.2' in err
-    )
+    assert 'mtkd-cd recipe fc_ef --strategies origin partition --thresholds 0.05 0.2' in err
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_best_comes_with_the_lines_that_use_it(tmp_path):
     assert 'equally many images, equal steps in log CAR' in first
     assert '61.25 | +1.50 [-0.25, +3.00]' in first
     assert 'paper' in second
-    assert 'python tools/run_mtkd.py tinycd --thresholds 0.3 ' in text
+    assert 'mtkd-cd recipe tinycd --thresholds 0.3 ' in text
     assert '--thresholds 0.05 0.2' not in text
     config = tmp_path / 'mtkd' / 'tinycd.py'
     config.parent.mkdir()

@@ -266,9 +266,7 @@ def test_tool_converts_and_prints_how_to_use_the_file(build_model, tmp_path, cap
     torch.save(original, tmp_path / 'model_weights.pth')
     main = runpy.run_path(str(_TOOL))['main']
     main([str(tmp_path / 'model_weights.pth'), str(tmp_path / 'tinycd.pth')])
-    assert (
-        f'tools/test.py configs/origin/tinycd.py {tmp_path}/tinycd.pth' in capsys.readouterr().out
-    )
+    assert f'mtkd-cd test configs/origin/tinycd.py {tmp_path}/tinycd.pth' in capsys.readouterr().out
     with pytest.raises(UserError, match='cannot be converted'):  # the new file is in our layout
         main([str(tmp_path / 'tinycd.pth'), str(tmp_path / 'again.pth')])
 

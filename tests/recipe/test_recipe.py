@@ -274,7 +274,7 @@ def test_variant_without_specialists_names_the_command_that_makes_them(
     shutil.copytree(whole / 'origin', tmp_path / 'recipe' / 'origin')
     code, err = tool('run_mtkd', *recipe_argv('--thresholds', 0.1, 0.3, '--stages', 'mtkd'))
     assert code == 2
-    command = 'python tools/run_mtkd.py fc_ef --strategies partition --thresholds 0.1 0.3'
+    command = 'mtkd-cd recipe fc_ef --strategies partition --thresholds 0.1 0.3'
     assert f'{command} --work-dir {tmp_path / "recipe"}' in err
 
 

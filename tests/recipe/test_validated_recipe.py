@@ -136,7 +136,7 @@ def test_routing_file_is_needed_before_training_starts(train_argv, tool, tmp_pat
     )
     assert code == 2
     assert (
-        f'{missing} does not exist. Make it with: python tools/run_mtkd.py fc_ef --strategies op '
+        f'{missing} does not exist. Make it with: mtkd-cd recipe fc_ef --strategies op '
         f'--routing validated --work-dir {tmp_path}' in err
     )
     assert not (tmp_path / 'work' / 'run.json').exists()

@@ -18,14 +18,16 @@ def test_folder_stands_for_all_tables_below_it_and_lists_what_is_none(save, tmp_
     for strategy in ('mtkd', 'op', 'origin'):
         save(f'report/fc_ef/{strategy}.csv')
     (tmp_path / 'runs/curves.csv').write_text('step,loss\n1,0.5\n')
+    (tmp_path / 'runs/times.csv').write_text('step,seconds\n1,0.5\n')
     (tmp_path / 'runs/report/fc_ef/report.json').write_text('{"model": "fc_ef"}')
+    (tmp_path / 'runs/report/fc_ef/mine.json').write_text('{"model": "fc_ef"}')
     (tmp_path / 'runs/log.txt').write_text('nothing')
     found = collect(tmp_path / 'runs')
     assert [str(run.identity) for run in found.runs] == ['fc_ef/origin', 'fc_ef/op', 'fc_ef/mtkd']
     assert {path.name: reason for path, reason in found.ignored} == {
-        'curves.csv': 'its columns are step, loss',
-        'report.json': 'JSON with other content (model)',
-    }
+        'times.csv': 'no table: its columns are step, seconds',
+        'mine.json': 'no table: JSON with other content (model)',
+    }  # and not what the recipe itself writes, curves.csv and report.json
 
 
 def test_work_dir_is_compared_by_its_reports_alone_and_lists_its_other_tables(save, tmp_path):

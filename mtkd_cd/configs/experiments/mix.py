@@ -2,7 +2,7 @@
 #   2  fc_siam_diff_25, fc_siam_diff_10: a quarter and a tenth of the labels, the other pairs without theirs; frozen origin or specialists teach
 #   1  fc_siam_diff, changer_mitb0: the paper's method, and the same with probabilities matched
 #   3  fc_siam_diff taught by changer_mitb0's origin
-#   python tools/experiments/run_matrix.py --settings configs/experiments/mix.py --data-root data --minutes 7 --cluster processes --jobs 12
+#   mtkd-cd matrix --settings configs/experiments/mix.py --data-root data --minutes 7 --cluster processes --jobs 12
 # --minutes measures the speed first and shortens all trainings of a model alike; the iterations below are the longest that are wanted.
 work_dir = 'work_dirs/mix'
 data_root = 'data'

@@ -1,5 +1,5 @@
 # Does MTKD help? OMBRIA (floods, 256 x 256), six models, three seeds:
-#   python tools/experiments/run_matrix.py --settings configs/experiments/ombria.py --data-root data/ombria
+#   mtkd-cd matrix --settings configs/experiments/ombria.py --data-root data/ombria
 # On a CPU: --jobs 2 --threads 1. Budgets are guesses until the curves show that the origins have flattened, and lambda is to be searched
 # first (search_lambda.py): the paper's, which stand in the configs, were tuned on a term without effect (docs/method.md).
 work_dir = 'work_dirs/ombria'

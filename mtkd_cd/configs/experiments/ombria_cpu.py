@@ -1,7 +1,7 @@
 # ombria.py for two CPU cores: crops of 128 x 128 in training, smaller batches, few iterations; an hour or less of a core for each model
 # and seed. No pretrained weights are at hand and only 33 images have a CAR of at most 0.05: specialists start from the origin
 # (ombria_pilot.py shows what becomes of those that don't).
-#   python tools/experiments/run_matrix.py --settings configs/experiments/ombria_cpu.py --data-root data/ombria --jobs 2 --threads 1
+#   mtkd-cd matrix --settings configs/experiments/ombria_cpu.py --data-root data/ombria --jobs 2 --threads 1
 _base_ = './ombria.py'
 
 work_dir = 'work_dirs/ombria_cpu'

@@ -1,5 +1,5 @@
 # A pilot of ombria.py that fits into an hour of two CPU cores: two models, one seed, a sixth of the steps, half the batch.
-#   python tools/experiments/run_matrix.py --settings configs/experiments/ombria_pilot.py --data-root data/ombria --jobs 2 --threads 1
+#   mtkd-cd matrix --settings configs/experiments/ombria_pilot.py --data-root data/ombria --jobs 2 --threads 1
 _base_ = './ombria.py'
 
 work_dir = 'work_dirs/ombria_pilot'

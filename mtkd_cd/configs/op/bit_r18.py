@@ -1,4 +1,4 @@
-# The O-P cascade, for testing: tools/test.py configs/op/bit_r18.py
+# The O-P cascade, for testing: mtkd-cd test configs/op/bit_r18.py
 _base_ = '../origin/bit_r18.py'
 from mtkd_cd.recipe.derive import stub
 globals().update(stub(_base_, 'op', '{{fileBasenameNoExtension}}'))

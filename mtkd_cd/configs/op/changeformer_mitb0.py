@@ -1,4 +1,4 @@
-# The O-P cascade, for testing: tools/test.py configs/op/changeformer_mitb0.py
+# The O-P cascade, for testing: mtkd-cd test configs/op/changeformer_mitb0.py
 _base_ = '../origin/changeformer_mitb0.py'
 from mtkd_cd.recipe.derive import stub
 globals().update(stub(_base_, 'op', '{{fileBasenameNoExtension}}'))

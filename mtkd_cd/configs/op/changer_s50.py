@@ -1,4 +1,4 @@
-# The O-P cascade, for testing: tools/test.py configs/op/changer_s50.py
+# The O-P cascade, for testing: mtkd-cd test configs/op/changer_s50.py
 _base_ = '../origin/changer_s50.py'
 from mtkd_cd.recipe.derive import stub
 globals().update(stub(_base_, 'op', '{{fileBasenameNoExtension}}'))

@@ -1,4 +1,4 @@
-# The O-P cascade, for testing: tools/test.py configs/op/changestar_farseg_r18.py
+# The O-P cascade, for testing: mtkd-cd test configs/op/changestar_farseg_r18.py
 _base_ = '../origin/changestar_farseg_r18.py'
 from mtkd_cd.recipe.derive import stub
 globals().update(stub(_base_, 'op', '{{fileBasenameNoExtension}}'))

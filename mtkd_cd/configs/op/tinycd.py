@@ -1,4 +1,4 @@
-# The O-P cascade, for testing: tools/test.py configs/op/tinycd.py
+# The O-P cascade, for testing: mtkd-cd test configs/op/tinycd.py
 _base_ = '../origin/tinycd.py'
 from mtkd_cd.recipe.derive import stub
 globals().update(stub(_base_, 'op', '{{fileBasenameNoExtension}}'))

@@ -211,5 +211,5 @@ def _teachers(by_range: Mapping[str, str], names: Sequence[str]) -> tuple[str, .
 
 def _advice(path: Path | None) -> str:
     command = training_command(path) if path is not None else None
-    default = 'python tools/run_mtkd.py MODEL --strategies op --routing validated'
+    default = 'mtkd-cd recipe MODEL --strategies op --routing validated'
     return f'Make it with: {command or default}'

@@ -85,7 +85,7 @@ def test_the_papers_routing_is_the_partition():
 )
 def test_missing_file_names_the_command_that_makes_it(path, command):
     with pytest.raises(
-        UserError, match=f'{path} does not exist. Make it with: python tools/run_mtkd.py {command}$'
+        UserError, match=f'{path} does not exist. Make it with: mtkd-cd recipe {command}$'
     ):
         load_routing(path)
 
@@ -130,7 +130,7 @@ def test_bad_entry_is_named_with_the_file(routing, change, message, tmp_path):
     file = tmp_path / 'routing.json'
     routing.save(file)
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(UserError, match=f'{file}.*{message}.*run_mtkd'):
+    with pytest.raises(UserError, match=f'{file}.*{message}.*mtkd-cd recipe'):
         load_routing(file)
 
 
@@ -138,7 +138,7 @@ def test_bad_entry_is_named_with_the_file(routing, change, message, tmp_path):
 def test_damaged_file_is_named(text, tmp_path):
     file = tmp_path / 'routing.json'
     file.write_text(text)
-    with pytest.raises(UserError, match=f'{file} is damaged.*run_mtkd'):
+    with pytest.raises(UserError, match=f'{file} is damaged.*mtkd-cd recipe'):
         load_routing(file)
 
 
