@@ -13,7 +13,13 @@ from PIL import Image, UnidentifiedImageError
 
 from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.data.images import ImageHeader, decode_with_gdal, read_header, turn
+from mtkd_cd.data.images import (
+    ImageHeader,
+    decode_plain_png,
+    decode_with_gdal,
+    read_header,
+    turn,
+)
 
 LABEL_FORMATS = (None, 'to_binary', 'with_ignored')
 # Gray values that far from black and white are compression noise; those between come from blurred
@@ -169,6 +175,9 @@ def _decode(
 def _decode_with_pillow(
     content: bytes, header: ImageHeader
 ) -> tuple[np.ndarray, np.ndarray | None]:
+    plain = decode_plain_png(content) if header.kind == 'png' else None
+    if plain is not None:
+        return plain, None
     try:
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
