@@ -290,9 +290,11 @@ def _shift_text(report: dict[str, Any]) -> str:
     if shift is None:
         return 'not measurable'
     text = (
-        f'{shift["right"]:+.2f} right, {shift["down"]:+.2f} down (pixels, {shift["windows"]} '
-        'windows)'
+        f'{shift["right"]:+.2f} right, {shift["down"]:+.2f} down (pixels, {shift["agreeing"]} of '
+        f'{shift["windows"]} windows agree)'
     )
+    if not shift['reliable']:
+        return f'not reliable: {text}'
     return text + (', taken out' if report['coregistered'] else '')
 
 

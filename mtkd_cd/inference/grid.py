@@ -23,6 +23,9 @@ _LEAST_SIZE = 32
 _LEAST_VALID = 0.9
 # Peak of the correlation, times the window's side: pairs of unrelated noise reach 15.5.
 _LEAST_PEAK = 25.0
+# A single window may follow what changed in it: several that are not neighbours must say the same.
+_LEAST_AGREEING = 3
+_AGREEMENT = 1.0  # pixels
 _WGS84 = 'EPSG:4326'
 
 
@@ -269,22 +272,32 @@ class Shift:
         right: Pixels of A's grid.
         down: Pixels of A's grid.
         spread: Median distance of the windows' shifts from this one, in pixels.
-        windows: That agreed to be measured.
+        windows: In which a shift could be measured.
+        agreeing: Of these, within a pixel of this one.
     """
 
     right: float
     down: float
     spread: float
     windows: int
+    agreeing: int
 
     @property
     def pixels(self) -> float:
         """Its length."""
         return math.hypot(self.right, self.down)
 
+    @property
+    def is_reliable(self) -> bool:
+        """Whether enough windows say the same: three, and more than half of those measured."""
+        return self.agreeing >= _LEAST_AGREEING and 2 * self.agreeing > self.windows
+
 
 def measure_shift(read: Any, width: int, height: int) -> Shift | None:
     """Shift between two dates by phase correlation on up to 64 windows.
+
+    The windows have 256 pixels a side, or half the raster's shorter side where that is less, and do
+    not overlap: so that there are at least four to agree.
 
     Args:
         read: Function of a :class:`Window` that gives (h, w) float arrays of A and of B and the
@@ -296,7 +309,7 @@ def measure_shift(read: Any, width: int, height: int) -> Shift | None:
         The median of the windows' shifts; ``None`` where no window has enough valid pixels and
         structure.
     """
-    size = min(_REGISTRATION_SIZE, width, height)
+    size = min(_REGISTRATION_SIZE, min(width, height) // 2)
     if size < _LEAST_SIZE:
         return None
     hanning = cv2.createHanningWindow((size, size), cv2.CV_64F)
@@ -313,8 +326,11 @@ def measure_shift(read: Any, width: int, height: int) -> Shift | None:
     if not shifts:
         return None
     middle = np.median(shifts, axis=0)
-    spread = np.median([math.dist(shift, middle) for shift in shifts])
-    return Shift(float(middle[0]), float(middle[1]), float(spread), len(shifts))
+    distances = np.array([math.dist(shift, middle) for shift in shifts])
+    agreeing = int((distances <= _AGREEMENT).sum())
+    return Shift(
+        float(middle[0]), float(middle[1]), float(np.median(distances)), len(shifts), agreeing
+    )
 
 
 def _spread(length: int, size: int) -> list[int]:

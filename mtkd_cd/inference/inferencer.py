@@ -22,6 +22,7 @@ from torch import Tensor
 from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
+from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec, needs_rule, no_rule_error
 from mtkd_cd.engine.record import name_of
 from mtkd_cd.inference.card import RGB, Card
@@ -193,7 +194,8 @@ class ChangeInferencer:
         Args:
             pairs: [A, B] each: paths of 8-bit images, or (H, W, C) uint8 arrays.
             out_dir: Folder for the change maps, 0 and 255, as ``<name of A>.png``; arrays are
-                called by their position.
+                called by their position. Maps of an earlier call are written over, files of others
+                are not.
             batch_size: Pairs of one size that go through the network together. One gives the maps
                 of a test bit for bit; more may move a probability by 1e-5.
             channel_order: Of arrays, ``'rgb'`` or ``'bgr'``.
@@ -203,13 +205,15 @@ class ChangeInferencer:
             One result per pair, in their order, at the size of the images.
 
         Raises:
-            UserError: An image is missing or no good, or the dates differ in size.
+            UserError: An image is missing or no good, the dates differ in size; or ``out_dir`` is
+                one that the images are read from, or has a file of a map's name that is not ours.
         """
         if channel_order not in ('rgb', 'bgr'):
             raise UserError(f"channel_order={channel_order!r}: 'rgb' or 'bgr' is needed")
         single = len(pairs) == 2 and all(isinstance(item, (str, os.PathLike)) for item in pairs)
         if single:
             raise UserError('pairs is a list of pairs: [[a, b]] for one')
+        output = None if out_dir is None else _map_folder(out_dir, pairs)
         results: list[PairResult] = []
         batch: list[tuple[Tensor, tuple[int, int]]] = []
         for pair in pairs:
@@ -220,9 +224,11 @@ class ChangeInferencer:
             batch.append(loaded)
         if batch:
             results += self._predicted(batch, threshold)
-        if out_dir is not None:
+        if output is not None:
             for index, (pair, result) in enumerate(zip(pairs, results)):
-                _write_picture(out_dir, pair[0], index, result)
+                png = cv2.imencode('.png', result.change * 255)[1]
+                with output.open(_map_name(pair[0], index)) as file:
+                    file.write(png.tobytes())
         return results
 
     def predict_raster(
@@ -406,19 +412,10 @@ class ChangeInferencer:
             raise UserError(f'threshold={threshold:g}: a probability from 0 to 1 is needed')
         factor, gsd_report = _resolution(pair.grid, card, gsd)
         shift = pair.shift()
-        if shift is not None and shift.pixels > _LARGE_SHIFT and not coregister:
-            notes.append(
-                f"date B's content lies {shift.right:+.1f} pixels to the right and "
-                f"{shift.down:+.1f} below date A's (phase correlation, {shift.windows} windows): "
-                '--coregister takes that out'
-            )
-        if coregister:
-            if isinstance(pair.b.dataset, np.ndarray):
-                raise UserError('--coregister: pictures cannot be moved; give rasters')
-            if shift is None:
-                notes.append('--coregister: no window shows a shift; date B stays where it is')
-            else:
-                pair.coregister(shift)
+        notes += _registration_notes(pair, shift, coregister)
+        moved = coregister and shift is not None and shift.is_reliable
+        if moved:
+            pair.coregister(shift)
         rule = _radiometry(pair, card, stretch)
         settings = _Settings(
             rule=rule,
@@ -445,8 +442,10 @@ class ChangeInferencer:
             ),
             gsd=gsd_report,
             stretch=dict(rule.describe(), text=str(rule)),
-            shift=None if shift is None else dataclasses.asdict(shift),
-            coregistered=bool(coregister and shift is not None),
+            shift=None
+            if shift is None
+            else dict(dataclasses.asdict(shift), reliable=shift.is_reliable),
+            coregistered=moved,
             threshold=settings.threshold,
             warnings=notes,
             memory_bytes=_buffer_bytes(rows, cols, len(card.bands)),
@@ -893,6 +892,25 @@ def _resolution(grid: Grid, card: Card, gsd: str | None) -> tuple[float, dict[st
     return 1.0, report
 
 
+def _registration_notes(pair: Pair, shift: Shift | None, coregister: bool) -> list[str]:
+    """What is to be said of the shift between the dates."""
+    if coregister and isinstance(pair.b.dataset, np.ndarray):
+        raise UserError('--coregister: pictures cannot be moved; give rasters')
+    if shift is None:
+        found = 'no window shows a shift'
+    elif shift.is_reliable:
+        if coregister or shift.pixels <= _LARGE_SHIFT:
+            return []
+        return [
+            f"date B's content lies {shift.right:+.1f} pixels to the right and {shift.down:+.1f} "
+            f"below date A's (phase correlation, {shift.agreeing} of {shift.windows} windows "
+            'agree): --coregister takes that out'
+        ]
+    else:
+        found = f'only {shift.agreeing} of {shift.windows} windows agree on a shift'
+    return [f'--coregister: {found}; date B stays where it is'] if coregister else []
+
+
 def _radiometry(pair: Pair, card: Card, stretch: str | Mapping | Rule | None) -> Rule:
     """The rule for both dates, its percentiles taken of both."""
     rule = from_spec(stretch) if stretch is not None else card.radiometry
@@ -1019,9 +1037,26 @@ def _at_sizes(
     ]
 
 
-def _write_picture(out_dir: str | os.PathLike, a: Image, index: int, result: PairResult) -> None:
-    name = f'{index:05d}' if isinstance(a, np.ndarray) else Path(a).stem
-    path = Path(out_dir, f'{name}.png')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), result.change * 255):
-        raise OSError(f'{path} cannot be written')
+def _map_name(a: Image, index: int) -> str:
+    return f'{index:05d}.png' if isinstance(a, np.ndarray) else f'{Path(a).stem}.png'
+
+
+def _map_folder(out_dir: str | os.PathLike, pairs: Sequence[Sequence[Image]]) -> OutputFolder:
+    """The folder for the maps, after a check that each of them may be written there."""
+    files = [image for pair in pairs for image in pair if not isinstance(image, np.ndarray)]
+    output = OutputFolder(out_dir, 'maps', {os.path.dirname(os.path.abspath(f)) for f in files})
+    named: dict[str, Image] = {}
+    for index, pair in enumerate(pairs):
+        name = _map_name(pair[0], index)
+        if name in named:
+            raise UserError(
+                f'{named[name]} and {pair[0]} would both give {Path(out_dir, name)}: predict them '
+                'in two calls, into two folders'
+            )
+        named[name] = pair[0]
+        if not output.may_write(name):
+            raise UserError(
+                f'{Path(out_dir, name)} is there already, and was not made by this tool: choose '
+                'another folder, or move it away'
+            )
+    return output

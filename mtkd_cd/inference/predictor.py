@@ -30,6 +30,7 @@ from mtkd_cd.inference.card import RGB, Card
 from mtkd_cd.models.mtkd.building import Detector, build_detector
 from mtkd_cd.models.mtkd.normalisation import InputConverter
 from mtkd_cd.models.mtkd.routing import ORIGIN, Routing, choose_routing
+from mtkd_cd.models.prepare import Prepared
 
 _HALF = 0.5
 _ABOVE_HALF = float(torch.nextafter(torch.tensor(_HALF), torch.tensor(1.0)))
@@ -43,7 +44,8 @@ class Predictor(Protocol):
 
 
 class TorchPredictor:
-    """A detector in mmseg's form.
+    """A detector in mmseg's form. It predicts through its prepared copy
+    (:mod:`mtkd_cd.models.prepare`), as a test does.
 
     Args:
         detector: Of any scope; its ``predict(inputs)`` gives samples with ``seg_logits``.
@@ -58,6 +60,7 @@ class TorchPredictor:
         convert: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.detector = detector.eval()
+        self._prepared = Prepared(self.detector)
         self.temperature = temperature
         self.convert = convert
 
@@ -90,7 +93,7 @@ class TorchPredictor:
         device = next((p.device for p in self.detector.parameters()), pairs.device)
         pairs = pairs.to(device)
         with torch.no_grad():
-            predicted = self.detector.predict(
+            predicted = self._prepared.detector.predict(
                 self.convert(pairs) if self.convert else pairs, samples
             )
             return [

@@ -165,6 +165,35 @@ class Date:
         return values.astype(np.float32) + np.float32(self.offset) if self.offset else values
 
 
+@dataclass
+class Nearest:
+    """A date on a grid of other pixels over the same ground, by nearest neighbour.
+
+    Attributes:
+        date: On the first grid.
+        shape: (H, W) of that grid.
+        grid: The other one.
+    """
+
+    date: Date
+    shape: tuple[int, int]
+    grid: Grid
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`Date.read`."""
+        rows = _nearest(window.row, window.height, self.shape[0], self.grid.height)
+        cols = _nearest(window.col, window.width, self.shape[1], self.grid.width)
+        top, left = int(rows[0]), int(cols[0])
+        source = Window(top, left, int(rows[-1]) - top + 1, int(cols[-1]) - left + 1)
+        values, valid = self.date.read(source)
+        place = np.ix_(rows - top, cols - left)
+        return values[:, place[0], place[1]], valid[place]
+
+
+def _nearest(start: int, count: int, length: int, scaled: int) -> np.ndarray:
+    return ((np.arange(start, start + count) + 0.5) * length / scaled).astype(int)
+
+
 def _has_mask(dataset: Any, bands: Sequence[int]) -> bool:
     all_valid = require('rasterio.enums', 'geo', 'a raster').MaskFlags.all_valid
     return any(all_valid not in dataset.mask_flag_enums[band - 1] for band in bands)
@@ -192,7 +221,7 @@ class Pair:
     a: Date
     b: Date
     warp: Warp | None = None
-    mask: Date | None = None
+    mask: 'Date | Nearest | None' = None
     mask_values: tuple[int, ...] | None = None
     shapes: list[Any] | None = None
     edge_buffer: int = 0
@@ -286,8 +315,8 @@ class Pair:
         self.warp = None
 
     def resampled(self, factor: float, folder: Path, stem: str) -> 'Pair':
-        """Both dates in pixels ``1 / factor`` as large, in files in ``folder``; without mask and
-        polygons."""
+        """Both dates in pixels ``1 / factor`` as large, in files in ``folder``, and what is left
+        out of them; without an edge buffer."""
         rasterio = require('rasterio', 'geo', 'a raster')
         grid = self.grid.scaled(factor)
         dates = []
@@ -302,7 +331,18 @@ class Pair:
             alpha = count + 1 if warp.nodata is None else None
             bands = tuple(range(1, count + 1))
             dates.append(Date(dataset, bands, alpha, offset=date.offset, nodata=date.nodata))
-        return Pair(grid, dates[0], dates[1], closing=self.closing)
+        mask = None
+        if self.mask is not None:
+            mask = Nearest(self.mask, (self.grid.height, self.grid.width), grid)
+        return Pair(
+            grid,
+            dates[0],
+            dates[1],
+            mask=mask,
+            mask_values=self.mask_values,
+            shapes=self.shapes,
+            closing=self.closing,
+        )
 
 
 def _gray(a: Date, b: Date, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """Dates on different grids, resolution, and the shift between them."""
 
+import warnings
+
 import cv2
 import numpy as np
 import pytest
@@ -195,6 +197,50 @@ def test_unrelated_images_have_no_shift(size):
         assert measure_shift(read, size, size) is None
 
 
+@pytest.mark.parametrize(('right', 'down'), [(0.0, 0.0), (6.4, -4.7)])
+def test_applied_shift_of_a_single_tile_is_recovered_by_windows_that_agree(right, down):
+    land = smooth(256, 256)[0].astype(np.float32)
+    matrix = np.float32([[1, 0, right], [0, 1, down]])
+    moved = cv2.warpAffine(land, matrix, (256, 256), flags=cv2.INTER_CUBIC, borderMode=2)
+    shift = measure_shift(windows_of(land, 0.8 * moved + 20), 256, 256)
+    assert (shift.right, shift.down) == pytest.approx((right, down), abs=0.3)
+    assert shift.is_reliable
+    assert shift.agreeing == shift.windows == 4
+
+
+def windows_of(a, b):
+    def read(window: Window):
+        rows = slice(window.row, window.row + window.height)
+        cols = slice(window.col, window.col + window.width)
+        return a[rows, cols], b[rows, cols], np.ones((window.height, window.width), bool)
+
+    return read
+
+
+@pytest.mark.parametrize('what', ['changed', 'low texture', 'both'])
+@pytest.mark.parametrize('seed', range(4))
+def test_aligned_tile_gets_no_warning_for_what_changed_in_it(write_raster, predict, what, seed):
+    rng = np.random.default_rng(seed)
+    a = np.full((3, 256, 256), 90.0) if what != 'changed' else smooth(256, 256, seed).astype(float)
+    b = a.copy()
+    if what != 'low texture':  # a building goes, another comes 38 pixels to the right
+        row, col = rng.integers(20, 170, 2)
+        a[:, row : row + 30, col : col + 24] = 220
+        b[:, row : row + 30, col + 38 : col + 62] = 220
+    a, b = (np.clip(date + rng.normal(0, 3, a.shape), 0, 255).astype(np.uint8) for date in (a, b))
+    files = write_raster('a.tif', a), write_raster('b.tif', b)
+    _, result = predict(*files, window=256)
+    assert result.report['warnings'] == []
+    found = result.report['shift']
+    assert found is None or not found['reliable'] or np.hypot(found['right'], found['down']) < 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        _, result = predict(*files, window=256, coregister=True)
+    moved = result.report['coregistered']
+    assert moved == bool(found and found['reliable'])
+    assert moved or 'date B stays where it is' in result.report['warnings'][0]
+
+
 def test_large_shift_warns_and_coregistration_takes_it_out(write_raster, predict):
     land = smooth(420, 420, sigma=4)
     a = write_raster('a.tif', land[:, 10:410, 10:410], 2.0)
@@ -286,3 +332,29 @@ class TestResolution:
         )
         expected = (array == 0).any(0)
         assert ((read(tmp_path / 'o.tif') == 255) == expected).all()
+
+    def test_masked_pixels_are_the_mean_at_that_distance_too(
+        self, write_raster, inferencer_of, tmp_path, read
+    ):
+        files = (
+            write_raster('a.tif', smooth(120, 160), 1.0),
+            write_raster('b.tif', smooth(120, 160, 1), 1.0),
+        )
+        mask = np.zeros((1, 120, 160), np.uint8)
+        mask[0, :20] = 1  # left as it is by --mask-values
+        mask[0, :, 60:100] = 3
+        model = Difference()
+        inferencer_of(model, gsd_m=2.0, training_size=512, divisor=1).predict_raster(
+            *files,
+            tmp_path / 'o.tif',
+            gsd='model',
+            mask=write_raster('m.tif', mask, 1.0),
+            mask_values=(3,),
+        )
+        (seen,) = model.inputs
+        zero = (seen[0] == 0).all(0).numpy()
+        assert zero.shape[1] == 80
+        assert zero[:, 30:50].all()
+        assert not zero[:, :30].any()
+        assert not zero[:, 50:].any()
+        assert ((read(tmp_path / 'o.tif') == 255) == (mask[0] == 3)).all()

@@ -19,6 +19,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import load_config
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.inference.predictor import change_probability, model_from_config
+from mtkd_cd.models.prepare import prepare
 from mtkd_cd.registry import TRANSFORMS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -146,7 +147,8 @@ def test_change_map_equals_that_of_a_test_pixel_for_pixel(name, pairs):
     cfg = config_of(name)
     model = init_model(cfg, device='cpu')
     balanced(model, cfg, pairs)
-    expected = maps_of(as_tested(model, cfg, pairs))
+    # A test of the tools predicts with the detector prepared, and so does the inferencer.
+    expected = maps_of(as_tested(prepare(model), cfg, pairs))
     inferencer = ChangeInferencer(model, device='cpu')
     results = inferencer(pairs, batch_size=1)
     together = inferencer(pairs)
@@ -158,8 +160,8 @@ def test_change_map_equals_that_of_a_test_pixel_for_pixel(name, pairs):
         assert result.probability.shape == (HEIGHT, WIDTH)
         assert result.valid.all()
         assert result.car == wanted.mean()
-    (sample,) = [inference_model(model, pairs[0])]
-    assert (maps_of([sample])[0] == expected[0]).all()
+    (unprepared,) = as_tested(model, cfg, pairs[:1])
+    assert (maps_of([inference_model(model, pairs[0])])[0] == maps_of([unprepared])[0]).all()
 
 
 def test_there_are_21():
@@ -175,7 +177,7 @@ def test_resized_images_too(pairs, scale):
     )
     model = init_model(cfg, device='cpu')
     balanced(model, cfg, pairs)
-    expected = maps_of(as_tested(model, cfg, pairs))
+    expected = maps_of(as_tested(prepare(model), cfg, pairs))
     assert 0 < expected[0].mean() < 1
     for result, wanted in zip(ChangeInferencer(model, device='cpu')(pairs, batch_size=1), expected):
         assert (result.change == wanted).all()
@@ -252,6 +254,27 @@ def test_pairs_of_unequal_sizes_and_a_folder_for_the_maps(pairs, tmp_path):
     for name, result in zip(('0', '00001', '1'), results):
         written = cv2.imread(str(tmp_path / 'maps' / f'{name}.png'), cv2.IMREAD_UNCHANGED)
         assert (written == result.change * 255).all()
+
+
+def test_maps_go_neither_over_images_nor_over_the_files_of_others(pairs, tmp_path):
+    model = init_model(load_config(CONFIGS / 'origin' / 'fc_ef.py', TINY), device='cpu')
+    inferencer = ChangeInferencer(model, device='cpu')
+    inferencer(pairs[:1], out_dir=tmp_path / 'maps')
+    inferencer(pairs[:2], out_dir=tmp_path / 'maps')  # its own are written over
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*.png')}
+    for place in (tmp_path / 'A', tmp_path / 'B' / 'below'):
+        with pytest.raises(UserError, match='where the data are read from'):
+            inferencer(pairs, out_dir=place)
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / '1.png').write_bytes(b'mine')
+    with pytest.raises(UserError, match=r'1\.png is there already, and was not made by this tool'):
+        inferencer(pairs, out_dir=tmp_path / 'mine')
+    assert [path.name for path in (tmp_path / 'mine').iterdir()] == ['1.png']
+    a, b = pairs[0]
+    with pytest.raises(UserError, match=r'would both give .*0\.png'):
+        inferencer([[a, b], [b, a]], out_dir=tmp_path / 'two')
+    (tmp_path / 'mine' / '1.png').unlink()
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob('*.png')}
 
 
 class TestCascade:

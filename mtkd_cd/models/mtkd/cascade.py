@@ -216,7 +216,7 @@ class OriginPartitionCascade(BaseModel):
         """The prediction of one detector for its images; the origin's is there already."""
         if name == ORIGIN:
             return [coarse[position] for position in positions]
-        served = self.specialists[name].predict(
+        served = self._prepared[name].detector.predict(
             self._convert[name](samples_at(inputs, positions)), _copies(data_samples, positions)
         )
         for position, sample in zip(positions, served):
