@@ -290,7 +290,8 @@ def _log_unlabelled(folder: str, count: int) -> None:
 @cache
 def _fit_radiometry(rule: Rule, files: tuple[str, ...], bands: tuple[int, ...] | None) -> Rule:
     """Once per process, for the training, validation and test set together."""
-    fitted = rule.fit(*(sample_values(file, bands) for file in files))
+    samples = [sample_values(file, bands) for file in files]
+    fitted = rule.fit(samples[::2], samples[1::2])  # date A, date B
     print_log(
         f'radiometry {rule}: taken of {len(files)} training images: {fitted.describe()}',
         logger='current',

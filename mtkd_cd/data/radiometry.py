@@ -116,8 +116,10 @@ class Linear:
 class Percentile:
     """Each band's values between two percentiles brought to 0..255, and clipped there.
 
-    The percentiles are those of both dates together, so that equal values stay equal; they are
-    taken once (:meth:`fit`), of a whole scene or a whole training split.
+    One range serves both dates, so that equal values stay equal: from the smaller of the dates' low
+    percentiles to the larger of their high ones. So neither date is clipped further than its own
+    percentiles would do it. It is taken once (:meth:`fit`), of a whole scene or a whole training
+    split.
 
     Args:
         low: Percentile that becomes 0.
@@ -161,13 +163,13 @@ class Percentile:
         """Whether the values of the percentiles are known."""
         return self.bounds is not None
 
-    def fit(self, *samples: np.ndarray, band_axis: int = 0) -> 'Percentile':
-        """The rule with the percentiles' values, over all samples jointly, band by band.
+    def fit(self, *dates: np.ndarray | Sequence[np.ndarray], band_axis: int = 0) -> 'Percentile':
+        """The rule with the values of its percentiles, band by band.
 
         Args:
-            *samples: Arrays of both dates with equal numbers of bands, each thinned by
-                :func:`thinned`; NaN and infinite values are left out, invalid pixels should be NaN
-                or masked (``numpy.ma``).
+            *dates: Of each date an array, or a list of the arrays of its images, with equal numbers
+                of bands, each thinned by :func:`thinned`; NaN and infinite values are left out,
+                invalid pixels should be NaN or masked (``numpy.ma``).
             band_axis: Where the bands are: 0 for (C, H, W), -1 for (H, W, C). Two-dimensional
                 arrays are one band.
 
@@ -176,15 +178,18 @@ class Percentile:
         """
         if self.fitted:
             return self
-        bands = [_bands_first(sample, band_axis) for sample in samples]
+        images = [[date] if isinstance(date, np.ndarray) else date for date in dates]
+        ordered = [[_bands_first(image, band_axis) for image in date] for date in images]
         bounds = []
-        for band in range(bands[0].shape[0]):
-            values = np.concatenate([_finite(sample[band]) for sample in bands])
-            if not values.size:
+        for band in range(ordered[0][0].shape[0]):
+            values = [np.concatenate([_finite(image[band]) for image in date]) for date in ordered]
+            known = [np.percentile(date, (self.low, self.high)) for date in values if date.size]
+            if not known:
                 raise UserError(
                     f'radiometry {self}: band {band + 1} has no valid pixel to take percentiles of'
                 )
-            low, high = np.percentile(values, (self.low, self.high)).tolist()
+            low = float(min(pair[0] for pair in known))
+            high = float(max(pair[1] for pair in known))
             # A band of one value has no contrast to stretch: it becomes 0.
             bounds.append((low, high if high > low else low + max(1.0, abs(low))))
         return Percentile(self.low, self.high, tuple(bounds))

@@ -30,11 +30,24 @@ def test_percentile_uses_one_stretch_for_both_dates_and_one_per_band():
     b = b + np.uint16(500)
     rule = Percentile(2, 98).fit(a, b)
     for band in range(3):
-        low, high = np.percentile(np.concatenate([a[band], b[band]]), (2, 98))
+        low, high = np.percentile(a[band], 2), np.percentile(b[band], 98)
         expected = np.clip((a[band].astype(float) - low) / (high - low) * 255, 0, 255)
         np.testing.assert_allclose(rule.apply(a)[band], expected, atol=1e-3)
     channels_last = rule.apply(np.moveaxis(a, 0, -1), band_axis=-1)
     np.testing.assert_array_equal(np.moveaxis(channels_last, -1, 0), rule.apply(a))
+
+
+def test_percentile_of_many_images_is_that_of_each_date_together():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0, 100, (2, 5, 3, 8, 9)) + np.arange(5).reshape(5, 1, 1, 1) * 50
+    b[..., 0] = np.nan
+    rule = Percentile(5, 90).fit(list(a), list(b))
+    for band, (low, high) in enumerate(rule.bounds):
+        found = [np.nanpercentile(date[:, band], (5, 90)) for date in (a, b)]
+        assert low == min(found[0][0], found[1][0])
+        assert high == max(found[0][1], found[1][1])
+    only = Percentile().fit(a[0], np.full((3, 2, 2), np.nan))  # a date without data tells nothing
+    assert only == Percentile().fit(a[0])
 
 
 def test_percentile_leaves_out_nan_and_masked_values():
