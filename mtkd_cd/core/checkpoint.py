@@ -417,12 +417,23 @@ def _student_in(
 
 
 def load_weights(
-    module: nn.Module, path: str | os.PathLike, *, trusted: bool | None = None
+    module: nn.Module,
+    path: str | os.PathLike,
+    *,
+    trusted: bool | None = None,
+    adapt: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Load a checkpoint file into ``module``; every key and shape must fit.
 
     Of a file of Open-CD's MTKD training, which holds teachers too, the student is loaded and a line
     says so.
+
+    Args:
+        module: The model.
+        path: The file.
+        trusted: See :func:`read_checkpoint`.
+        adapt: Gets the name and the tensor of each weight in the file; gives one of the model's
+            shape, or the same where it knows no way. A line says which it changed.
 
     Raises:
         UserError: As :func:`read_weights`, or the file is of another model: names the keys
@@ -430,6 +441,8 @@ def load_weights(
     """
     own = module.state_dict()
     weights = _student_in(read_weights(path, trusted=trusted), own, path)
+    if adapt is not None:
+        weights = _adapted(weights, path, adapt)
     # torch adds these counters to batch norm; files from before 0.4.1, and converted ones, lack
     # them.
     missing = [key for key in own if key not in weights and not key.endswith('num_batches_tracked')]
@@ -463,6 +476,19 @@ def load_weights(
             + '; '.join(problems)
         )
     module.load_state_dict(weights, strict=False)
+
+
+def _adapted(
+    weights: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    adapt: Callable[[str, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    fitted = {key: adapt(key, weight) for key, weight in weights.items()}
+    changed = [key for key, weight in fitted.items() if weight is not weights[key]]
+    if changed:
+        shown = some(changed, _SHOWN_KEYS)
+        print_log(f'{path}: made to fit the bands of this model: {shown}', logger='current')
+    return fitted
 
 
 def add_digest(content: dict[str, Any]) -> None:

@@ -355,7 +355,7 @@ def _decode(
             array = _decode_with_opencv(content, cv2.IMREAD_UNCHANGED)
         else:  # which OpenCV turns or refuses by its release; Pillow turns it
             array = np.asarray(Image.open(io.BytesIO(content)).convert('RGB'))[..., ::-1]
-        nodata = _nodata_of(header)
+        nodata = nodata_of(header)
         if array is None or nodata is None:
             return array, None
         channels = array if array.ndim == 3 else array[..., None]
@@ -592,7 +592,7 @@ def _orientation(tags: Any) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _nodata_of(header: ImageHeader) -> float | None:
+def nodata_of(header: ImageHeader) -> float | None:
     """The nodata value of a TIFF of GDAL's."""
     try:
         return float(str((header.tags or {})[_NODATA_TAG]).strip(' \0'))

@@ -4,6 +4,7 @@ refuses a coding it doesn't know."""
 import io
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import NoReturn
 
 import cv2
@@ -17,6 +18,7 @@ from mtkd_cd.data.images import (
     ImageHeader,
     decode_plain_png,
     decode_with_gdal,
+    nodata_of,
     read_header,
     turn,
 )
@@ -30,6 +32,8 @@ _NOISE = 32
 _MAX_EDGE_SHARE = 0.25
 _MAX_FLAT_SHARE = 0.005
 _SQUARE = np.ones((3, 3), np.uint8)
+_SUBFILE_TYPE = 254  # tag of TIFF
+_IS_MASK = 4  # bit of its value
 
 
 def read_label(
@@ -62,6 +66,9 @@ def read_label(
         backend_args: mmengine's file backend; local files by default.
         imdecode_backend: A decoder of ``mmcv.imfrombytes``.
 
+    Pixels that a TIFF marks as having no data, by its nodata value or a mask, are ignored whatever
+    the coding. A nodata value of 0 is not taken: it is what unchanged pixels hold.
+
     Returns:
         (H, W) uint8 of 0, 1 and 255, writable.
 
@@ -79,7 +86,7 @@ def read_label(
             "reduce_zero_label=True turns stored 0 into ignored, which format_seg_map='to_binary' "
             'cannot keep: set one of them'
         )
-    stored, palette, lossy = _decode(path, backend_args, imdecode_backend)
+    stored, valid, palette, lossy = _decode(path, backend_args, imdecode_backend)
     if format_seg_map == 'to_binary':
         table = (
             _binary_table(path, stored, palette, lossy)
@@ -90,7 +97,10 @@ def read_label(
         table = _index_table(path, stored, reduce_zero_label, label_map)
     if label_map is not None:
         table = _map_table(table, label_map)
-    return cv2.LUT(stored, table)
+    label = cv2.LUT(stored, table)
+    if valid is not None:
+        label[~valid] = IGNORE_INDEX
+    return label
 
 
 def label_coding(path: str | os.PathLike) -> str:
@@ -103,7 +113,7 @@ def label_coding(path: str | os.PathLike) -> str:
     Raises:
         UserError: The file is missing or cannot be decoded.
     """
-    stored, palette, lossy = _decode(path, None, 'pillow')
+    stored, _, palette, lossy = _decode(path, None, 'pillow')
     if palette is not None and not np.ptp(palette[np.unique(stored)], axis=1).any():
         stored = cv2.LUT(stored, palette[:, 0])
     values = set(np.flatnonzero(_histogram(stored)).tolist())
@@ -140,21 +150,21 @@ def check_not_black_and_white(paths: Sequence[str | os.PathLike]) -> None:
 
 def _decode(
     path: str | os.PathLike, backend_args: dict | None, imdecode_backend: str
-) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """((H, W) uint8 as stored, (256, 3) palette or None, whether the format compresses with
-    loss)."""
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, bool]:
+    """((H, W) uint8 as stored, 0 where there are no data; (H, W) valid pixels or None; (256, 3)
+    palette or None; whether the format compresses with loss)."""
     try:
         content = read_bytes(path, backend_args=backend_args)
     except FileNotFoundError:
         raise UserError(f'label {path} does not exist') from None
     except OSError as error:
         raise UserError(f'label {path} cannot be read: {error}') from error
-    palette = None
+    palette = valid = None
     lossy = content[:2] == b'\xff\xd8' or content[8:12] == b'WEBP'
     try:
         header = read_header(io.BytesIO(content))
         if imdecode_backend == 'pillow':
-            array, palette = _decode_with_pillow(content, header)
+            array, palette, valid = _decode_with_pillow(content, header)
         else:
             import mmcv  # needs torch
 
@@ -169,23 +179,65 @@ def _decode(
         )
     # Pillow turns TIFFs by itself, and OpenCV those that it reads.
     turned = array if header.kind == 'tiff' else turn(array, header.orientation)
-    return _to_uint8(path, _one_channel(path, turned)), palette, lossy
+    gray = _one_channel(path, turned)
+    nodata = nodata_of(header) if header.kind == 'tiff' else None
+    if nodata == 0:
+        _say_once(os.path.dirname(path))
+    elif nodata is not None:
+        known = ~np.isnan(gray) if np.isnan(nodata) else gray != nodata
+        valid = known if valid is None else valid & known
+    if valid is not None:
+        if valid.all():
+            valid = None
+        else:
+            gray = np.where(valid, gray, gray.dtype.type(0))
+    return _to_uint8(path, gray), valid, palette, lossy
+
+
+@cache
+def _say_once(folder: str) -> None:
+    from mmengine.logging import print_log  # imports torch
+
+    print_log(
+        f'labels in {folder} have the nodata value 0: it is read as unchanged. gdal_edit.py '
+        '-unsetnodata takes it away',
+        logger='current',
+    )
 
 
 def _decode_with_pillow(
     content: bytes, header: ImageHeader
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """(pixels, palette or None, (H, W) valid by a mask or None)."""
     plain = decode_plain_png(content) if header.kind == 'png' else None
     if plain is not None:
-        return plain, None
+        return plain, None, None
     try:
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
         if header.kind != 'tiff':
             raise
-        return decode_with_gdal(content)[0], None
+        image = None
+    # GDAL keeps a mask as a second image, which Pillow tells nothing of.
+    if image is None or (header.kind == 'tiff' and _is_masked(image)):
+        array, valid = decode_with_gdal(content)
+        if nodata_of(header) is not None:
+            valid = None  # which the caller looks at
+        return array, None, valid
     array = np.array(image)
-    return array, _palette_colours(image) if image.mode == 'P' else None
+    return array, _palette_colours(image) if image.mode == 'P' else None, None
+
+
+def _is_masked(image: Image.Image) -> bool:
+    try:
+        if getattr(image, 'n_frames', 1) < 2:
+            return False
+        image.seek(1)
+    except (OSError, SyntaxError):  # Pillow does not know the one bit of a mask
+        return True
+    kind = image.tag_v2.get(_SUBFILE_TYPE, 0)  # type: ignore[attr-defined]
+    image.seek(0)
+    return bool(kind & _IS_MASK)
 
 
 def _palette_colours(image: Image.Image) -> np.ndarray:

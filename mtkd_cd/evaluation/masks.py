@@ -193,5 +193,6 @@ def _score_files(pair: Pair, ignore_index: int | None) -> tuple[np.ndarray, bool
             f'{sizes[1]}: bring predictions to the size of the '
             'labels'
         )
+    label[prediction == IGNORE_INDEX] = IGNORE_INDEX  # nodata of a map of `mtkd-cd predict`
     counts = confusion_counts(prediction, label, IGNORE_INDEX)
     return counts, int(counts.sum()) < label.size

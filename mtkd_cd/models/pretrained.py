@@ -4,7 +4,7 @@ clear error, not a traceback."""
 import re
 import socket
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -110,6 +110,41 @@ def widened(weight: Tensor, shape: Sequence[int]) -> Tensor:
         mean = date.mean(1, keepdim=True).expand(-1, bands - 3, -1, -1)
         parts.append(torch.cat([date, mean], dim=1) * (3 / bands))
     return torch.cat(parts, dim=1)
+
+
+def widening(model: nn.Module) -> Callable[[str, Tensor], Tensor]:
+    """What brings the weights of a detector of three bands to this one of more.
+
+    Args:
+        model: The detector, with its number of bands as ``backbone_inchannels``.
+
+    Returns:
+        A function of a weight's name and tensor, for
+        :func:`~mtkd_cd.core.checkpoint.load_weights`: it gives first convolutions widened
+        (:func:`widened`), and those with a filter per band, as TinyCD's first one, with the mean
+        filter for each further band; any other tensor as it is.
+    """
+    bands = getattr(model, 'backbone_inchannels', 3)
+    convolutions = {
+        f'{name}.{key}': (module, parameter.shape)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+        for key, parameter in module.named_parameters(recurse=False)
+    }
+
+    def fit(name: str, weight: Tensor) -> Tensor:
+        if bands <= 3 or name not in convolutions:
+            return weight
+        module, shape = convolutions[name]
+        if module.groups == 1:
+            return widened(weight, shape)
+        per_band = module.groups == module.out_channels == bands
+        if not per_band or weight.shape != (3, *shape[1:]):
+            return weight
+        further = weight.mean(0, keepdim=True).expand(bands - 3, *shape[1:])
+        return torch.cat([weight, further])
+
+    return fit
 
 
 def _widen(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:

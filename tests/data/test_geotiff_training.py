@@ -1,14 +1,21 @@
 """Data sets of GeoTIFFs through the shipped configs: more bands, 16 bits, pixels without data."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
+from mtkd_cd.core.checkpoint import load_weights, save_checkpoint
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.images import fill_of, normalization_of
 from mtkd_cd.drawing.photo import read_photo
 from mtkd_cd.engine import config as adjust
-from mtkd_cd.models.pretrained import widened
+from mtkd_cd.engine.config import load_config
+from mtkd_cd.engine.hooks.starting_weights import StartingWeightsHook
+from mtkd_cd.inference.predictor import build_plain
+from mtkd_cd.models.pretrained import widened, widening
 from mtkd_cd.registry import DATASETS
 
 rasterio = pytest.importorskip('rasterio')
@@ -63,11 +70,14 @@ def test_percentiles_are_those_of_the_training_split_in_every_split(geotiffs):
         ).get_data_info(0)['radiometry']
         for split in ('train', 'val', 'test')
     ]
-    stored = []
-    for path in sorted((geotiffs / 'train').glob('[AB]/*.tif')):
-        with rasterio.open(path) as file:
-            stored.append(file.read((3, 2, 1))[:, :, :-1].reshape(3, -1))
-    expected = np.percentile(np.concatenate(stored, 1), (2, 98), axis=1).T
+    found = []
+    for date in 'AB':
+        stored = []
+        for path in sorted((geotiffs / 'train' / date).glob('*.tif')):
+            with rasterio.open(path) as file:
+                stored.append(file.read((3, 2, 1))[:, :, :-1].reshape(3, -1))
+        found.append(np.percentile(np.concatenate(stored, 1), (2, 98), axis=1))
+    expected = np.stack([np.minimum(*found)[0], np.maximum(*found)[1]], 1)
     for rule in rules:
         np.testing.assert_allclose(rule.bounds, expected)
 
@@ -139,6 +149,63 @@ def test_first_convolution_keeps_the_response_to_equal_bands():
     )
     for shape in ((5, 7, 3, 3), (4, 7, 1, 1), (4, 3, 3, 3), (4, 2, 3, 3), (4,)):
         assert widened(weight, shape) is weight
+
+
+@pytest.fixture
+def widened_model(tmp_path):
+    """``widened_model(name)``: a model of three bands, and one of six that starts from it."""
+
+    def make(name):
+        torch.manual_seed(0)
+        cfg = load_config(f'configs/origin/{name}.py')
+        if 'pretrained' in cfg.model.backbone:
+            cfg.model.backbone.pretrained = None
+        three = build_plain(cfg, cfg.model).eval()
+        save_checkpoint(dict(state_dict=three.state_dict()), tmp_path / 'three.pth')
+        adjust.set_bands(cfg, [3, 2, 1, 4, 5, 6])
+        six = build_plain(cfg, cfg.model).eval()
+        runner = SimpleNamespace(model=six, logger=MMLogger.get_current_instance())
+        StartingWeightsHook(str(tmp_path / 'three.pth')).before_train(runner)
+        return three, six
+
+    return make
+
+
+@pytest.mark.parametrize('name', ['fc_ef', 'changer_mitb0'])
+def test_weights_of_three_bands_start_a_model_of_six(widened_model, name):
+    three, six = widened_model(name)
+    # A first convolution sums over the bands: equal bands give what they gave.
+    gray = torch.randn(1, 2, 1, 64, 64)
+    with torch.no_grad():
+        few = three(gray.expand(-1, -1, 3, -1, -1).flatten(1, 2), mode='tensor')
+        many = six(gray.expand(-1, -1, 6, -1, -1).flatten(1, 2), mode='tensor')
+    torch.testing.assert_close(many, few, rtol=1e-3, atol=1e-3 * float(few.abs().max()))
+
+
+def test_filters_of_single_bands_get_the_mean_for_further_ones(widened_model):
+    three, six = (dict(model.named_parameters()) for model in widened_model('tinycd'))
+    for key in ('weight', 'bias'):
+        few, many = (m[f'backbone._first_mix._mixing._convmix.0.{key}'] for m in (three, six))
+        assert torch.equal(many[:3], few)
+        torch.testing.assert_close(many[3:], few.mean(0, keepdim=True).expand_as(many[3:]))
+    changed = [key for key in three if three[key].shape == six[key].shape]
+    assert all(torch.equal(three[key], six[key]) for key in changed)
+
+
+def test_weights_of_other_models_or_of_more_bands_start_none(tmp_path):
+    cfg = load_config('configs/origin/fc_ef.py')
+    three = build_plain(cfg, cfg.model)
+    adjust.set_bands(cfg, [3, 2, 1, 4, 5])
+    five = build_plain(cfg, cfg.model)
+    save_checkpoint(dict(state_dict=five.state_dict()), tmp_path / 'five.pth')
+    with pytest.raises(UserError, match=r'keys of another shape: backbone\.conv11'):
+        load_weights(three, tmp_path / 'five.pth', adapt=widening(three))
+    state = three.state_dict()
+    head = 'decode_head.conv_seg.weight'
+    state[head] = torch.zeros(3, *state[head].shape[1:])
+    save_checkpoint(dict(state_dict=state), tmp_path / 'classes.pth')
+    with pytest.raises(UserError, match=head):
+        load_weights(five, tmp_path / 'classes.pth', adapt=widening(five))
 
 
 def test_fill_is_what_the_normalisation_makes_zero():

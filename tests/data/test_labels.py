@@ -237,3 +237,41 @@ def test_what_is_not_ignored_needs_a_known_coding(tmp_path):
         UserError, match=r'holds the values \{0, 1, 2\}: these look like class numbers'
     ):
         read_label(save(tmp_path / 'a.png', stripes), format_seg_map='to_binary', ignored_value=255)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'nodata'), [(np.uint8, 255), (np.uint8, 7), (np.int16, -9999), (np.float32, np.nan)]
+)
+@pytest.mark.parametrize('coding', [None, 'to_binary'])
+def test_nodata_of_a_tiff_is_ignored(tmp_path, mask, dtype, nodata, coding):
+    stored = mask.astype(dtype)
+    stored[:, 50:] = nodata
+    label = read_label(geotiff(tmp_path / 'a.tif', stored, nodata=nodata), format_seg_map=coding)
+    assert (label[:, 50:] == 255).all()
+    assert (label[:, :50] == mask[:, :50]).all()
+
+
+def test_mask_of_a_tiff_is_ignored_too(tmp_path, mask):
+    rasterio = pytest.importorskip('rasterio')
+    path = geotiff(tmp_path / 'a.tif', mask * np.uint8(255))
+    known = np.ones(mask.shape, bool)
+    known[10:20] = False
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, 'r+') as file:
+        file.write_mask(known)
+    label = read_label(path, format_seg_map='to_binary')
+    assert (label == np.where(known, mask, 255)).all()
+
+
+def test_nodata_that_is_the_value_of_unchanged_pixels_leaves_them_unchanged(tmp_path, mask):
+    path = geotiff(tmp_path / 'a.tif', mask, nodata=0)
+    assert (read_label(path, format_seg_map='to_binary') == mask).all()
+
+
+def geotiff(path, array, **profile):
+    rasterio = pytest.importorskip('rasterio')
+    height, width = array.shape
+    profile.update(driver='GTiff', height=height, width=width, count=1, dtype=array.dtype)
+    transform = rasterio.transform.from_origin(0, 0, 1, 1)
+    with rasterio.open(path, 'w', transform=transform, **profile) as file:
+        file.write(array, 1)
+    return path

@@ -13,8 +13,9 @@ class StartingWeightsHook(Hook):
     """Loads a checkpoint file into the initialised model before the first step of a run.
 
     mmengine's own ``load_from`` takes what fits and goes on without the rest; here every key and
-    shape must fit. The training tools give a config's ``load_from`` to this hook, unless they
-    resume.
+    shape must fit. Only the first convolutions of a model of three bands are widened to the bands
+    of this one (:func:`~mtkd_cd.models.pretrained.widening`). The training tools give a config's
+    ``load_from`` to this hook, unless they resume.
 
     Args:
         checkpoint: The file.
@@ -27,6 +28,8 @@ class StartingWeightsHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Load. Raises a UserError when the file is missing, unreadable or of another model."""
+        from mtkd_cd.models.pretrained import widening  # models cost seconds
+
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        load_weights(model, self.checkpoint)
+        load_weights(model, self.checkpoint, adapt=widening(model))
         runner.logger.info(f'Starts from the weights in {self.checkpoint}')

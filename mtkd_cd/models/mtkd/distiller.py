@@ -40,6 +40,7 @@ from mtkd_cd.models.mtkd.unlabelled import (
     refuse_unlabelled,
     unchanged_label,
 )
+from mtkd_cd.models.pretrained import widening
 from mtkd_cd.registry import MODELS
 
 
@@ -226,7 +227,7 @@ class MultiTeacherDistiller(BaseModel):
         if start is None:
             super().init_weights()
         else:
-            load_weights(self, start)
+            load_weights(self, start, adapt=widening(self))
             print_log(f'Student initialised from {start}', logger='current')
         self.distillation.load_teachers(self)
 
