@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         opset=args.opset,
         tolerance=args.tolerance,
         format=args.format,
+        int8=args.int8,
+        calibration=args.calibration,
     )
     for one in files:
         print(line(one))
@@ -40,7 +42,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def line(one: 'Exported') -> str:
     """What is said of a file."""
-    parity = one.parity
+    parity, loss = one.parity, one.loss
+    if loss is not None:
+        text = (
+            f'{one.path} ({one.size_bytes / 1e6:.1f} MB, int8): on {loss.pairs} other pairs, '
+            f'probabilities differ from float32 by {loss.mean_difference:.1e} on average and '
+            f'{loss.max_difference:.2f} at most, {100 * loss.flipped:.2f} % of the pixels flip'
+        )
+        if loss.miou is not None:
+            text += f'; mIoU {loss.miou[0]:.2f} in float32, {loss.miou[1]:.2f} in int8'
+        return text
     return (
         f'{one.path} ({one.size_bytes / 1e6:.1f} MB): differs from torch by '
         f'{parity.max_difference:.1e} at most, {parity.flips} of {parity.pixels} pixels flip '
@@ -100,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=['onnx', 'pt2', 'openvino'],
         default='onnx',
         help="of a cascade's files",
+    )
+    parser.add_argument(
+        '--int8', action='store_true', help='8-bit integers, calibrated; says what is lost'
+    )
+    parser.add_argument(
+        '--calibration',
+        metavar='DATA',
+        help='validation pairs: a folder with A/, B/ and perhaps label/, or a CSV file',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace what is there')
     parser.add_argument(

@@ -32,6 +32,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     'Predict': {
         'predict': Command('predict', 'what changed between two rasters or pictures, no label'),
         'bundle': Command('bundle', 'a trained model as one file: create, inspect, verify'),
+        'stack': Command('stack', 'both dates in one raster, for QGIS Deepness'),
         'export': Command('export', 'a trained model to ONNX, .pt2 or OpenVINO, checked'),
         'demo': Command('demo', 'a page in the browser: two images in, what changed out'),
     },

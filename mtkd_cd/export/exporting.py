@@ -21,6 +21,13 @@ from mtkd_cd.export.description import KEY, Description, encoded_pipeline
 from mtkd_cd.export.graph import OPSET, Dynamic, check_dimensions, onnx_model, traced
 from mtkd_cd.export.network import InputKind, PairNetwork, in_band_order
 from mtkd_cd.export.parity import TOLERANCE, Parity, compare, made_up_pairs
+from mtkd_cd.export.quantise import (
+    Loss,
+    loss,
+    quantised_onnx,
+    quantised_openvino,
+    read_windows,
+)
 from mtkd_cd.export.runtime import (
     CASCADE,
     CASCADE_SCHEMA,
@@ -53,6 +60,9 @@ class Options:
         opset: Of ONNX.
         tolerance: Largest difference of a probability from torch, and share of flipped pixels.
         format: Of the files of a cascade: ``'onnx'``, ``'pt2'`` or ``'openvino'``.
+        int8: Whether to write 8-bit integers.
+        calibration: Pairs of the validation split, half of them to calibrate with and half to
+            compare on: a folder with A/, B/ and perhaps label/, or a CSV file.
     """
 
     size: int | None = None
@@ -62,6 +72,8 @@ class Options:
     opset: int = OPSET
     tolerance: float = TOLERANCE
     format: str = 'onnx'
+    int8: bool = False
+    calibration: str | os.PathLike | None = None
 
 
 @dataclass(frozen=True)
@@ -72,13 +84,16 @@ class Exported:
         path: The file.
         detector: Of a cascade, who it is.
         size_bytes: With the weights that lie beside it.
-        parity: How it differs from torch.
+        parity: How it differs from torch; of 8-bit integers, how the float32 that they come from
+            does.
+        loss: What 8-bit integers change.
     """
 
     path: Path
     detector: str
     size_bytes: int
     parity: Parity
+    loss: Loss | None = None
 
 
 def export_model(
@@ -183,6 +198,15 @@ def _check(model: Any, target: Path, options: Options, overwrite: bool) -> None:
     ):
         if value not in choices:
             raise UserError(f'{name}={value!r}: one of {", ".join(map(repr, choices))} is needed')
+    if options.int8 != (options.calibration is not None):
+        raise UserError(
+            '--int8 and --calibration go together: give pairs of the validation split, a folder '
+            'with A/, B/ and perhaps label/, or a CSV file'
+        )
+    if options.int8 and options.dynamic == 'all':
+        raise UserError('--int8 needs a fixed height and width: --dynamic batch or none')
+    if options.int8 and (target.suffix.lower() == '.pt2' or options.format == 'pt2'):
+        raise UserError('--int8 is for .onnx and .xml files, not for .pt2')
     if target.exists() and not overwrite:
         raise UserError(f'{target} exists: choose another name, or pass --overwrite')
     if target.is_dir() and not (target / CASCADE).is_file():
@@ -250,6 +274,7 @@ def _export_one(
     else:
         tell(f'{label}: converting to ONNX')
         model = onnx_model(program, options.opset)
+        del program
         channels = 2 * len(source.card.bands), options.channels
         check_dimensions(model, options.dynamic, channels, size)
         set_metadata(model, description)
@@ -258,6 +283,9 @@ def _export_one(
         tell(f'{label}: comparing with torch')
         predictor = open_graph(content, backend, path.name)
         description = _compared(source, name, description, predictor, options)
+        if options.int8:
+            tell(f'{label}: quantising')
+            return _write_int8(source, name, path, description, model, options)
         if path.suffix == '.onnx':
             set_metadata(model, description)
             path.write_bytes(model.SerializeToString())
@@ -265,6 +293,34 @@ def _export_one(
             write_openvino(content, description, path)
     assert description.parity is not None
     return Exported(path, name, _bytes(path), _parity(description.parity))
+
+
+def _write_int8(
+    source: Model, name: str, path: Path, description: Description, model: Any, options: Options
+) -> Exported:
+    """Quantise a graph that agrees with torch in float32, and write it."""
+    assert options.calibration is not None
+    assert description.parity is not None
+    pairs = read_windows(options.calibration, description.card, description.card.training_size)
+    calibration, others = pairs.split()
+    parity = _parity(description.parity)
+    described = dataclasses.replace(description, int8=True)
+    if path.suffix == '.onnx':
+        result = quantised_onnx(model, calibration, description)
+        set_metadata(result, described)
+        predictor = open_graph(result.SerializeToString(), 'onnx', path.name)
+    else:
+        result = quantised_openvino(model.SerializeToString(), calibration, description)
+        save_openvino(result, described, path)
+        predictor = open_graph(path, 'openvino', path.name)
+    found = loss((source.predictor(name), source.card), (predictor, described.card), others)
+    described = dataclasses.replace(described, facts={**described.facts, 'int8': found.as_dict()})
+    if path.suffix == '.onnx':
+        set_metadata(result, described)
+        path.write_bytes(result.SerializeToString())
+    else:
+        save_openvino(result, described, path)
+    return Exported(path, name, _bytes(path), parity, found)
 
 
 def _compared(

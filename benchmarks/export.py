@@ -1,0 +1,228 @@
+"""Every benchmark model exported, compared with torch and timed in each runtime, as a table.
+
+    python benchmarks/export.py OUT [tinycd changer_mitb0 ...] [--dynamic batch none] [--size 256]
+    python benchmarks/export.py OUT --table
+
+One thread, float32, CPU time of the process per pair, the median of the rounds, the runtimes one
+after another in one run. ``--weights NAME=FILE`` takes a bundle or a checkpoint of the origin's
+config. A model without one is initialised so that it is well conditioned: batch norms have seen
+made-up pairs, and logits are spread over both sides of the decision. Results are kept in
+OUT/results.json; what is there is not measured again. OUT/NAME.npz has the inputs and torch's
+probability, for benchmarks/load_onnx.py.
+"""
+
+import argparse
+import dataclasses
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mtkd_cd.apis import ChangeInferencer, init_model, list_models
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.export.exporting import export_model
+from mtkd_cd.export.parity import compare, made_up_pairs, normalised
+from mtkd_cd.export.runtime import open_exported
+from mtkd_cd.inference.predictor import Model, model_from_detector
+
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'origin'
+
+
+def initialised(name: str, size: int) -> nn.Module:
+    """A detector of seeded weights, made well conditioned by made-up pairs."""
+    torch.manual_seed(0)
+    detector = init_model(
+        CONFIGS / f'{name}.py', device='cpu', cfg_options={'model.pretrained': None}
+    )
+    model = model_from_detector(detector)
+    small = min(size, 128)
+    pairs = normalised(made_up_pairs(model.card, small, 2), model.card)
+    norms = [module for module in detector.modules() if isinstance(module, _BatchNorm)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.train()
+        for _ in range(5):
+            if norms:
+                detector.encode_decode(pairs, [{}])
+        detector.eval()
+        logits = detector.encode_decode(pairs, [{}])
+        margin = logits[:, -1:] - logits[:, :1] if logits.shape[1] == 2 else logits
+        print(
+            f'{name}: margin {margin.mean():.2f} +- {margin.std():.2f} when initialised', flush=True
+        )
+    return detector
+
+
+def centred(model: Model, size: int) -> Model:
+    """The model with the threshold at the median of its probabilities, so that decisions fall on
+    both sides."""
+    images = made_up_pairs(model.card, size, 1)
+    found = model.predictor().probability(normalised(images, model.card))
+    threshold = float(found.median())
+    return dataclasses.replace(model, card=dataclasses.replace(model.card, threshold=threshold))
+
+
+def loaded(name: str, weights: dict[str, str], size: int) -> tuple[Model, str]:
+    """A model and what its weights are."""
+    given = weights.get(name)
+    if given is None:
+        return centred(model_from_detector(initialised(name, size)), size), 'initialised'
+    path, _, what = given.partition(':')
+    config = path if path.endswith('.mtkd') else CONFIGS / f'{name}.py'
+    checkpoint = None if path.endswith('.mtkd') else path
+    model = ChangeInferencer(config, checkpoint, device='cpu').model
+    return model, what or 'trained'
+
+
+def milliseconds(predict: Callable[[Any], Any], pairs: Any, rounds: int) -> float:
+    """CPU time of a pair, the median after a round to warm up."""
+    predict(pairs)
+    found = []
+    for _ in range(rounds):
+        start = time.process_time()
+        predict(pairs)
+        found.append(1000 * (time.process_time() - start))
+    return statistics.median(found)
+
+
+def measure(
+    name: str,
+    folder: Path,
+    weights: dict[str, str],
+    dynamic: list[str],
+    size: int,
+    rounds: int,
+    known: dict[str, Any],
+) -> dict[str, Any]:
+    """What is not known yet of a model."""
+    model, what = loaded(name, weights, size)
+    row = {**known, 'weights': what}
+    predictor = model.predictor()
+    images = made_up_pairs(model.card, size, 3)
+    for kind in dynamic:
+        if kind in known and not known[kind].get('error'):
+            continue
+        path = folder / f'{name}.{kind}.onnx'
+        start = time.process_time()
+        try:
+            (written,) = export_model(
+                model, path, size=size, dynamic=kind, tolerance=1, overwrite=True
+            )
+            row[kind] = {
+                **written.parity.as_dict(),
+                'bytes': written.size_bytes,
+                'export_s': time.process_time() - start,
+            }
+        except UserError as error:
+            row[kind] = {'error': str(error)}
+        print(name, kind, row[kind], flush=True)
+    path = next(
+        (folder / f'{name}.{kind}.onnx' for kind in dynamic if 'bytes' in row.get(kind, {})), None
+    )
+    if path is None or 'ms' in row:
+        return row
+    backends = {backend: open_exported(path, backend) for backend in ('onnx', 'openvino')}
+    card = backends['onnx'].card
+    for backend, exported in backends.items():
+        parity = compare(
+            predictor, exported.predictor(), images, (model.card, card), card.threshold
+        )
+        row[f'parity_{backend}'] = parity.as_dict()
+    inputs = normalised(images, card)
+    wanted = predictor.probability(normalised(images, model.card)).numpy()
+    np.savez_compressed(folder / f'{name}.npz', pair=inputs.numpy(), probability=wanted)
+    one = normalised(images[:1], model.card)
+    row['ms'] = {'torch': milliseconds(predictor.probability, one, rounds)}
+    for backend, exported in backends.items():
+        run = exported.predictor().probability
+        row['ms'][backend] = milliseconds(run, inputs[:1], rounds)
+    print(name, row['ms'], flush=True)
+    return row
+
+
+def table(results: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        '| model | weights | static: max dp, flips | dynamic batch: max dp, flips | OpenVINO: '
+        'max dp, flips | MB | torch, ms | onnxruntime, ms | OpenVINO, ms |',
+        '|---|---|---|---|---|---:|---:|---:|---:|',
+    ]
+
+    def parity(found: dict[str, Any] | None) -> str:
+        if found is None:
+            return '-'
+        if 'error' in found:
+            return found['error']
+        return f'{found["max_difference"]:.1e}, {found["flips"]}'
+
+    for name, row in sorted(results.items()):
+        ms = row.get('ms', {})
+        size = (row.get('batch') or row.get('none') or {}).get('bytes')
+        lines.append(
+            f'| `{name}` | {row["weights"]} | {parity(row.get("none"))} | '
+            f'{parity(row.get("batch"))} | {parity(row.get("parity_openvino"))} | '
+            + (f'{size / 1e6:.1f}' if size else '-')
+            + ''.join(
+                f' | {ms[backend]:.0f}' if backend in ms else ' | -'
+                for backend in ('torch', 'onnx', 'openvino')
+            )
+            + ' |'
+        )
+    timed = [row['ms'] for row in results.values() if 'ms' in row]
+    if timed:
+        for backend in ('onnx', 'openvino'):
+            ratios = [ms[backend] / ms['torch'] for ms in timed]
+            lines.append(
+                f'\n{backend} / torch, geometric mean: {statistics.geometric_mean(ratios):.2f}'
+            )
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('out', type=Path)
+    parser.add_argument('models', nargs='*', metavar='MODEL', help='default: all 21')
+    parser.add_argument(
+        '--dynamic', nargs='+', choices=['batch', 'none', 'all'], default=['batch', 'none']
+    )
+    parser.add_argument('--size', type=int, default=256)
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument(
+        '--weights', nargs='*', default=[], metavar='NAME=FILE[:WHAT]', help='of a model'
+    )
+    parser.add_argument('--table', action='store_true', help='print what has been measured')
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    kept = args.out / 'results.json'
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+    if not args.table:
+        torch.set_num_threads(1)
+        weights = dict(pair.split('=', 1) for pair in args.weights)
+        for name in args.models or list_models():
+            row = measure(
+                name,
+                args.out,
+                weights,
+                args.dynamic,
+                args.size,
+                args.rounds,
+                results.get(name, {}),
+            )
+            results = json.loads(kept.read_text()) if kept.exists() else {}
+            results[name] = row
+            kept.write_text(json.dumps(results, indent=1))
+            gc.collect()
+    chosen = {name: row for name, row in results.items() if name in (args.models or results)}
+    print(table(chosen))
+
+
+if __name__ == '__main__':
+    main()
