@@ -23,6 +23,7 @@ def get_config(
     strategy: str = 'origin',
     *,
     range: str | None = None,
+    fold: int | None = None,
     thresholds: Sequence[float] | None = None,
     routing: str | None = None,
     teachers: str | None = None,
@@ -35,6 +36,7 @@ def get_config(
         strategy: ``origin``, ``continued``, ``partition``, ``op`` or ``mtkd``, or a variant such as
             ``op@0.1+validated``.
         range: CAR range of a specialist (``strategy='partition'``); default: the first.
+        fold: The fold that a specialist does not see (``strategy='partition@folds5'``); default: 0.
         thresholds: CAR thresholds, in the place of those of ``strategy``.
         routing: How an image finds its specialist, in the place of that of ``strategy``.
         teachers: Another model whose detectors teach, in the place of that of ``strategy``.
@@ -49,7 +51,7 @@ def get_config(
     """
     from mtkd_cd.core.strategy import Strategy
     from mtkd_cd.recipe.options import RecipeOptions
-    from mtkd_cd.recipe.steps import Step, step_config
+    from mtkd_cd.recipe.steps import Step, fold_of_step, step_config
 
     named = Strategy.parse(strategy)
     recipe = RecipeOptions(
@@ -57,12 +59,13 @@ def get_config(
         thresholds=thresholds or named.thresholds,
         routing=routing or named.routing,
         teachers=teachers or named.teachers or None,
-        **{'match': named.match, **options},
+        **{'match': named.match, 'folds': named.folds or None, **options},
     )
     wanted = recipe.strategy(named.kind)
     if wanted.kind == 'partition' and range is None:
         range = wanted.partition.names[0]
-    return step_config(Step(wanted, 'train', range), model, recipe)
+    step = Step(wanted, 'train', range, fold_of_step(wanted, fold))
+    return step_config(step, model, recipe)
 
 
 def as_config(cfg: Config | str | Path) -> Config:

@@ -7,12 +7,13 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mtkd_cd.cli.common import at_least
 from mtkd_cd.cli.options import add_options, options_of
 from mtkd_cd.core.files import CONFIGS, atomic_write
 from mtkd_cd.core.strategy import KINDS, ROUTINGS, Strategy
 
 _OF_STRATEGY_OR_RUN = (
-    *('thresholds', 'routing', 'teachers', 'match'),
+    *('thresholds', 'routing', 'teachers', 'match', 'folds'),
     *('show_dir', 'keep_checkpoints'),
 )
 
@@ -28,11 +29,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=f'{", ".join(KINDS)}, and variants such as op@0.1+{ROUTINGS[1]} (default: origin)',
     )
     parser.add_argument('--range', help='CAR range of a specialist (default: the first)')
+    parser.add_argument(
+        '--fold', type=at_least(0), help='the fold that a specialist does not see (default: 0)'
+    )
     parser.add_argument('--out', type=Path, help='write it to this file too')
     add_options(parser, leave_out=_OF_STRATEGY_OR_RUN)
     args = parser.parse_args(argv)
 
-    from mtkd_cd.recipe.steps import Step, step_config
+    from mtkd_cd.recipe.steps import Step, fold_of_step, step_config
 
     strategy = Strategy.parse(args.strategy)
     options = options_of(
@@ -42,11 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         routing=strategy.routing,
         teachers=strategy.teachers or None,
         match=strategy.match,
+        folds=strategy.folds or None,
     )
     name = args.range
     if strategy.kind == 'partition' and name is None:
         name = strategy.partition.names[0]
-    cfg = step_config(Step(strategy, 'train', name), args.model, options)
+    fold = fold_of_step(strategy, args.fold)
+    cfg = step_config(Step(strategy, 'train', name, fold), args.model, options)
     text = Config(_plain(cfg._cfg_dict)).pretty_text
     print(text, end='')
     if args.out:

@@ -10,7 +10,10 @@ from mtkd_cd.cli.common import ConfigOptions, at_least
 from mtkd_cd.cli.options import add_options
 from mtkd_cd.core.files import CONFIGS
 
-_NOT_OF_EXPERIMENT = ('thresholds', 'routing', 'teachers', 'match', 'seed', 'launcher', 'show_dir')
+_NOT_OF_EXPERIMENT = (
+    *('thresholds', 'routing', 'teachers', 'match', 'folds'),
+    *('seed', 'launcher', 'show_dir'),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from mtkd_cd.core.files import CONFIGS
 def main(argv: Sequence[str] | None = None) -> None:
     """Search, and print the table and the config lines of the best."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_recipe_arguments(parser, leave_out=('thresholds', 'routing', 'show_dir'))
+    add_recipe_arguments(parser, leave_out=('thresholds', 'routing', 'folds', 'show_dir'))
     parser.add_argument(
         '--num-ranges',
         nargs='+',

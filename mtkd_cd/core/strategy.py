@@ -8,7 +8,7 @@ work dir.
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,8 @@ BEST = 'best.pth'
 ROUTING_FILE = 'routing.json'
 CURVES = 'curves.csv'  # validation curves of all trainings, beside the tables
 _BY = 'by_'  # before the model whose detectors teach
+_FOLDS = 'folds'  # before the number of folds
+FOLD = '{fold}'  # in a path: for the number of a fold
 _ROUTING = 'routing'  # folder of the tests that a validated routing follows from
 _TITLES = {'op': 'O-P', 'mtkd': 'MTKD'}
 
@@ -47,13 +49,17 @@ class Strategy:
         teachers: Name of another model, whose detectors teach the student; empty: its own.
         match: What of the teacher's change map the student matches, see
             :class:`~mtkd_cd.models.losses.ChangeMapLoss`; the paper's: ``mse``.
+        folds: Number of folds of the training pairs: the specialists of a range are as many, each
+            trained without one fold, and teach the fold that they have not seen; 0: one specialist
+            of a range, which has seen all.
 
     What has no effect on a kind is set to the default: thresholds of ``origin`` and ``continued``,
-    a routing that a kind does not know, the teachers of all kinds but ``mtkd``. So equal strategies
-    share their files.
+    a routing that a kind does not know, the teachers of all kinds but ``mtkd``, folds of all but
+    ``partition`` and ``mtkd``, or where the origin teaches. So equal strategies share their files.
 
     Raises:
-        UserError: An unknown kind or routing, or bad thresholds.
+        UserError: An unknown kind or routing, bad thresholds, a single fold, or folds with a
+            validated routing.
     """
 
     kind: str
@@ -61,6 +67,7 @@ class Strategy:
     routing: str = 'car'
     teachers: str = ''
     match: str = 'mse'
+    folds: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in (*KINDS, _ROUTING):
@@ -79,6 +86,18 @@ class Strategy:
         if self.kind != 'mtkd':
             object.__setattr__(self, 'teachers', '')
             object.__setattr__(self, 'match', 'mse')
+        self._check_folds()
+
+    def _check_folds(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise UserError(f'folds={self.folds}: at least 2 are needed, each is left out once')
+        if self.kind not in ('partition', 'mtkd') or self.routing == 'origin':
+            object.__setattr__(self, 'folds', 0)
+        elif self.folds and self.routing == 'validated':
+            raise UserError(
+                f'folds={self.folds} and routing=validated: a validated routing may name the '
+                "origin, which has seen every image; choose routing 'car', 'cascade' or 'best'"
+            )
 
     @classmethod
     def parse(cls, text: str, kinds: Sequence[str] = KINDS) -> 'Strategy':
@@ -105,11 +124,12 @@ class Strategy:
     @property
     def variant(self) -> str:
         """Empty for the default, else ``0.1``, ``0.1_0.3``, ``validated``, ``0.1+validated``,
-        ``best+by_changer_mitb0``, ``kl``."""
+        ``best+by_changer_mitb0``, ``folds5``, ``kl``."""
         routing = self.routing if self.routing != 'car' else ''
         teachers = f'{_BY}{self.teachers}' if self.teachers else ''
         match = self.match if self.match != 'mse' else ''
-        parts = (self.partition.tag, routing, teachers, match)
+        folds = f'{_FOLDS}{self.folds}' if self.folds else ''
+        parts = (self.partition.tag, routing, teachers, folds, match)
         return '+'.join(part for part in parts if part)
 
     @property
@@ -160,12 +180,15 @@ def _parse_variant(text: str) -> dict[str, Any]:
         if part.startswith(_BY):
             found['teachers'] = part.removeprefix(_BY)
             continue
+        if part.startswith(_FOLDS) and part.removeprefix(_FOLDS).isdecimal():
+            found['folds'] = int(part.removeprefix(_FOLDS))
+            continue
         try:
             found['thresholds'] = tuple(float(number) for number in part.split('_'))
         except ValueError:
             raise UserError(
                 f'unknown variant {text!r}: CAR thresholds (0.1, or 0.1_0.3), '
-                f'{", ".join((*TEACHINGS[1:], *MATCHES[1:]))}, {_BY}MODEL, or several '
+                f'{", ".join((*TEACHINGS[1:], *MATCHES[1:]))}, {_BY}MODEL, {_FOLDS}5, or several '
                 f'(0.1+{ROUTINGS[1]})'
             ) from None
     return found
@@ -198,6 +221,23 @@ def strategy_rank(name: str) -> tuple[str, int, str]:
     return (label, *(strategy.rank if strategy else (len(TESTED_KINDS), own)))
 
 
+def specialist_name(range: str, fold: int | str | None = None) -> str:
+    """``small``; ``small_2``, of those who have not seen fold 2."""
+    return range if fold is None else f'{range}_{fold}'
+
+
+def of_each_fold(checkpoints: Mapping[str, str], folds: int) -> dict[str, str]:
+    """The files that paths with ``{fold}`` stand for: ``small@0`` and so on in the place of
+    ``small``."""
+    found = {}
+    for name, path in checkpoints.items():
+        if FOLD in path and folds:
+            found |= {f'{name}@{fold}': path.replace(FOLD, str(fold)) for fold in range(folds)}
+        else:
+            found[name] = path
+    return found
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the files of a model are.
@@ -210,20 +250,26 @@ class Layout:
     model: str
     root: Path = Path(WORK_DIRS)
 
-    def place(self, strategy: Strategy, range: str | None = None) -> Path:
-        """Folder of a strategy: ``<root>/<strategy>/<model>[/<range>]``."""
-        return Path(self.root, strategy.text, self.model, *([range] if range else []))
+    def place(
+        self, strategy: Strategy, range: str | None = None, fold: int | str | None = None
+    ) -> Path:
+        """Folder of a strategy: ``<root>/<strategy>/<model>[/<range>[_<fold>]]``."""
+        own = [specialist_name(range, fold)] if range else []
+        return Path(self.root, strategy.text, self.model, *own)
 
-    def weights(self, strategy: Strategy, range: str | None = None) -> Path:
+    def weights(
+        self, strategy: Strategy, range: str | None = None, fold: int | str | None = None
+    ) -> Path:
         """The best weights that a training left."""
-        return self.place(strategy, range) / BEST
+        return self.place(strategy, range, fold) / BEST
 
     def routing(self, strategy: Strategy) -> Path:
         """The file of the validated routing of a strategy's thresholds, its teachers' own."""
         return self.of_teachers(strategy).place(strategy.of(_ROUTING)) / ROUTING_FILE
 
     def checkpoints(self, strategy: Strategy) -> dict[str, str]:
-        """What a cascade, or a student, starts from, by the name that the model knows it by."""
+        """What a cascade, or a student, starts from, by the name that the model knows it by; with
+        folds, ``{fold}`` in the specialists' paths stands for the number."""
         first = 'student' if strategy.kind == 'mtkd' else 'origin'
         found = {first: str(self.weights(Strategy('origin')))}
         of_teachers = self.of_teachers(strategy)
@@ -232,7 +278,8 @@ class Layout:
         if strategy.routing != 'origin':
             specialists = strategy.of('partition')
             for name in strategy.partition.names:
-                found[name] = str(of_teachers.weights(specialists, name))
+                fold = FOLD if strategy.folds else None
+                found[name] = str(of_teachers.weights(specialists, name, fold))
         return found
 
     def of_teachers(self, strategy: Strategy) -> 'Layout':
@@ -315,5 +362,6 @@ def training_command(path: str | Path) -> str | None:
     words += ['--routing', routing] if routing != 'car' else []
     words += ['--teachers', strategy.teachers] if strategy.teachers else []
     words += ['--match', strategy.match] if strategy.match != 'mse' else []
+    words += ['--folds', str(strategy.folds)] if strategy.folds else []
     words += ['--work-dir', str(root)] if elsewhere else []
     return shlex.join(words)

@@ -18,7 +18,7 @@ from mmengine.logging import print_log
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, car_histogram, suggest_thresholds
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
-from mtkd_cd.data.subsets import data_samples_of
+from mtkd_cd.data.subsets import FoldDataset, data_samples_of
 from mtkd_cd.registry import DATASETS
 
 
@@ -142,22 +142,26 @@ class CARPartitionDataset:
 
     def _load(self, idx: int) -> Any:
         owner, inner_idx = self._owner(idx)
+        info = self.get_data_info(idx)
         if isinstance(owner, BaseDataset) and type(owner).prepare_data is BaseDataset.prepare_data:
             # Not owner[inner_idx], which replaces a sample that its pipeline rejects by any other,
             # of whatever range.
-            sample = owner.pipeline(self.get_data_info(idx))
+            sample = owner.pipeline(info)
         else:
             sample = owner[inner_idx]
         for data_sample in data_samples_of(sample):
             if 'car' not in data_sample:  # its pipeline does not load labels with our transform
-                data_sample.set_metainfo({'car': float(self._cars[idx])})
+                data_sample.set_metainfo({'car': info['car']})
+            if 'fold' in info:  # of a FoldDataset, which has been passed by
+                data_sample.set_metainfo({'fold': info['fold']})
         return sample
 
     def _owner(self, idx: int) -> tuple[Any, int]:
         """The data set inside mmengine's wrappers whose pipeline makes sample ``idx``, and the
         sample's index there."""
         dataset, inner_idx = self.dataset, int(self._indices[idx])
-        while isinstance(dataset, (ConcatDataset, RepeatDataset, ClassBalancedDataset)):
+        wrappers = (ConcatDataset, RepeatDataset, ClassBalancedDataset, FoldDataset)
+        while isinstance(dataset, wrappers):
             found = dataset._get_ori_dataset_idx(inner_idx)
             if isinstance(dataset, ConcatDataset):
                 part, inner_idx = found

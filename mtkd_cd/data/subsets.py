@@ -112,6 +112,16 @@ class FoldDataset(_Wrapper):
                 'fewer folds or another seed'
             )
 
+    @property
+    def cumulative_sizes(self) -> list[int]:
+        """Where the parts of a wrapped ``ConcatDataset`` end, for a ``RatioSampler``."""
+        self.full_init()
+        return np.searchsorted(self._indices, self.dataset.cumulative_sizes).tolist()
+
+    def _get_ori_dataset_idx(self, idx: int) -> int:
+        # As mmengine's wrappers call it.
+        return int(self._indices[idx])
+
     @force_full_init
     def get_data_info(self, idx: int) -> dict:
         """Info of a sample, with its ``fold``."""

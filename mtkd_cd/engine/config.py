@@ -16,7 +16,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import found_config
-from mtkd_cd.core.strategy import Layout, Place, Strategy, training_command
+from mtkd_cd.core.strategy import Layout, Place, Strategy, of_each_fold, training_command
 from mtkd_cd.core.text import closest
 from mtkd_cd.data.images import band_numbers as band_numbers
 from mtkd_cd.data.images import normalization_of
@@ -49,6 +49,7 @@ _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
 # Arguments of `set_costs`.
 COSTS = ('amp', 'compile', 'cache', 'accumulate', 'checkpoint_activations')
 SPECIALIST_DATA = 'CARPartitionDataset'
+FOLD_DATA = 'FoldDataset'
 CASCADE = 'OriginPartitionCascade'
 DISTILLER = 'MultiTeacherDistiller'
 
@@ -137,7 +138,8 @@ def strategy_of(cfg: Config) -> Strategy:
         (data, SPECIALIST_DATA, 'partition'),
     ):
         if node is not None and is_type(node, name):
-            return Strategy(kind, **_given(node, 'thresholds', 'routing'))
+            folds = _fold_in(node)[0] if kind == 'partition' else node.get('folds')
+            return Strategy(kind, **_given(node, 'thresholds', 'routing'), folds=folds or 0)
     start = Place.of(cfg.load_from) if cfg.get('load_from') else None
     continued = start is not None and start.strategy.kind == 'origin'
     return Strategy('continued' if continued else 'origin')
@@ -150,6 +152,19 @@ def range_of(cfg: Config) -> str | None:
         return None
     found = _range_in(data)
     return found if isinstance(found, str) else '+'.join(found)
+
+
+def fold_of(cfg: Config) -> int | None:
+    """The fold that a specialist's config leaves out of the training data, if it does."""
+    data = (cfg.get('train_dataloader') or {}).get('dataset')
+    return _fold_in(data)[1] if is_type(data, SPECIALIST_DATA) else None
+
+
+def _fold_in(data: Any) -> tuple[int, int | None]:
+    """(number of folds, the one that is left out) of a specialist's training data."""
+    inner = data.get('dataset')
+    left_out = inner.get('leave_out') if is_type(inner, FOLD_DATA) else None
+    return (inner['folds'], left_out) if isinstance(left_out, int) else (0, None)
 
 
 def _range_in(data: Any) -> Any:
@@ -165,7 +180,9 @@ def is_cascade(cfg: Config) -> bool:
 def work_dir_of(cfg: Config) -> Path:
     """The config's own work dir, or the place of its strategy under ``work_dirs``."""
     own = cfg.get('work_dir')
-    return Path(own) if own else Layout(model_of(cfg)).place(strategy_of(cfg), range_of(cfg))
+    if own:
+        return Path(own)
+    return Layout(model_of(cfg)).place(strategy_of(cfg), range_of(cfg), fold_of(cfg))
 
 
 def set_range(cfg: Config, name: str) -> None:
@@ -194,21 +211,23 @@ def specialist_ranges(cfg: Config) -> CARPartition:
 def starting_weights(cfg: Config) -> dict[str, str]:
     """The files that a run starts from, by name.
 
-    Those of a cascade or a distiller; under a validated routing ``routing``, its file, and of the
-    specialists those that it uses; and ``start``, the config's ``load_from``.
+    Those of a cascade or a distiller, with folds each specialist's; under a validated routing
+    ``routing``, its file, and of the specialists those that it uses; and ``start``, the config's
+    ``load_from``.
 
     Raises:
         UserError: The routing file is missing or no good.
     """
     start = dict(start=cfg.load_from) if cfg.get('load_from') else {}
     checkpoints = dict(cfg.model.get('checkpoints') or {})
+    checkpoints = of_each_fold(checkpoints, cfg.model.get('folds') or 0)
     if cfg.model.get('routing', 'car') != 'validated':
         return start | checkpoints
     routing = choose_routing('validated', cfg.model.get('routing_file'), specialist_ranges(cfg))
     used = ('origin', 'student', *(routing.detectors if is_cascade(cfg) else routing.teachers))
     return (
         start
-        | {name: path for name, path in checkpoints.items() if name in used}
+        | {name: path for name, path in checkpoints.items() if name.partition('@')[0] in used}
         | {'routing': str(cfg.model.routing_file)}
     )
 

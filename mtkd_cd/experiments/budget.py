@@ -93,7 +93,8 @@ def work_of(options: RecipeOptions, strategies: Sequence[str], student_cost: flo
     student = options.student_iters or max(1, options.iters // 2)
     specialist = options.specialist_iters or options.iters
     needs = [s for s in wanted if s.kind in ('op', 'mtkd') and not s.teachers]
-    ranges = sum(len(s.partition) for s in {s.of('partition') for s in needs})
+    sets = {s.of('partition') for s in needs}
+    ranges = sum(len(s.partition) * max(1, s.folds) for s in sets)
     students = [s for s in wanted if s.kind == 'mtkd']
     controls = [s for s in wanted if s.kind == 'continued']
     routings = {s.thresholds for s in wanted if s.routing == 'validated'}

@@ -145,7 +145,9 @@ def _check_teachers(search: Search) -> None:
                 f'the search starts from a finished {str(step).removeprefix("train ")}, and '
                 f'{cfg.work_dir} holds none. To train it, with '
                 f'the options given here: mtkd-cd recipe {search.model} --strategies '
-                f'origin partition --thresholds {thresholds} --work-dir {search.options.work_dir}'
+                f'origin partition --thresholds {thresholds}'
+                + (f' --folds {search.strategy.folds}' if search.strategy.folds else '')
+                + f' --work-dir {search.options.work_dir}'
             )
 
 

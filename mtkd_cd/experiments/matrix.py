@@ -14,7 +14,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.core.locks import alone
-from mtkd_cd.core.strategy import TESTED_KINDS, WORK_DIRS, Layout, Strategy
+from mtkd_cd.core.strategy import TESTED_KINDS, WORK_DIRS, Layout, Strategy, of_each_fold
 from mtkd_cd.core.text import closest, csv_row
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine.record import read_record, write_json
@@ -120,6 +120,7 @@ class Experiment:
         own |= dict(seed=seed, thresholds=variant.thresholds, routing=variant.routing)
         own['teachers'] = variant.teachers or None
         own['match'] = variant.match
+        own['folds'] = variant.folds or None
         return RecipeOptions(configs=self.configs, work_dir=self.seed_dir(seed), **own)
 
     def seed_dir(self, seed: int) -> Path:
@@ -203,7 +204,8 @@ def run_recipes(experiment: Experiment, model: str, seed: int, until: float | No
 
 
 def _await_teachers(layout: Layout, variant: Strategy, until: float) -> None:
-    files = [Path(p) for name, p in layout.checkpoints(variant).items() if name != 'student']
+    checkpoints = of_each_fold(layout.checkpoints(variant), variant.folds)
+    files = [Path(path) for name, path in checkpoints.items() if name != 'student']
     while time.time() < until:
         if all(file.is_file() and read_record(file.parent).get('finished') for file in files):
             return

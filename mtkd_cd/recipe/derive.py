@@ -17,6 +17,7 @@ from mtkd_cd.core.strategy import WORK_DIRS, Layout, Strategy
 from mtkd_cd.engine.config import (
     CASCADE,
     DISTILLER,
+    FOLD_DATA,
     SPECIALIST_DATA,
     is_type,
     model_of,
@@ -31,8 +32,9 @@ _MATCH = {
     'kl': dict(match='kl', loss_weight=1.0),
     'margin': dict(match='margin', loss_weight=0.01),
 }
-# What an origin's config may say about the student's training alone.
-STUDENT_ENTRIES = {'student_model': 'model', 'student_train_dataloader': 'train_dataloader'}
+# Other folds than those of a FoldDataset in the user's config, which keeps a tenth of the labels,
+# say: within one fold of ten all pairs would be of the same fold of five.
+_SEED_OF_FOLDS = 1
 
 
 def derive(
@@ -40,6 +42,7 @@ def derive(
     strategy: Strategy,
     range: str | None = None,
     *,
+    fold: int | None = None,
     model: str | None = None,
     root: str | Path = WORK_DIRS,
     distill_loss: Mapping[str, Any] | None = None,
@@ -51,6 +54,7 @@ def derive(
         origin: Config of the origin, with whatever the user has changed in it; it is not touched.
         strategy: What is wanted.
         range: CAR range of a specialist; default: the first.
+        fold: The fold that a specialist of a strategy with folds does not see; default: 0.
         model: Name that the files are under; default: the name of the origin's file.
         root: Work dir in which the strategy finds the weights that it starts from.
         distill_loss: Config of the student's distillation loss.
@@ -72,7 +76,12 @@ def derive(
     layout = Layout(model or model_of(cfg), Path(root))
     if strategy.teachers and teachers is None:
         raise UserError(f'{strategy}: the config of {strategy.teachers} is needed')
-    cfg.merge_from_dict(changes(cfg, strategy, layout, range, distill_loss))
+    # What the origin's config says about the student's training alone.
+    of_student = {'model': cfg.pop('student_model', None)}
+    loader = cfg.pop('student_train_dataloader', None)
+    if strategy.kind == 'mtkd' and loader is not None:
+        cfg.merge_from_dict(dict(train_dataloader=loader))
+    cfg.merge_from_dict(changes(cfg, strategy, layout, range, distill_loss, fold))
     if teachers is not None and strategy.teachers:
         detector = copy.deepcopy(teachers.model)
         if 'data_preprocessor' in teachers:
@@ -80,10 +89,8 @@ def derive(
         cfg.model.teachers = detector
     if strategy.kind in ('continued', 'mtkd') and 'student_train_cfg' not in cfg:
         _halve_schedule(cfg)
-    for entry, place in STUDENT_ENTRIES.items():
-        own = cfg.pop(entry, None)
-        if own is not None and strategy.kind == 'mtkd':
-            cfg.merge_from_dict({place: own})
+    if strategy.kind == 'mtkd' and of_student['model'] is not None:
+        cfg.merge_from_dict(of_student)
     return cfg
 
 
@@ -114,10 +121,11 @@ def changes(
     layout: Layout,
     range: str | None = None,
     distill_loss: Mapping[str, Any] | None = None,
+    fold: int | None = None,
 ) -> dict[str, Any]:
     """The entries in which a strategy's config differs from the origin's, to be merged into it."""
     if strategy.kind == 'partition':
-        return _specialist(origin, strategy, range)
+        return _specialist(origin, strategy, range, fold)
     if strategy.kind == 'op':
         return dict(model=_of_specialists(origin, strategy, layout, CASCADE, 'origin'))
     if strategy.kind == 'continued':
@@ -131,24 +139,45 @@ def changes(
         if loss['type'] == 'ChangeMapMSELoss':
             loss['type'] = own_type(origin, 'ChangeMapMSELoss')
         student['distill_loss'] = loss
-        return dict(model=student) | _student_schedule(origin)
+        found = dict(model=student) | _student_schedule(origin)
+        if strategy.folds:
+            student['folds'] = strategy.folds
+            data = dict(_folded(origin, strategy.folds), _delete_=True)
+            found['train_dataloader'] = dict(dataset=data)
+        return found
     return {}
 
 
-def _specialist(origin: Mapping[str, Any], strategy: Strategy, range: str | None) -> dict[str, Any]:
-    """Training and validation data of one CAR range."""
+def _folded(origin: Mapping[str, Any], folds: int, **settings: Any) -> dict[str, Any]:
+    """The origin's training data, in folds."""
+    return dict(
+        type=own_type(origin, FOLD_DATA),
+        folds=folds,
+        seed=_SEED_OF_FOLDS,
+        dataset=copy.deepcopy(origin['train_dataloader']['dataset']),
+        **settings,
+    )
+
+
+def _specialist(
+    origin: Mapping[str, Any], strategy: Strategy, range: str | None, fold: int | None
+) -> dict[str, Any]:
+    """Training and validation data of one CAR range, without a fold of the training data."""
     partition = strategy.partition
     name = partition.names[partition.index_of_name(range) if range else 0]
     found = {}
     for loader in ('train_dataloader', 'val_dataloader'):
         if not origin.get(loader):
             continue
+        data = copy.deepcopy(origin[loader]['dataset'])
+        if strategy.folds and loader == 'train_dataloader':
+            data = _folded(origin, strategy.folds, leave_out=fold or 0)
         found[loader] = dict(
             dataset=dict(
                 _delete_=True,
                 type=own_type(origin, SPECIALIST_DATA),
                 range=name,
-                dataset=copy.deepcopy(origin[loader]['dataset']),
+                dataset=data,
                 **_variant(strategy),
             )
         )

@@ -117,6 +117,12 @@ class RecipeOptions:
         choices=MATCHES,
         of='strategy',
     )
+    folds: int | None = option(
+        'train so many specialists of each range, each without one part of the pairs, and let them '
+        'teach the part that they have not seen',
+        least=2,
+        of='strategy',
+    )
     seed: int | None = option('seed of every run', of='call')
     lr: float | None = option('learning rate')
     loss_weight: float | None = option(
@@ -174,7 +180,7 @@ class RecipeOptions:
         thresholds = tuple(self.thresholds or DEFAULT_THRESHOLDS)
         teachers = self.teachers or ''
         name = Path(teachers).stem if teachers.endswith('.py') else teachers
-        return Strategy(kind, thresholds, self.routing, name, self.match)
+        return Strategy(kind, thresholds, self.routing, name, self.match, self.folds or 0)
 
     def layout(self, model: str) -> Layout:
         """Where the files of a model are."""

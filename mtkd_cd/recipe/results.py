@@ -18,7 +18,7 @@ class StepTime:
     Attributes:
         action: ``train``, ``validate`` or ``test``.
         strategy: What was trained or tested.
-        range: The CAR range of a specialist.
+        range: The CAR range of a specialist, with folds ``small_0`` and so on.
         seconds: Interruptions left out.
     """
 

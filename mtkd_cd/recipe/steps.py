@@ -17,7 +17,14 @@ from mmengine.dist import barrier, is_main_process
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.locks import alone
-from mtkd_cd.core.strategy import BEST, CURVES, Layout, Strategy
+from mtkd_cd.core.strategy import (
+    BEST,
+    CURVES,
+    Layout,
+    Strategy,
+    of_each_fold,
+    specialist_name,
+)
 from mtkd_cd.core.text import closest, csv_row
 from mtkd_cd.data.stamp import changes
 from mtkd_cd.engine import config as adjust
@@ -61,19 +68,39 @@ class Step:
         strategy: What is trained or tested.
         action: What is done; ``validate`` tests origin and specialists on the validation split.
         range: The CAR range of a specialist.
+        fold: The fold that a specialist does not see, where there are folds.
     """
 
     strategy: Strategy
     action: Literal['train', 'validate', 'test']
     range: str | None = None
+    fold: int | None = None
+
+    @property
+    def specialist(self) -> str | None:
+        """``small``, or ``small_0`` with folds; ``None`` for what is no specialist's."""
+        return specialist_name(self.range, self.fold) if self.range else None
 
     def place(self, layout: Layout) -> Path:
         """Where the step keeps its files."""
-        return layout.place(self.strategy, self.range)
+        return layout.place(self.strategy, self.range, self.fold)
 
     def __str__(self) -> str:
-        """``train partition@0.1/small``."""
-        return f'{self.action} {self.strategy}{f"/{self.range}" if self.range else ""}'
+        """``train partition@0.1/small``, ``train partition@folds5/small_0``."""
+        return f'{self.action} {self.strategy}{f"/{self.specialist}" if self.range else ""}'
+
+
+def fold_of_step(strategy: Strategy, fold: int | None) -> int | None:
+    """The fold of one training, the first by default; ``None`` where the training has none.
+
+    Raises:
+        UserError: There is no such fold.
+    """
+    folds = strategy.folds if strategy.kind == 'partition' else 0
+    if fold is not None and fold >= folds:
+        there_are = f'there are 0 to {folds - 1}' if folds else 'it trains on no folds'
+        raise UserError(f'fold {fold} of {strategy}: {there_are}')
+    return (fold or 0) if folds else None
 
 
 def recipe(variant: Strategy = DEFAULT) -> list[Step]:
@@ -82,7 +109,8 @@ def recipe(variant: Strategy = DEFAULT) -> list[Step]:
     The origin learns from everything, a specialist from each CAR range. The cascade of them needs
     no training. The control is the origin trained on alone. The student starts from the origin and
     is taught by the specialists. A validated routing is found before cascade and student use it.
-    Teachers of another model have been trained by that model's own recipe.
+    Teachers of another model have been trained by that model's own recipe. With folds, a range has
+    a specialist for each, and there is no cascade: its specialists have seen all images.
 
     Args:
         variant: A strategy with the wanted thresholds and routing.
@@ -98,9 +126,13 @@ def recipe(variant: Strategy = DEFAULT) -> list[Step]:
     return [
         Step(Strategy('origin'), 'train'),
         Step(Strategy('origin'), 'test'),
-        *(Step(specialists, 'train', name) for name in specialists.partition.names),
+        *(
+            Step(specialists, 'train', name, fold)
+            for fold in (range(specialists.folds) if specialists.folds else [None])
+            for name in specialists.partition.names
+        ),
         *routing,
-        Step(variant.of('op'), 'test'),
+        *([] if specialists.folds else [Step(variant.of('op'), 'test')]),
         Step(Strategy('continued'), 'train'),
         Step(Strategy('continued'), 'test'),
         Step(variant.of('mtkd'), 'train'),
@@ -135,6 +167,7 @@ def run_recipe(
     steps = [step for step in steps if tests or step.action != 'test']
     configs = [step_config(step, model, options) for step in steps]
     layout = options.layout(model_name(model))
+    _check_start_of_folds(options)
     _check_teachers(layout, options.strategy('mtkd'), kinds)
     # All settings and all data, before the first hours are spent.
     prepared = {
@@ -219,6 +252,7 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         origin_config(model, options),
         step.strategy,
         step.range,
+        fold=step.fold,
         root=layout.root,
         distill_loss=_distillation_loss(model, options) if kind == 'mtkd' else None,
         teachers=_teachers_config(options) if kind == 'mtkd' else None,
@@ -249,11 +283,21 @@ def _check_teachers(layout: Layout, strategy: Strategy, kinds: Sequence[str]) ->
     """Refuse teachers of another model that are not finished, before anything is trained."""
     if not strategy.teachers or strategy.kind not in kinds:
         return
-    files = {name: path for name, path in layout.checkpoints(strategy).items() if name != 'student'}
+    files = of_each_fold(layout.checkpoints(strategy), strategy.folds)
+    del files['student']
     if strategy.routing == 'validated':
         files['routing'] = str(layout.routing(strategy))
     for name, path in files.items():
         adjust.check_exists(path, f'{path} ({name} of the teachers)')
+
+
+def _check_start_of_folds(options: RecipeOptions) -> None:
+    """Refuse specialists of folds that have seen all images through the weights they start from."""
+    if options.strategy('partition').folds and options.specialists_from == 'origin':
+        raise UserError(
+            f'folds={options.folds} and specialists_from=origin: the origin has seen the fold that '
+            'its specialists are not to see; use --specialists-from config'
+        )
 
 
 def _is_of_schedule(key: str) -> bool:
@@ -450,7 +494,7 @@ def _write_curves(layout: Layout) -> None:
     rows = [
         dict(
             strategy=step.strategy.text,
-            range=step.range or '',
+            range=step.specialist or '',
             iter=point['iter'],
             mIoU=point['mIoU'],
         )
@@ -472,7 +516,7 @@ def collect_results(layout: Layout) -> RecipeResults:
         record = read_json(step.place(layout) / name) or {}
         if 'seconds' in record:
             results.times.append(
-                StepTime(step.action, step.strategy, step.range, record['seconds'])
+                StepTime(step.action, step.strategy, step.specialist, record['seconds'])
             )
         if 'metrics' in record:
             results.metrics[step.strategy] = record['metrics']

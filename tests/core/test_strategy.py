@@ -10,6 +10,7 @@ from mtkd_cd.core.strategy import (
     Layout,
     Place,
     Strategy,
+    of_each_fold,
     strategy_in,
     strategy_rank,
     strategy_title,
@@ -197,6 +198,36 @@ def test_command_that_makes_a_file_makes_it_there(path, command):
 def test_file_of_another_layout_has_no_command():
     for path in ('somewhere/else.pth', 'some@where/else.pth', 'op/m/best.pth'):
         assert training_command(path) is None
+
+
+def test_folds_are_part_of_the_name_of_specialists_and_student():
+    strategy = Strategy.parse('mtkd@0.1+best+by_big+folds3+kl')
+    assert (strategy.folds, strategy.text) == (3, 'mtkd@0.1+best+by_big+folds3+kl')
+    assert strategy.of('partition').text == 'partition@0.1+folds3'
+    assert strategy.of('op') == Strategy('op', (0.1,))
+    assert Strategy('mtkd', routing='origin', folds=3) == Strategy('mtkd', routing='origin')
+    with pytest.raises(UserError, match=r'folds=1: at least 2'):
+        Strategy.parse('mtkd@folds1')
+    with pytest.raises(UserError, match='has seen every image'):
+        Strategy('mtkd', routing='validated', folds=3)
+
+
+def test_specialists_of_folds_have_places_of_their_own():
+    layout = Layout('m', Path('w'))
+    found = layout.checkpoints(Strategy('mtkd', (0.1,), teachers='big', folds=2))
+    assert found == {
+        'student': 'w/origin/m/best.pth',
+        'small': 'w/partition@0.1+folds2/big/small_{fold}/best.pth',
+        'large': 'w/partition@0.1+folds2/big/large_{fold}/best.pth',
+    }
+    files = of_each_fold(found, 2)
+    assert list(files) == ['student', 'small@0', 'small@1', 'large@0', 'large@1']
+    specialists = Strategy('partition', (0.1,), folds=2)
+    assert files['large@1'] == str(Layout('big', Path('w')).weights(specialists, 'large', 1))
+    assert training_command(files['large@1']) == (
+        'mtkd-cd recipe big --strategies partition --thresholds 0.1 --folds 2 '
+        '--work-dir w'
+    )
 
 
 def test_what_is_matched_is_part_of_a_students_name_alone():

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,37 @@ def test_sample_carries_its_fold_through_the_car_partition(pairs):
         metainfo = dataset[i]['data_samples'].metainfo
         assert metainfo['fold'] == fold_of(dataset.get_data_info(i), 2)
         assert metainfo['car'] == pytest.approx(10 * i / 400)
+
+
+def test_rejected_sample_of_a_fold_gives_way_to_one_of_the_same_range(pairs, monkeypatch):
+    dataset = DATASETS.build(
+        dict(
+            type='CARPartitionDataset',
+            range='large',
+            dataset=dict(type='FoldDataset', dataset=pairs(20), folds=2, keep=0),
+        )
+    )
+    pipeline, calls = dataset.dataset.dataset.pipeline, []
+
+    def reject_first(info):
+        calls.append(info['car'])
+        return None if len(calls) == 1 else pipeline(info)
+
+    monkeypatch.setattr(dataset.dataset.dataset, 'pipeline', reject_first)
+    assert dataset[0]['data_samples'].car > 0.2
+    assert len(calls) == 2
+    assert min(calls) > 0.2
+
+
+def test_parts_of_a_concat_dataset_are_drawn_at_their_ratio_in_folds_too(pairs):
+    both = dict(type='ConcatDataset', datasets=[pairs(8, name='one'), pairs(20, name='two')])
+    dataset = FoldDataset(both, folds=3, leave_out=1)
+    first = sum('one' in name for name in names(dataset))
+    assert dataset.cumulative_sizes == [first, len(dataset)]
+    assert 0 < first < 8
+    drawn = itertools.islice(RatioSampler(dataset, ratio=(1, 3), seed=0), 40)
+    of_first = ['one' in names(dataset)[index] for index in drawn]
+    assert all(sum(of_first[i : i + 4]) == 1 for i in range(0, 40, 4))
 
 
 @pytest.mark.parametrize(

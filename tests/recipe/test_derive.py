@@ -9,8 +9,17 @@ from mmengine.config import Config
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.core.strategy import Strategy
-from mtkd_cd.engine.config import load_config, range_of, strategy_of, work_dir_of
+from mtkd_cd.engine.config import (
+    fold_of,
+    load_config,
+    range_of,
+    starting_weights,
+    strategy_of,
+    work_dir_of,
+)
 from mtkd_cd.recipe.derive import derive
+
+RANGES = ('small', 'medium', 'large')
 
 
 @pytest.fixture
@@ -131,6 +140,46 @@ def test_student_matches_what_its_strategy_says(origin):
     loss = derive(origin, Strategy('mtkd', match='kl')).model.distill_loss
     assert loss == dict(type='ChangeMapLoss', match='kl', loss_weight=1.0)
     assert derive(origin, Strategy('mtkd')).model.distill_loss.type == 'ChangeMapMSELoss'
+
+
+def test_specialists_of_folds_leave_one_out_and_their_student_tells_them_apart(origin):
+    strategy = Strategy('mtkd', folds=5)
+    cfg = derive(origin, strategy.of('partition'), 'large', fold=3)
+    data = cfg.train_dataloader.dataset
+    assert (data.type, data.range, data.dataset.type) == (
+        *('CARPartitionDataset', 'large'),
+        'FoldDataset',
+    )
+    assert (data.dataset.folds, data.dataset.leave_out) == (5, 3)
+    assert data.dataset.dataset == origin.train_dataloader.dataset
+    assert cfg.val_dataloader.dataset.dataset == origin.val_dataloader.dataset
+    assert (strategy_of(cfg), fold_of(cfg)) == (strategy.of('partition'), 3)
+    assert work_dir_of(cfg) == Path('work_dirs/partition@folds5/fc_ef/large_3')
+
+    student = derive(origin, strategy)
+    assert student.model.folds == 5
+    assert student.model.checkpoints.large == (
+        'work_dirs/partition@folds5/fc_ef/large_{fold}/best.pth'
+    )
+    folded = student.train_dataloader.dataset
+    assert {key: folded[key] for key in ('type', 'folds', 'seed')} == {
+        key: data.dataset[key] for key in ('type', 'folds', 'seed')
+    }
+    assert 'leave_out' not in folded
+    assert folded.dataset == origin.train_dataloader.dataset
+    assert strategy_of(student) == strategy
+    files = starting_weights(student)
+    assert set(files) == {'student', *(f'{n}@{k}' for n in RANGES for k in range(5))}
+    assert not any('{' in path for path in files.values())
+
+
+def test_folds_of_a_student_hold_its_own_data(origin):
+    own = dict(_delete_=True, type='ConcatDataset', datasets=[dict(type='X'), dict(type='Y')])
+    origin.merge_from_dict(dict(student_train_dataloader=dict(dataset=own)))
+    student = derive(origin, Strategy('mtkd', folds=2))
+    data = student.train_dataloader.dataset
+    assert (data.type, data.dataset.type) == ('FoldDataset', 'ConcatDataset')
+    assert [part.type for part in data.dataset.datasets] == ['X', 'Y']
 
 
 def test_what_an_origins_config_says_of_the_student_holds_for_it_alone(origin):

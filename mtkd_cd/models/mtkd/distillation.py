@@ -104,11 +104,17 @@ class Distillation:
                 self._routing = car_routing(partition)
         return self._routing
 
+    @property
+    def _all(self) -> tuple[str, ...]:
+        """From whom the best is chosen; the origin has seen every fold."""
+        names = self.choice.partition.names
+        return (ORIGIN, *names) if self.folds is None else tuple(names)
+
     def load_teachers(self, student: Detector) -> dict[str, Detector]:
         """Build and load every teacher that this distillation can need."""
         names = list(self.routing.teachers)
         if self.kind == 'best':
-            names = [ORIGIN, *self.choice.partition.names]
+            names = list(self._all)
         elif self.kind == 'cascade':
             names = [ORIGIN, *self.routing.detectors]
         if self.unlabelled is not None:
@@ -200,7 +206,7 @@ class Distillation:
         predicted = list(range(len(data_samples))) if self.kind == 'cascade' else list(unlabelled)
         if self.kind == 'best':
             for position in labelled:
-                candidates[position] = (ORIGIN, *self.choice.partition.names)
+                candidates[position] = self._all
         elif self.kind != 'cascade' and labelled:
             ranges = self.choice.ranges([data_samples[position] for position in labelled])
             for position, index in zip(labelled, ranges.tolist()):
