@@ -138,8 +138,9 @@ def read_experiment(path: Path | None, configs: Path, overrides: Mapping[str, An
     """The experiment of a settings file, as the command line changes it.
 
     Args:
-        path: A config file with ``models`` (a dict of dicts), ``seeds``, ``strategies``,
-            ``work_dir`` and run settings of all models; ``None`` for none.
+        path: A config file with ``models`` (a dict of dicts; ``None`` for a model of ``_base_``
+            that is left out), ``seeds``, ``strategies``, ``work_dir`` and run settings of all
+            models; ``None`` for none.
         configs: Folder of the configs.
         overrides: Entries of the same names; ``models`` is a list that picks from those of the
             file, or names others. Run settings here go before those of the file, a model's own
@@ -153,6 +154,7 @@ def read_experiment(path: Path | None, configs: Path, overrides: Mapping[str, An
     models = content.pop('models', {})
     if not isinstance(models, Mapping):
         raise UserError(f'{path}: models is a dict of name=dict(iters=..., ...), found {models!r}')
+    models = {name: own for name, own in models.items() if own is not None}
     for own in models.values():
         if path and own.get('config'):
             own['config'] = str(path.parent / own['config'])

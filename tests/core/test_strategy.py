@@ -225,8 +225,7 @@ def test_specialists_of_folds_have_places_of_their_own():
     specialists = Strategy('partition', (0.1,), folds=2)
     assert files['large@1'] == str(Layout('big', Path('w')).weights(specialists, 'large', 1))
     assert training_command(files['large@1']) == (
-        'mtkd-cd recipe big --strategies partition --thresholds 0.1 --folds 2 '
-        '--work-dir w'
+        'mtkd-cd recipe big --strategies partition --thresholds 0.1 --folds 2 --work-dir w'
     )
 
 

@@ -17,6 +17,7 @@ from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.experiments import matrix as matrix_module
 from mtkd_cd.experiments.matrix import Cell, Matrix, Spread, read_experiment
+from mtkd_cd.recipe.steps import Step, step_config
 
 REPO = Path(__file__).parents[2]
 
@@ -342,3 +343,31 @@ def test_a_model_has_its_own_strategies_and_config_unless_the_command_line_says_
     assert next(iter(experiment.variants(few))) == Strategy('mtkd')
     same = read_experiment(path, REPO / 'configs', {'strategies': ['origin'], 'models': [few]})
     assert list(same.cells) == [(few, seed, 'origin') for seed in (0, 1, 2)]
+
+
+def test_settings_may_leave_out_a_model_of_those_they_start_from(tmp_path):
+    (tmp_path / 'base.py').write_text(
+        'models = dict(fc_ef=dict(iters=20), bit_r18=dict(iters=9))\n'
+    )
+    path = tmp_path / 'own.py'
+    path.write_text("_base_ = './base.py'\nmodels = dict(bit_r18=None, fc_ef=dict(lr=0.1))\n")
+    experiment = read_experiment(path, CONFIGS, {})
+    assert experiment.models == {'fc_ef': dict(iters=20, lr=0.1)}
+
+
+@pytest.mark.parametrize('name', ['mix_quarter', 'mix_cpu'])
+def test_shorter_experiments_ask_the_second_question_alone(name):
+    path = REPO / 'configs' / 'experiments' / f'{name}.py'
+    experiment = read_experiment(path, REPO / 'configs', {})
+    assert list(experiment.models) == ['fc_siam_diff_10', 'fc_siam_diff_25']
+    for model in experiment.models:
+        assert experiment.strategies_of(model) == ('origin', 'continued', 'mtkd@kl', 'mtkd')
+        options = experiment.options(model, 0, Strategy('mtkd'))
+        cfg = step_config(Step(Strategy('mtkd'), 'train'), experiment.recipe_of(model), options)
+        assert cfg.model.student.backbone.dropout == 0
+        assert cfg.model.distill_loss.loss_weight == 1e-7
+        kl = Strategy('mtkd', match='kl')
+        own = experiment.options(model, 0, kl)
+        student = step_config(Step(kl, 'train'), experiment.recipe_of(model), own)
+        assert student.model.distill_loss.loss_weight == 1
+        assert student.model.unlabelled.confidence == 'probability'

@@ -71,6 +71,14 @@ def test_fc_networks_keep_odd_sizes(backbone):
     assert features.shape == (2, 4, 77, 53)
 
 
+@pytest.mark.parametrize(('kind', 'channels'), [(FC_EF, 6), (FC_Siam_conc, 3), (FC_Siam_diff, 3)])
+def test_dropout_of_fcn_can_be_switched_off(kind, channels):
+    dates = torch.randn(2, 2, 3, 16, 16)
+    drops, keeps = (kind(channels, 4, dropout=share) for share in (0.2, 0.0))
+    assert not torch.equal(drops(*dates)[0], drops(*dates)[0])
+    assert torch.equal(keeps(*dates)[0], keeps(*dates)[0])
+
+
 def test_fc_networks_repeat_the_edge_where_pooling_dropped_it():
     backbone = FC_EF(6, 4).eval()
     seen = {}

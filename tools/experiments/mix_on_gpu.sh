@@ -4,14 +4,16 @@
 #     benchmarks/gpu_pack.sh && python tools/experiments/pack_data.py DATA --quality 75 --site .gpu/site    # here: .gpu/mix.tar.gz
 #     tools/experiments/mix_on_gpu.sh MINUTES OUT                                  # there, in the repository's root, beside .gpu/mix.tar.gz
 #
-# JOBS (processes that share the GPU), PYTHON, WORK (scratch folder), DATA (other sets than the archive's) and further arguments of run_matrix.py may be
-# given: JOBS=4 mix_on_gpu.sh 3 out --seeds 0
+# SETTINGS (another experiment than mix.py), JOBS (processes that share the GPU), PYTHON, WORK (scratch folder), DATA (other sets than the archive's) and
+# further arguments of run_matrix.py may be given: JOBS=4 mix_on_gpu.sh 3 out --seeds 0
+# In a quarter of an hour: SETTINGS=configs/experiments/mix_quarter.py JOBS=6 mix_on_gpu.sh 9 out
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 minutes=$1 out=$2
 shift 2
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
+settings=${SETTINGS:-configs/experiments/mix.py}
 python=${PYTHON:-python3} jobs=${JOBS:-12} work=${WORK:-$(mktemp -d)}
 mkdir -p "$work"
 started=$(date +%s)
@@ -59,7 +61,7 @@ total=$(awk "BEGIN { print int(60 * $minutes) }")
 # A log of how busy the card was.
 (nvidia-smi --query-gpu=timestamp,utilization.gpu,memory.used --format=csv,noheader -l 5 >"$out/gpu.csv" 2>/dev/null) &
 watcher=$!
-timeout --signal=TERM --kill-after=20 "$(left "$total")" "$python" tools/experiments/run_matrix.py --settings configs/experiments/mix.py \
+timeout --signal=TERM --kill-after=20 "$(left "$total")" "$python" tools/experiments/run_matrix.py --settings "$settings" \
     --data-root "$data" --work-dir "$work/mix" --cluster processes --jobs "$jobs" --threads 1 \
     --minutes "$(awk "BEGIN { print ($(left "$total") - 15) / 60 }")" "$@" 2>&1 | tee "$out/run.log" | tail -c 6000
 kill "$watcher" 2>/dev/null

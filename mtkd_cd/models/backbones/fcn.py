@@ -19,11 +19,12 @@ class _FCNet(nn.Module):
         in_channels: Channels the encoder sees.
         base_channel: Width C of the first stage; the later ones have 2C, 4C and 8C.
         skips: How many encoder maps join the upsampled one in each stage of the decoder.
+        dropout: Probability of a channel of every layer to be left out in training.
     """
 
     conv11d: nn.ConvTranspose2d
 
-    def __init__(self, in_channels: int, base_channel: int, skips: int = 1):
+    def __init__(self, in_channels: int, base_channel: int, skips: int = 1, dropout: float = 0.2):
         super().__init__()
         widths = {stage: base_channel * 2 ** (stage - 1) for stage in _UNITS}
         for stage, units in _UNITS.items():
@@ -42,7 +43,7 @@ class _FCNet(nn.Module):
                 narrow = widths[max(stage - 1, 1)] if unit == 1 else width
                 self._add(f'{stage}{unit}d', nn.ConvTranspose2d(wide, narrow, 3, padding=1))
         del self.bn11d  # the last layer is a bare convolution
-        self.dropout = nn.Dropout2d(0.2)
+        self.dropout = nn.Dropout2d(dropout)
 
     def _add(self, unit: str, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
         setattr(self, f'conv{unit}', conv)
@@ -90,10 +91,11 @@ class FC_EF(_FCNet):
     Args:
         in_channels: Channels of both dates together.
         base_channel: Channels C of the returned feature map (N, C, H, W), a 1-tuple.
+        dropout: Probability of a channel of every layer to be left out in training.
     """
 
-    def __init__(self, in_channels: int, base_channel: int = 16):
-        super().__init__(in_channels, base_channel)
+    def __init__(self, in_channels: int, base_channel: int = 16, dropout: float = 0.2):
+        super().__init__(in_channels, base_channel, dropout=dropout)
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
         maps = self.encode(torch.cat((x1, x2), dim=1))
@@ -107,10 +109,11 @@ class FC_Siam_conc(_FCNet):
     Args:
         in_channels: Channels of one date.
         base_channel: Channels C of the returned feature map (N, C, H, W), a 1-tuple.
+        dropout: Probability of a channel of every layer to be left out in training.
     """
 
-    def __init__(self, in_channels: int, base_channel: int = 16):
-        super().__init__(in_channels, base_channel, skips=2)
+    def __init__(self, in_channels: int, base_channel: int = 16, dropout: float = 0.2):
+        super().__init__(in_channels, base_channel, skips=2, dropout=dropout)
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
         maps1, maps2 = on_both_dates(self.encode, x1, x2, weights=self)
@@ -127,10 +130,11 @@ class FC_Siam_diff(_FCNet):
     Args:
         in_channels: Channels of one date.
         base_channel: Channels C of the returned feature map (N, C, H, W), a 1-tuple.
+        dropout: Probability of a channel of every layer to be left out in training.
     """
 
-    def __init__(self, in_channels: int, base_channel: int = 16):
-        super().__init__(in_channels, base_channel)
+    def __init__(self, in_channels: int, base_channel: int = 16, dropout: float = 0.2):
+        super().__init__(in_channels, base_channel, dropout=dropout)
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor]:
         maps1, maps2 = on_both_dates(self.encode, x1, x2, weights=self)
