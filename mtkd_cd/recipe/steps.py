@@ -24,6 +24,7 @@ from mtkd_cd.core.strategy import (
     Strategy,
     of_each_fold,
     specialist_name,
+    training_command,
 )
 from mtkd_cd.core.text import closest, csv_row
 from mtkd_cd.data.stamp import changes
@@ -289,6 +290,12 @@ def _check_teachers(layout: Layout, strategy: Strategy, kinds: Sequence[str]) ->
         files['routing'] = str(layout.routing(strategy))
     for name, path in files.items():
         adjust.check_exists(path, f'{path} ({name} of the teachers)')
+        record = read_record(Path(path).parent) if name != 'routing' else {}
+        if record and not record.get('finished'):  # weights from elsewhere have no record
+            raise UserError(
+                f'{path} ({name} of the teachers) is of a training that has not finished. '
+                f'To finish it: {training_command(path)}'
+            )
 
 
 def _check_start_of_folds(options: RecipeOptions) -> None:

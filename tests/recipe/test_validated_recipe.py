@@ -177,6 +177,12 @@ def test_another_models_finished_detectors_teach(
     assert not (place / 'partition' / 'fc_siam_diff').exists()
     report = json.loads((place / 'report' / 'fc_siam_diff' / 'report.json').read_text())
     assert 'mtkd@best+by_fc_ef' in json.dumps(report)
+    record = place / 'partition' / 'fc_ef' / 'medium' / 'run.json'
+    finished = json.loads(record.read_text())
+    record.write_text(json.dumps(finished | dict(finished=False)))
+    code, said = tool('run_mtkd', 'fc_siam_diff', *argv[1:])
+    assert code
+    assert 'medium/best.pth (medium of the teachers) is of a training that has not finished' in said
     shutil.rmtree(place / 'partition')
     argv = [*argv[: argv.index('best')], 'car', *argv[argv.index('best') + 1 :]]
     code, said = tool('run_mtkd', 'fc_siam_diff', *argv[1:])
