@@ -12,10 +12,7 @@ import torch
 from mmengine.logging import MMLogger
 
 from mtkd_cd.cli.common import run_tool
-from mtkd_cd.core.openmmlab import import_mmengine_optim
 from mtkd_cd.data.synthetic import make_dataset
-
-import_mmengine_optim()  # before a test does, which takes five seconds more
 
 REPO = Path(__file__).parents[1]
 # fc_ef on crops of 32 x 32: the smallest thing that is trained, on the CPU, in this process.

@@ -1,9 +1,13 @@
 """What importing costs, and that everything is registered all the same."""
 
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+benchmark = runpy.run_path(str(Path(__file__).parents[1] / 'benchmarks/import_time.py'))
 
 # What tools for tables and labels must not wait for.
 HEAVY = ('torch', 'mmcv', 'mmseg', 'transformers')
@@ -54,7 +58,7 @@ def test_importing_the_package_imports_and_prints_nothing():
     code = 'import sys; before = len(sys.modules); import mtkd_cd; print(len(sys.modules) - before)'
     result = run(code)
     assert result.stderr == ''
-    assert int(result.stdout) <= 5
+    assert int(result.stdout) <= 6
 
 
 def test_parts_for_tables_and_labels_import_neither_torch_nor_mmseg():
@@ -81,6 +85,13 @@ def test_parts_for_tables_and_labels_import_neither_torch_nor_mmseg():
     assert found.isdisjoint(HEAVY)
 
 
+@pytest.mark.slow
+def test_model_that_is_imported_by_its_module_leaves_transformers_out():
+    found = modules_after('import mtkd_cd.models.mtkd.cascade')
+    assert 'mmengine.optim.optimizer.builder' in found
+    assert 'transformers' not in found
+
+
 def test_help_of_every_command_imports_neither_torch_nor_mmseg_nor_matplotlib():
     found = modules_after(
         'import contextlib, io\n'
@@ -94,14 +105,13 @@ def test_help_of_every_command_imports_neither_torch_nor_mmseg_nor_matplotlib():
 
 
 @pytest.mark.slow
-def test_checking_data_stays_light(scenes, tmp_path):
-    argv = ('check-data', str(scenes), '--figure', str(tmp_path / 'f.png'))
-    found = modules_after(
-        'import contextlib\n'
-        'from mtkd_cd.cli.main import main\n'
-        'with contextlib.suppress(SystemExit):\n'
-        f'    main({[*argv]!r})\n'
-        'print()'
-    )
-    assert (tmp_path / 'f.png').is_file()
+def test_commands_that_need_no_model_stay_light(tmp_path):
+    commands = benchmark['whole_commands'](tmp_path)
+    assert 'mtkd-cd compare --data-root' in commands
+    code = ['import contextlib, sys']
+    for statement in commands.values():
+        code += ['with contextlib.suppress(SystemExit):', f'    {statement}']
+    found = modules_after('\n'.join([*code, 'print()']))
+    assert (tmp_path / 'cars.png').is_file()
+    assert 'data:image/jpeg' in (tmp_path / 'compare/report.html').read_text()
     assert found.isdisjoint(HEAVY)

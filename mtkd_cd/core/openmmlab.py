@@ -1,47 +1,80 @@
 """Import mmengine and mmseg without what they drag in and say needlessly.
 
-``mmengine.optim`` imports transformers, where that is installed, to register one optimiser
-(``Adafactor``): five seconds. The optimiser stays to be had, :data:`mtkd_cd.registry.OPTIMIZERS`
-imports it when a config names it. mmcv warns that compiled ops are absent, for a part that nothing
-here uses; torch warns that TorchScript, which mmseg uses, is ageing; an optional package of mmseg
-prints a line to the standard output, which belongs to the tools.
+mmengine imports transformers, where that is installed, to register one optimiser (``Adafactor``):
+five seconds. The optimiser stays to be had, :data:`mtkd_cd.registry.OPTIMIZERS` imports it when a
+config names it. mmcv warns that compiled ops are absent, for a part that nothing here uses; torch
+warns that TorchScript, which mmseg uses, is ageing; an optional package of mmseg prints a line to
+the standard output, which belongs to the tools.
 """
 
-import contextlib
-import io
 import sys
-import warnings
 from collections.abc import Iterator
-from importlib import import_module
+from contextlib import contextmanager
 from types import ModuleType
 
 _HIDDEN = 'transformers'
+_HIDDEN_FROM = 'mmengine.optim.optimizer.builder'
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet_imports() -> Iterator[None]:
     """Import OpenMMLab's packages in this block."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    import io
+    import warnings
+    from contextlib import redirect_stdout
+
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.filterwarnings(
             'ignore', message='Fail to import ``MultiScaleDeformableAttention``'
         )
         warnings.filterwarnings('ignore', category=DeprecationWarning)
-        import_mmengine_optim()
         yield
 
 
 def import_quietly(module: str) -> ModuleType:
     """``importlib.import_module`` under :func:`quiet_imports`."""
+    from importlib import import_module
+
     with quiet_imports():
         return import_module(module)
 
 
-def import_mmengine_optim() -> None:
-    """Import ``mmengine.optim``, which nearly all of mmengine needs, without transformers."""
-    if 'mmengine.optim' in sys.modules or _HIDDEN in sys.modules:
-        return
-    sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # Python's own way to say: not there
-    try:
-        import_module('mmengine.optim')
-    finally:
-        del sys.modules[_HIDDEN]
+def hide_transformers() -> None:
+    """Let mmengine's builder of optimisers, whoever imports it from now on, not find
+    transformers."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+
+
+class _Finder:
+    """Finds one module of mmengine, and hands its loader out wrapped."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> object:
+        if fullname != _HIDDEN_FROM or _HIDDEN in sys.modules:
+            return None
+        from importlib.machinery import PathFinder
+
+        spec = PathFinder.find_spec(fullname, path)  # type: ignore[arg-type]
+        if spec is not None and spec.loader is not None:
+            spec.loader = _HidingLoader(spec.loader)  # type: ignore[assignment]
+        return spec
+
+
+class _HidingLoader:
+    """A loader whose module runs while transformers seems not to be installed."""
+
+    def __init__(self, loader: object) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: object) -> object:
+        return self._loader.create_module(spec)  # type: ignore[attr-defined]
+
+    def exec_module(self, module: object) -> None:
+        sys.modules[_HIDDEN] = None  # type: ignore[assignment]  # Python's own "not there"
+        try:
+            self._loader.exec_module(module)  # type: ignore[attr-defined]
+        finally:
+            del sys.modules[_HIDDEN]

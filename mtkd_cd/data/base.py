@@ -160,6 +160,7 @@ class _BaseCDDataset(BaseSegDataset):
         if not held_out:
             return data_list
         chosen = held_out_tenth([pair.name for pair in pairs], cars, self.data_root)
+        _log_held_out(self.data_root, int(chosen.sum()), len(chosen))
         return [info for info, is_val in zip(data_list, chosen) if is_val == (self.split == 'val')]
 
     def get_cat_ids(self, idx: int) -> list[int]:
@@ -278,6 +279,17 @@ def _check_split(
             'the data are: leave one out. For other '
             'folder names, derive a class and set its folder_names'
         )
+
+
+@cache
+def _log_held_out(data_root: str, held_out: int, total: int) -> None:
+    """Say it once per process, not for the training and the validation set each."""
+    print_log(
+        f'{data_root} has no val split: {held_out} of the {total} training pairs, stratified by '
+        'CAR, are held out for validation and not '
+        'trained on; the test split is not used for it',
+        logger='current',
+    )
 
 
 @cache

@@ -4,10 +4,8 @@ pairs that stands in for a missing validation split."""
 import hashlib
 import os
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
-from mmengine.logging import print_log
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
@@ -100,16 +98,4 @@ def held_out_tenth(names: Sequence[str], cars: np.ndarray, data_root: str) -> np
     order = sorted(range(len(names)), key=lambda row: (strata[row], digests[row]))
     chosen = np.zeros(len(names), bool)
     chosen[order[min(_HELD_OUT_EVERY, len(names)) // 2 :: _HELD_OUT_EVERY]] = True
-    _log_held_out(data_root, int(chosen.sum()), len(names))
     return chosen
-
-
-@cache
-def _log_held_out(data_root: str, held_out: int, total: int) -> None:
-    """Say it once per process, not for the training and the validation set each."""
-    print_log(
-        f'{data_root} has no val split: {held_out} of the {total} training pairs, stratified by '
-        'CAR, are held out for validation and not '
-        'trained on; the test split is not used for it',
-        logger='current',
-    )

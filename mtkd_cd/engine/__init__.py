@@ -1,9 +1,7 @@
 """Hooks and loops of the training runs."""
 
 from mtkd_cd.core.lazy import lazy_names
-from mtkd_cd.core.openmmlab import import_mmengine_optim
 
-import_mmengine_optim()  # before one of the modules here does
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {

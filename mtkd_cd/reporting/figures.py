@@ -106,9 +106,8 @@ def _drawn(
         ):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata=metadata)
-            figure.set_layout_engine(
-                'none'
-            )  # both files have the layout of the first, which takes as long as drawing
+            # The second file has the layout of the first. 'none' would draw it once more, unseen.
+            figure.set_layout_engine(None)
             files.append(buffer.getvalue())
     return Picture(name, title, caption, *files)
 

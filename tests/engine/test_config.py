@@ -29,7 +29,7 @@ def test_shipped_config_is_found_outside_the_repository(tmp_path, monkeypatch):
     own = tmp_path / 'configs/origin/fc_ef.py'
     own.parent.mkdir(parents=True)
     own.write_text("model = dict(type='Mine')\n")
-    assert load_config('configs/origin/fc_ef.py').model.type == 'Mine'
+    assert adjust.load_config('configs/origin/fc_ef.py').model.type == 'Mine'
 
 
 def test_config_with_an_error_in_it_is_named(tmp_path):
