@@ -202,10 +202,12 @@ def _is_running(study: Any) -> bool:
 
 
 def _retry_lost_trials(study: Any) -> None:
-    """Queue the trials of processes that are gone. To be called by the worker whose turn it is."""
+    """Queue the trials of processes that are gone, by Optuna's heartbeat and its retry callback. To
+    be called by the worker whose turn it is."""
     optuna = _optuna()
     for trial in study.trials:
-        if trial.state.name == 'RUNNING' and not trial.params:  # its process died while it drew
+        # Its process died while it drew: there is nothing to retry.
+        if trial.state.name == 'RUNNING' and not trial.params:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
@@ -217,9 +219,9 @@ def _queue_next(search: Search, study: Any) -> bool:
     trials enough."""
     trials = [trial for trial in study.trials if trial.state.name != 'FAIL']
     drawn = [trial for trial in trials if trial.state.name != 'WAITING']
-    # A grid is queued here, not by Optuna's GridSampler: that one counts pruned and failed trials
-    # as done, knows nothing of a search without grid, and may give two workers the same lambda,
-    # which is the same work dir.
+    # A grid is queued here. Optuna's GridSampler counts a failed trial as done: a lambda whose
+    # training broke off would never be trained again. Nor does it know what a search without grid
+    # has trained.
     taken = {weight_of(trial) for trial in drawn if trial.state.name != 'PRUNED'}
     missing = [weight for weight in search.grid if _rounded(weight) not in taken]
     enough = not missing if search.grid else len(drawn) >= search.trials

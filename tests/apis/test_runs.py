@@ -1,0 +1,56 @@
+"""Training, testing and the recipe through ``mtkd_cd.apis``, against each other."""
+
+import pytest
+
+from mtkd_cd import apis
+from mtkd_cd.core.strategy import Strategy
+from mtkd_cd.evaluation import load_table
+from tests.conftest import TINY, UNSERIALIZED
+
+
+@pytest.fixture
+def options(scenes, tmp_path):
+    """Options of a recipe of two iterations on crops of 32 x 32."""
+    entries = (entry.split('=') for entry in (*TINY, *UNSERIALIZED))
+    values = {key: eval(value) for key, value in entries}
+    return dict(
+        data_root=scenes,
+        work_dir=tmp_path / 'recipe',
+        iters=2,
+        val_interval=2,
+        image_size=32,
+        batch_size=2,
+        num_workers=0,
+        seed=1,
+        cfg_options={**values, 'log_level': 'ERROR'},
+    )
+
+
+def test_train_and_test_do_what_the_recipe_does(options, tmp_path):
+    results = apis.run_recipe('fc_ef', ['origin'], **options)
+    metrics = results.metrics[Strategy('origin')]
+
+    record = apis.train(apis.get_config('fc_ef', **options), tmp_path / 'alone')
+    assert record['iter'] == 2
+    assert (tmp_path / 'alone/best.pth').is_file()
+
+    table = tmp_path / 'table.json'
+    cfg = apis.get_config('fc_ef', **options)
+    weights = tmp_path / 'alone/best.pth'
+    tested = apis.test(cfg, weights, out=table, work_dir=tmp_path / 'test')
+    assert tested['mIoU'] == metrics['mIoU']
+    assert load_table(table).means()['mIoU'] == pytest.approx(metrics['mIoU'])
+
+    # Without weights, those that the config's own training left are tested.
+    again = apis.test(apis.get_config('fc_ef', **options))
+    assert again['mIoU'] == metrics['mIoU']
+
+
+def test_recipe_goes_on_where_it_stopped(options):
+    apis.run_recipe('fc_ef', ['origin'], **options)
+    weights = options['work_dir'] / 'origin/fc_ef/best.pth'
+    written = weights.stat().st_mtime_ns
+    results = apis.run_recipe('fc_ef', ['origin', 'continued'], **options)
+    assert weights.stat().st_mtime_ns == written
+    assert set(results.metrics) == {Strategy('origin'), Strategy('continued')}
+    assert set(results.differences) == {Strategy('continued')}
