@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 # Two threads at most: the machines this is made for have two cores.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo docs docs-tables test lint setup clean
+.PHONY: demo demo-page docs docs-tables test test-page lint setup clean
 
 setup: $(STAMP)
 
@@ -34,10 +34,30 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
+# The page of `mtkd-cd demo` in an environment of its own, since Gradio holds Pillow below 13: its packages come before those
+# of .venv, which it sees too.
+PAGE := $(VENV)/page
+
+$(PAGE)/installed: $(STAMP)
+	test -x $(PAGE)/bin/python || $(BIN)/python -m venv $(PAGE)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$($(PAGE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth"
+	$(PAGE)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]' 'playwright>=1.49'
+	touch $@
+
+# After `make demo`: http://127.0.0.1:7860
+demo-page: $(PAGE)/installed
+	$(PAGE)/bin/python -m mtkd_cd demo
+
+# In Debian's Chromium; no browser is downloaded.
+test-page: $(PAGE)/installed
+	OMP_NUM_THREADS=1 $(PAGE)/bin/python -m pytest tests/demo/test_page.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	test ! -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile
 
 clean:
 	rm -rf $(VENV) demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,7 @@
 """The page itself, of Gradio's parts. Imported where Gradio is installed."""
 
 import logging
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,8 @@ from mtkd_cd.demo import text
 from mtkd_cd.demo.examples import Example
 from mtkd_cd.demo.prediction import Choices, Prediction, predict
 from mtkd_cd.demo.served import Served
-from mtkd_cd.demo.sessions import KEPT_SECONDS, SWEEP_SECONDS, Sessions, remove
-from mtkd_cd.demo.uploads import Limits
+from mtkd_cd.demo.sessions import KEPT_SECONDS, SWEEP_SECONDS, Sessions
+from mtkd_cd.demo.uploads import Limits, check_upload
 
 CSS = Path(__file__).with_name('page.css')
 _GSD = {
@@ -23,6 +24,7 @@ _GSD = {
     'keep: predict as it is': 'keep',
     "model: resample to the model's": 'model',
 }
+_FILES = ('change', 'probability', 'polygons')
 _logger = logging.getLogger(__name__)
 
 
@@ -52,7 +54,7 @@ class Handlers:
         try:
             prediction = predict(self.served.inferencer, a, b, folder, self.limits, choices)
         except BaseException:
-            remove(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
         self.sessions.keep(visitor, prediction)
         return prediction
@@ -92,11 +94,15 @@ def build_page(
         gr.HTML(text.header(served), elem_classes='intro', padding=False)
         with gr.Row():
             kind = 'PNG, JPEG or GeoTIFF'
-            a = gr.File(label=f'Image A, before ({kind})', height=140, elem_id='image-a')
-            b = gr.File(label=f'Image B, after ({kind})', height=140, elem_id='image-b')
+            a = gr.File(
+                label=f'Image A, before ({kind})', height=128, min_width=260, elem_id='image-a'
+            )
+            b = gr.File(
+                label=f'Image B, after ({kind})', height=128, min_width=260, elem_id='image-b'
+            )
         gallery = gr.Gallery(
             [(str(example.thumbnail), example.title) for example in examples],
-            label='Or take an example: made-up scenes, A beside B',
+            label='Or a made-up example, A beside B',
             columns=3,
             height='auto',
             allow_preview=False,
@@ -134,14 +140,14 @@ def build_page(
                 1,
                 value=served.inferencer.card.threshold,
                 step=0.01,
-                label='Threshold: a pixel has changed if its probability is above it',
+                label='Threshold on the probability of change',
                 elem_id='threshold',
             )
             facts = gr.HTML(elem_id='facts', padding=False)
             with gr.Row():
-                change_file = gr.DownloadButton('Change map', elem_id='get-change')
-                probability_file = gr.DownloadButton('Probability', elem_id='get-probability')
-                polygons_file = gr.DownloadButton('Polygons', elem_id='get-polygons')
+                change_file = _download('Save map', 'get-change')
+                probability_file = _download('Save probability', 'get-probability')
+                polygons_file = _download('Save polygons', 'get-polygons')
             remarks = gr.HTML(elem_id='remarks', padding=False)
         downloads = [change_file, probability_file, polygons_file]
         shown = [before_after, after_change, facts, remarks]
@@ -192,12 +198,22 @@ def build_page(
                 written = sessions.get(_visitor(request)).write(threshold)
                 return {
                     part: gr.DownloadButton(value=str(written[name]), interactive=True)
-                    for part, name in zip(downloads, ('change', 'probability', 'polygons'))
+                    for part, name in zip(downloads, _FILES)
                 }
             except UserError:
                 return {one: gr.DownloadButton(interactive=False) for one in downloads}
             except Exception as error:
                 return {problem: gr.HTML(text.problem(problem_of(error)), visible=True)}
+
+        def on_upload(a: str | None, b: str | None) -> gr.HTML:
+            """Say at once what is wrong with a file."""
+            try:
+                for path, date in ((a, 'A'), (b, 'B')):
+                    if path is not None:
+                        check_upload(path, date, limits)
+            except Exception as error:
+                return gr.HTML(text.problem(problem_of(error)), visible=True)
+            return gr.HTML(visible=False)
 
         def on_example(event: gr.SelectData) -> list[str]:
             example = examples[event.index]
@@ -222,6 +238,8 @@ def build_page(
             trigger_mode='always_last',
             **hidden,
         ).then(on_files, trigger_mode='always_last', **files)
+        for part in (a, b):
+            part.change(on_upload, [a, b], problem, **hidden)
         gallery.select(on_example, None, [a, b], **hidden)
         page.unload(_unload(sessions))
         _add_interface(handlers)
@@ -238,6 +256,10 @@ def _slider(label: str, name: str) -> gr.ImageSlider:
         max_height=620,
         min_width=300,
     )
+
+
+def _download(label: str, name: str) -> gr.DownloadButton:
+    return gr.DownloadButton(label, elem_id=name, interactive=False, min_width=90, size='md')
 
 
 def _visitor(request: gr.Request) -> str:
@@ -260,7 +282,7 @@ def _add_interface(handlers: Handlers) -> None:
         threshold = gr.Number(label='threshold', value=served.inferencer.card.threshold)
         outputs = [
             gr.JSON(label='counts'),
-            *(gr.File(label=name) for name in ('change', 'probability', 'polygons')),
+            *(gr.File(label=name) for name in _FILES),
         ]
 
         def interface(
@@ -276,7 +298,8 @@ def _add_interface(handlers: Handlers) -> None:
                     recall=scores[1],
                     warnings=found.notes,
                 )
-                return [counts, *(str(path) for path in found.write(cut).values())]
+                written = found.write(cut)
+                return [counts, *(str(written[name]) for name in _FILES)]
             except Exception as error:
                 raise gr.Error(problem_of(error), print_exception=False) from None
 

@@ -2,6 +2,8 @@
 comparison and no network."""
 
 import os
+import shutil
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -117,6 +119,8 @@ class Prediction:
     picture: bool = False
 
     def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._removed = False
         self._valid = ~np.isnan(self.probability)
         self._pixel_areas = self.grid.pixel_areas()
 
@@ -154,7 +158,22 @@ class Prediction:
 
         Returns:
             ``change``, ``probability`` and ``polygons``.
+
+        Raises:
+            UserError: It has been removed.
         """
+        with self._lock:
+            if self._removed:
+                raise UserError('this prediction is no longer kept: press Predict again')
+            return self._write(threshold)
+
+    def remove(self) -> None:
+        """Remove its files, once none is being written."""
+        with self._lock:
+            self._removed = True
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, threshold: float) -> dict[str, Path]:
         counts = self.counts(threshold)
         probability = self.folder / 'probability.tif'
         targets = dict(

@@ -1,5 +1,6 @@
 """Serves the page: one process, nothing fetched from elsewhere, temporary files removed."""
 
+import logging
 import os
 import socket
 import tempfile
@@ -23,6 +24,9 @@ _POLICY = (
     "connect-src 'self' data: blob:; worker-src 'self' blob:"
 )
 _PURPOSE = 'the page'
+# Files that are larger than the limit by this factor are cut off while they arrive, with Gradio's
+# message; smaller ones are refused by the page's own check, with ours.
+_UPLOADED = 4
 
 
 class PageServer:
@@ -76,11 +80,18 @@ class PageServer:
         """Serve until the process is told to end (Ctrl-C, SIGTERM); then remove what is left."""
         ended = threading.Event()
         threading.Thread(target=self._sweep, args=(ended,), daemon=True).start()
+        logger = logging.getLogger('uvicorn.error')
+        logger.addFilter(self._still_serving)
         with self._closing:
             try:
                 self._server.run(sockets=[self._socket])
             finally:
                 ended.set()
+                logger.removeFilter(self._still_serving)
+
+    def _still_serving(self, record: logging.LogRecord) -> bool:
+        """Pages that are open when the server ends are no error."""
+        return not self._server.should_exit
 
     def _sweep(self, ended: threading.Event) -> None:
         while not ended.wait(SWEEP_SECONDS):
@@ -114,7 +125,7 @@ class PageServer:
             path='/',
             server_name=self.host,
             server_port=self.port,
-            max_file_size=self.limits.file_bytes,
+            max_file_size=_UPLOADED * self.limits.file_bytes,
             allowed_paths=[str(self.folder)],
             show_error=True,
             footer_links=['api'],
@@ -123,9 +134,9 @@ class PageServer:
             mcp_server=False,
             pwa=False,
             theme=theme(),
-            css_paths=[CSS],
+            head=f'<style>\n{CSS.read_text()}</style>',  # as `css` it would lose its reach
         )
-        config = uvicorn.Config(_with_policy(app), log_level='warning', timeout_graceful_shutdown=3)
+        config = uvicorn.Config(_with_policy(app), log_level='warning', timeout_graceful_shutdown=1)
         return uvicorn.Server(config)
 
 

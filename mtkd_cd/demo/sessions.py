@@ -1,10 +1,10 @@
 """The predictions that the page keeps, one for each visitor, and their folders."""
 
-import shutil
 import tempfile
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 from mtkd_cd.core.errors import UserError
@@ -36,11 +36,12 @@ class Sessions:
     def keep(self, visitor: str, prediction: Prediction) -> None:
         """Keep a visitor's prediction instead of the last one."""
         with self._lock:
-            self._give_up(visitor)
+            given_up = [self._kept.pop(visitor, None)]
             self._kept[visitor] = prediction
             self._used[visitor] = time.monotonic()
             while len(self._kept) > self.capacity:
-                self._give_up(next(iter(self._kept)))
+                given_up.append(self._kept.popitem(last=False)[1])
+        _remove(given_up)
 
     def get(self, visitor: str) -> Prediction:
         """The visitor's prediction.
@@ -61,25 +62,24 @@ class Sessions:
     def close(self, visitor: str) -> None:
         """Give up what a visitor who has left had."""
         with self._lock:
-            self._give_up(visitor)
+            given_up = self._kept.pop(visitor, None)
+        _remove([given_up])
 
     def sweep(self, seconds: float) -> None:
         """Give up the predictions of visitors who were away for longer than that."""
         latest = time.monotonic() - seconds
         with self._lock:
-            for visitor in [name for name, used in self._used.items() if used < latest]:
-                self._give_up(visitor)
-
-    def _give_up(self, visitor: str) -> None:
-        prediction = self._kept.pop(visitor, None)
-        self._used.pop(visitor, None)
-        if prediction is not None:
-            remove(prediction.folder)
+            away = [visitor for visitor in self._kept if self._used[visitor] < latest]
+            given_up = [self._kept.pop(visitor) for visitor in away]
+            self._used = {visitor: self._used[visitor] for visitor in self._kept}
+        _remove(given_up)
 
     def __len__(self) -> int:
         return len(self._kept)
 
 
-def remove(folder: Path) -> None:
-    """Remove a prediction's folder."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _remove(given_up: Sequence[Prediction | None]) -> None:
+    """Outside of the lock: a prediction may be writing its files still."""
+    for prediction in given_up:
+        if prediction is not None:
+            prediction.remove()

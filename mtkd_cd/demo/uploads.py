@@ -53,6 +53,21 @@ def take_upload(
         The copy, ``folder/A.tif`` for instance, and what to call it in messages.
 
     Raises:
+        UserError: See :func:`check_upload`.
+    """
+    suffix, name = check_upload(path, date, limits)
+    copy = folder / f'{date}{suffix}'
+    shutil.copyfile(str(path), copy)
+    return copy, name
+
+
+def check_upload(path: str | os.PathLike | None, date: str, limits: Limits) -> tuple[str, str]:
+    """Check an upload by its header.
+
+    Returns:
+        The suffix of its kind, and what to call it in messages.
+
+    Raises:
         UserError: No file, no image, a damaged one, or one that is too large.
     """
     if path is None:
@@ -76,9 +91,7 @@ def take_upload(
             f'{name} has {width} x {height} pixels, {width * height / _MEGA:.4g} million, and this '
             f'page takes at most {limits.pixels / _MEGA:.4g} million: {_ADVICE}'
         )
-    copy = folder / f'{date}{suffix}'
-    shutil.copyfile(path, copy)
-    return copy, name
+    return suffix, name
 
 
 def _size(path: Path, suffix: str, name: str) -> tuple[int, int]:

@@ -34,22 +34,27 @@ def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 1 - np.exp(-np.abs(a.astype(np.float64) - b).mean(2) / 50)
 
 
+def served_by(network: Difference) -> Served:
+    """A model with a validation on which precision is the threshold and recall one minus it."""
+    card = Card('toy', mean=(100.0,) * 6, std=(50.0,) * 6, training_size=64, threshold=0.4)
+    inferencer = ChangeInferencer(Model(card, {'': lambda: network}), device='cpu')
+    cuts = np.linspace(0, 1, 101)
+    return Served(inferencer, np.stack([cuts, cuts, 1 - cuts], 1), images=12)
+
+
 @pytest.fixture
 def network() -> Difference:
     return Difference()
 
 
 @pytest.fixture
-def inferencer(network) -> ChangeInferencer:
-    card = Card('toy', mean=(100.0,) * 6, std=(50.0,) * 6, training_size=64, threshold=0.4)
-    return ChangeInferencer(Model(card, {'': lambda: network}), device='cpu')
+def served(network) -> Served:
+    return served_by(network)
 
 
 @pytest.fixture
-def served(inferencer) -> Served:
-    """The model with a validation on which precision is the threshold and recall one minus it."""
-    cuts = np.linspace(0, 1, 101)
-    return Served(inferencer, np.stack([cuts, cuts, 1 - cuts], 1), images=12)
+def inferencer(served) -> ChangeInferencer:
+    return served.inferencer
 
 
 @pytest.fixture

@@ -86,6 +86,16 @@ def test_files_at_a_threshold_are_those_of_predict(
         assert np.array_equal(values, other_fields[name]), name
 
 
+def test_removed_prediction_writes_nothing(inferencer, images, write_png, folder):
+    a, b = (write_png(f'{name}.png', image) for name, image in zip('ab', images))
+    found = predict(inferencer, a, b, folder)
+    found.remove()
+    assert not folder.exists()
+    with pytest.raises(UserError, match='press Predict again'):
+        found.write(0.4)
+    assert not folder.exists()
+
+
 def test_pictures_are_counted_in_pixels(inferencer, images, write_png, folder):
     a, b = (write_png(f'{name}.png', image) for name, image in zip('ab', images))
     found = predict(inferencer, a, b, folder)

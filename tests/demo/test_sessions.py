@@ -1,5 +1,6 @@
 """What the page keeps for its visitors, and what it removes."""
 
+import shutil
 import time
 
 import pytest
@@ -14,6 +15,9 @@ class Kept:
     def __init__(self, sessions):
         self.folder = sessions.new_folder()
         (self.folder / 'change.tif').touch()
+
+    def remove(self):
+        shutil.rmtree(self.folder)
 
 
 def test_latest_prediction_of_a_visitor_is_kept_and_the_last_one_removed(tmp_path):
