@@ -45,6 +45,8 @@ from mtkd_cd.inference.raster import (
     check_outputs,
     check_space,
     open_pair,
+    read_map,
+    read_probability,
     to_cog,
 )
 from mtkd_cd.inference.windows import (
@@ -122,6 +124,35 @@ class RasterResult:
     range: str | None = None
     detectors: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def detector(self) -> str:
+        """Who served; of a cascade all of them, with commas between."""
+        return ', '.join(self.detectors)
+
+    def read(self) -> PairResult:
+        """The written files as arrays, whole: for rasters that fit into memory.
+
+        ``probability`` is NaN where it is not known, and everywhere if it was not asked for.
+
+        Raises:
+            UserError: It was a dry run.
+        """
+        if self.change is None:
+            raise UserError('a dry run writes no map that could be read')
+        change, valid = read_map(self.change)
+        probability = np.full(change.shape, np.nan, np.float32)
+        if self.probability is not None:
+            probability = read_probability(self.probability)
+        return PairResult(
+            change,
+            probability,
+            valid,
+            self.car or 0.0,
+            self.range or '',
+            self.detector,
+            self.report,
+        )
 
 
 @dataclass(frozen=True)

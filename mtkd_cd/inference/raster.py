@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
-from mtkd_cd.data.radiometry import SAMPLE_SIDE, thinned, thinning_step
+from mtkd_cd.data.radiometry import thinned, thinning_step
 from mtkd_cd.inference.grid import (
     Grid,
     Shift,
@@ -41,6 +41,7 @@ RASTERS = ('.tif', '.tiff')
 _WORLD_FILES = ('.pgw', '.pngw', '.jgw', '.jpgw', '.jpegw', '.wld', '.bpw')
 _PART = '.part'
 _TWICE_AS_FINE = 0.5
+_SAMPLE_SIDE = 1024  # of a scene's longer side, at most so many pixels are looked at
 _COLUMNS = 2048  # that are rounded at a time
 RESAMPLING = ('nearest', 'bilinear', 'cubic', 'average')
 
@@ -125,7 +126,7 @@ class Date:
         valid = self._valid(values, lambda: self._masks(window=place))
         return self._with_offset(values), valid
 
-    def sample(self, side: int = SAMPLE_SIDE) -> np.ndarray:
+    def sample(self, side: int = _SAMPLE_SIDE) -> np.ndarray:
         """Masked (C, h, w) of every n-th pixel of the whole date."""
         if isinstance(self.dataset, np.ndarray):
             return np.ma.masked_array(thinned(self.dataset, side))
@@ -957,6 +958,32 @@ class MapWriter:
         """Close without caring for what is in the files."""
         with contextlib.suppress(Exception):
             self._stack.close()
+
+
+def read_map(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) uint8 of 0 and 1, and the (H, W) pixels that are known, of a written change map."""
+    if path.suffix.lower() == '.png':
+        change = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
+        return (change > 0).astype(np.uint8), np.ones(change.shape, bool)
+    values = _first_band(path)
+    return (values == 1).astype(np.uint8), values != NODATA
+
+
+def read_probability(path: Path) -> np.ndarray:
+    """(H, W) float32 of a written probability, NaN where it is not known."""
+    values = _first_band(path)
+    if values.dtype != np.uint8:
+        return values
+    scaled = values.astype(np.float32) * np.float32(PROBABILITY_STEP)
+    return np.where(values == NODATA, np.float32(math.nan), scaled)
+
+
+def _first_band(path: Path) -> np.ndarray:
+    rasterio = require('rasterio', 'geo', 'a raster')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            return file.read(1)
 
 
 def to_cog(path: Path, resampling: str) -> None:

@@ -1,6 +1,9 @@
 """The contract of rasters: what is read, what is valid, what is written."""
 
+import itertools
+import json
 import os
+import struct
 import subprocess
 import sys
 
@@ -11,6 +14,7 @@ from rasterio.enums import MaskFlags
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.inference.inferencer import ChangeInferencer
+from mtkd_cd.version import __version__
 from tests.inference.conftest import UTM, Constant, Context, Difference, difference, model_of
 
 LINEAR = 'linear(low=0, high=3000)'
@@ -102,6 +106,90 @@ def test_cog_has_overviews_and_the_tags(write_raster, scene, inferencer_of, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.tif', 'b.tif', 'o.tif', 'p.tif']
 
 
+def test_result_is_read_back_as_arrays(write_raster, scene, inferencer_of, tmp_path):
+    a, b = scene(80, 90)
+    a[:, :7] = 0
+    files = write_raster('a.tif', a, nodata=0), write_raster('b.tif', b)
+    inferencer = inferencer_of(Difference(), threshold=0.3)
+    result = inferencer.predict_raster(
+        *files, tmp_path / 'o.tif', probability=tmp_path / 'p.tif', probability_dtype='float32'
+    )
+    found, known = result.read(), np.arange(80)[:, None].repeat(90, 1) >= 7
+    wanted = difference(a, b)
+    assert (found.change.dtype, found.probability.dtype, found.valid.dtype) == (
+        np.uint8, np.float32, bool,
+    )  # fmt: skip
+    assert (found.valid == known).all()
+    assert (found.change == ((wanted > 0.3) & known)).all()
+    np.testing.assert_allclose(found.probability[known], wanted[known], atol=1e-6)
+    assert np.isnan(found.probability[~known]).all()
+    assert (found.car, found.range, found.detector) == (result.car, result.range, result.detector)
+    assert found.car == pytest.approx(((wanted > 0.3) & known).sum() / known.sum())
+    dry = inferencer.predict_raster(*files, tmp_path / 'x.tif', dry_run=True)
+    with pytest.raises(UserError, match='dry run'):
+        dry.read()
+
+
+def layout_of(path):
+    """Of each image in a TIFF file, (width, where its directory lies, where its tiles lie)."""
+    content = path.read_bytes()
+    assert content[:4] == b'II*\0'
+    images, place = [], int.from_bytes(content[4:8], 'little')
+    while place:
+        count = int.from_bytes(content[place : place + 2], 'little')
+        entries = {}
+        for index in range(count):
+            tag, kind, number, value = struct.unpack_from('<HHII', content, place + 2 + 12 * index)
+            if kind in (3, 4):
+                size = {3: 2, 4: 4}[kind]
+                start = value if size * number > 4 else place + 2 + 12 * index + 8
+                code = {3: 'H', 4: 'I'}[kind]
+                entries[tag] = struct.unpack_from(f'<{number}{code}', content, start)
+        images.append((entries[256][0], place, entries[324]))
+        place = int.from_bytes(content[place + 2 + 12 * count :][:4], 'little')
+    return images
+
+
+def test_cog_has_its_directories_first_and_the_coarsest_overview_before_the_image(
+    write_raster, scene, inferencer_of, tmp_path
+):
+    a, b = scene(1100, 1200)
+    inferencer_of(Difference()).predict_raster(
+        write_raster('a.tif', a),
+        write_raster('b.tif', b),
+        tmp_path / 'o.tif',
+        probability=tmp_path / 'p.tif',
+        window=512,
+        cog=True,
+    )
+    for name in ('o.tif', 'p.tif'):
+        images = layout_of(tmp_path / name)
+        assert [width for width, _, _ in images][:2] == [1200, 600]
+        tiles = [[start for start in starts if start] for _, _, starts in images]
+        assert max(place for _, place, _ in images) < min(min(starts) for starts in tiles)
+        for finer, coarser in itertools.pairwise(tiles):
+            assert max(coarser) < min(finer)
+
+
+def test_thirteen_bands_of_which_a_model_takes_three_or_all(
+    write_raster, inferencer_of, tmp_path, read
+):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 3000, (2, 13, 90, 80)).astype(np.uint16)
+    files = write_raster('a.tif', a), write_raster('b.tif', b)
+    options = dict(probability_dtype='float32', stretch=LINEAR, overwrite=True)
+    names = tuple(f'band {index + 1}' for index in range(13))
+    whole = dict(mean=(100.0,) * 26, std=(50.0,) * 26, bands=names)
+    for card, bands, taken in (({}, (4, 3, 2), [3, 2, 1]), (whole, None, list(range(13)))):
+        inferencer_of(Difference(), **card).predict_raster(
+            *files, tmp_path / 'o.tif', probability=tmp_path / 'p.tif', bands=bands, **options
+        )
+        scaled = [date[taken].astype(np.float64) * 255 / 3000 for date in (a, b)]
+        np.testing.assert_allclose(read(tmp_path / 'p.tif'), difference(*scaled), atol=1e-5)
+    with pytest.raises(UserError, match=r'has 13 bands .*--bands'):
+        inferencer_of(Difference()).predict_raster(*files, tmp_path / 'x.tif')
+
+
 def test_tags_say_what_was_done(write_raster, scene, inferencer_of, tmp_path):
     a, b = scene(80, 90)
     inferencer_of(Difference(), sha256='abc').predict_raster(
@@ -116,6 +204,10 @@ def test_tags_say_what_was_done(write_raster, scene, inferencer_of, tmp_path):
     assert tags['MTKD_CD_BUNDLE_SHA256'] == 'abc'
     assert tags['MTKD_CD_INPUT_A'] == str(tmp_path / 'a.tif')
     assert tags['MTKD_CD_STRETCH'] == '{"type": "identity"}'
+    assert tags['MTKD_CD_INPUT_B'] == str(tmp_path / 'b.tif')
+    assert tags['MTKD_CD_VERSION'] == __version__
+    shift = json.loads(tags['MTKD_CD_SHIFT'])
+    assert shift == pytest.approx([0, 0], abs=0.3)
 
 
 class TestValidPixels:
