@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.trust_checkpoint and not args.weights:
         raise UserError('--trust-checkpoint is about --weights, which is not given')
+    _refuse_without_effect(args)
     if args.pairs:
         return predict_pairs(args, raster_options(args), plan_lines)
     refuse_pairs_arguments(args)
@@ -56,6 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'warning: {note}', file=sys.stderr)
     print('\n'.join(plan_lines(result.report) if args.dry_run else _result_lines(result)))
     return 0
+
+
+def _refuse_without_effect(args: argparse.Namespace) -> None:
+    for names, other in (
+        (('min_area', 'simplify', 'fill_holes'), 'vector'),
+        (('mask_values',), 'mask'),
+    ):
+        for name in names:
+            given = getattr(args, name) is not None and getattr(args, other) is None
+            # A list of pairs may name masks.
+            if given and not (args.pairs and other == 'mask'):
+                option = f'--{name.replace("_", "-")}'
+                raise UserError(f'{option} is about --{other}, which is not given')
 
 
 def raster_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -308,7 +322,11 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def _overlap(text: str) -> float:
+    percent = text.endswith('%')
     try:
-        return float(text[:-1]) / 100 if text.endswith('%') else float(text)
+        number = float(text.removesuffix('%'))
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text!r}: 25% or a number of pixels is needed') from None
+    if percent and not 0 <= number < 100:
+        raise argparse.ArgumentTypeError(f'{text!r}: 0% to below 100% is needed')
+    return number / 100 if percent else number

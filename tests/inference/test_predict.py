@@ -114,6 +114,7 @@ def test_pictures(tool, model, scene, tmp_path):
     [
         (['--bands', '3;2'], 'whole numbers with commas'),
         (['--overlap', 'half'], '25% or a number of pixels'),
+        (['--overlap', '125%'], '0% to below 100%'),
         (['--window', '0'], '0 is below 1'),
     ],
 )
@@ -122,6 +123,15 @@ def test_usage_errors_exit_with_2(model, files, tmp_path, options, expected, cap
         command.main([*map(str, files), '-o', str(tmp_path / 'o.tif'), *model, *options])
     assert error.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('options', 'about'), [(['--min-area', '5'], 'vector'), (['--mask-values', '3'], 'mask')]
+)
+def test_option_without_effect_is_refused(tool, model, files, tmp_path, options, about):
+    code, error = tool('predict', *files, '-o', tmp_path / 'o.tif', *model, *options)
+    assert (code, f'{options[0]} is about --{about}, which is not given' in error) == (2, True)
+    assert not (tmp_path / 'o.tif').exists()
 
 
 def test_options_reach_the_prediction(tool, model, write_raster, tmp_path):
