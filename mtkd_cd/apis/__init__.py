@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         '_models': ('get_config', 'list_models'),
         '_runs': ('run_recipe', 'test', 'train'),
+        '_export': ('export_model',),
         '_inference': ('ChangeInferencer', 'inference_model', 'init_model'),
     },
 )

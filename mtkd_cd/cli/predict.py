@@ -115,7 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('a', nargs='?', help='date A: what GDAL reads, or a picture')
     parser.add_argument('b', nargs='?', help='date B; on another grid it is warped once')
     parser.add_argument(
-        '-m', '--model', required=True, help='a bundle, or a config (then --weights too)'
+        '-m',
+        '--model',
+        required=True,
+        help='a bundle, an exported file, or a config (then --weights too)',
     )
     parser.add_argument(
         '-o',
