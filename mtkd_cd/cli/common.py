@@ -14,11 +14,13 @@ from mmengine.config import Config, DictAction
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import os_error_message
+from mtkd_cd.core.processes import ending_together
 from mtkd_cd.registry import config_errors_explained
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+_LONGEST_MESSAGE = 4000  # letters; damaged files may have anything in a message
 
 
 def run_tool(
@@ -30,8 +32,9 @@ def run_tool(
     A mistake of the user (:class:`UserError`, also one raised in a data loader's worker; a config
     that names what does not exist; a full disk) is printed as ``error: ...`` without a traceback,
     exit code 2. Ctrl-C exits with 130, a closed pipe with 141. Anything else is a bug and keeps its
-    traceback. Checkpoints are read as tensors and plain values only, until the tool parses
-    ``--trust-checkpoint`` (:func:`add_trust_argument`).
+    traceback. Where one process of a distributed run fails, all end. Checkpoints are read as
+    tensors and plain values only, until the tool parses ``--trust-checkpoint``
+    (:func:`add_trust_argument`).
 
     Args:
         main: Takes the arguments, ``None`` for those of the process; returns the exit code,
@@ -43,7 +46,7 @@ def run_tool(
         False  # a log file that cannot be written, on a full disk, must not bury the message
     )
     try:
-        with config_errors_explained():
+        with ending_together(user_message), config_errors_explained():
             code = main(argv) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -257,9 +260,13 @@ class ConfigOptions(DictAction):
 
 def user_message(error: BaseException) -> str | None:
     """What to tell the user about ``error``; ``None`` if it is none of the user's doing."""
-    if isinstance(error, UserError):
-        return _without_worker_traceback(str(error))
-    return os_error_message(error)
+    if not isinstance(error, UserError):
+        return os_error_message(error)
+    message = _without_worker_traceback(str(error))
+    if len(message) > _LONGEST_MESSAGE:
+        half = _LONGEST_MESSAGE // 2
+        message = f'{message[:half]} [...] {message[-half:]}'
+    return message
 
 
 def _without_worker_traceback(message: str) -> str:

@@ -6,7 +6,7 @@ Paper: arXiv:2502.13407, section 4.1.
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import numpy as np
@@ -82,6 +82,9 @@ class CARPartition:
         num_ranges = len(self.thresholds) + 1
         if names is None:
             names = _DEFAULT_NAMES.get(num_ranges, tuple(f'range{i}' for i in range(num_ranges)))
+        texts = isinstance(names, Sequence) and not isinstance(names, str)
+        if not texts or not all(isinstance(name, str) and name for name in names):
+            raise UserError(f'names={names!r}: a list of texts is needed, one for each range')
         self.names = tuple(names)
         if len(self.names) != num_ranges or len(set(self.names)) != num_ranges:
             raise UserError(
@@ -191,7 +194,7 @@ class CARPartition:
 
 
 def _checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
-    values = (thresholds,) if isinstance(thresholds, (int, float)) else tuple(thresholds)
+    values = tuple(thresholds) if isinstance(thresholds, Iterable) else (thresholds,)
     numbers = all(
         isinstance(value, (int, float)) and not isinstance(value, bool) for value in values
     )

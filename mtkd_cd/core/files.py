@@ -253,9 +253,9 @@ def check_not_read(
             continue
         source = Path(read).resolve()
         if place == source or (source in place.parents and not source.is_file()):
+            where = '' if place == source else f' lies in {read},'
             raise UserError(
-                f'{target} is, or lies in, {read}, where the {what} are read from: choose a place '
-                'outside'
+                f'{target}{where or " is"} where the {what} are read from: choose a place outside'
             )
 
 

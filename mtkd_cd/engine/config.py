@@ -16,6 +16,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import found_config
+from mtkd_cd.core.processes import watch_others
 from mtkd_cd.core.strategy import Layout, Place, Strategy, of_each_fold, training_command
 from mtkd_cd.core.text import closest
 from mtkd_cd.data.images import band_numbers as band_numbers
@@ -652,6 +653,7 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
             init_dist(launcher, **cfg.env_cfg.get('dist_cfg', {}))
         else:
             torch.distributed.init_process_group('gloo')
+    watch_others()
 
 
 def nodes(node: Any) -> Iterator[Any]:

@@ -3,6 +3,7 @@ with."""
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.text import some
 from mtkd_cd.data.stamp import changes
+from mtkd_cd.evaluation.scores import MEAN_NAMES
 
 FILENAME = 'run.json'
 DATA = 'data.json'  # beside it: digests of the files that the run learned from
@@ -131,12 +133,43 @@ def read_record(work_dir: str | Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get('settings', {}), dict):
         raise _damaged(path, f'it holds no record of a run: {json.dumps(record)[:60]}')
     wrong = [
-        f'{name}={value!r}'
+        f'{name}={record[name]!r}'
         for name, kinds in _FIELDS.items()
-        if name in record and not isinstance(value := record[name], kinds)
+        if name in record and not _is_of(record[name], kinds)
     ]
     if wrong:
         raise _damaged(path, ', '.join(wrong))
+    return record
+
+
+def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+def read_test_record(path: str | Path) -> dict[str, Any]:
+    """What a test noted: ``stamp`` and ``data`` of what was tested, ``metrics`` (none where there
+    are no labels), ``seconds``. Empty where there is no file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    record = read_json(path)
+    if record is None and not Path(path).is_file():
+        return {}
+    numbers = (int, float)
+    if (
+        not isinstance(record, dict)
+        or not isinstance(metrics := record.get('metrics'), dict)
+        or (metrics and not all(_is_of(metrics.get(name), numbers) for name in MEAN_NAMES))
+        or not _is_of(record.get('seconds'), numbers)
+    ):
+        text = json.dumps(record)[:60]
+        raise UserError(
+            f'{path} is damaged (it holds no record of a test: {text}): delete it, and it is '
+            'tested again'
+        )
     return record
 
 

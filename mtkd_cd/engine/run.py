@@ -430,6 +430,11 @@ def _loader_errors() -> Iterator[None]:
                 f'{shared_memory_advice()}; for slow data, set train_dataloader.timeout (seconds; '
                 '0: none)'
             ) from error
+        if 'Expected to have finished reduction in the prior iteration' in text:
+            raise UserError(
+                'some parameters take no part in the loss, which several processes have to be '
+                'told: --cfg-options find_unused_parameters=True (slower)'
+            ) from error
         if re.search(r'DataLoader worker.*(exited unexpectedly|killed by signal)', text):
             raise UserError(
                 f'{text.splitlines()[0].strip()} If nobody ended it, memory was short: lower '

@@ -35,6 +35,7 @@ from mtkd_cd.version import __version__
 
 TABLE_SUFFIXES = ('.json', '.csv')
 NUM_QUANTILES = 5
+_MOST_PIXELS = 2**53  # what a float holds exactly
 # As the paper heads its columns.
 _HEADINGS = {'IoU': 'IoU', 'Recall': 'Rec', 'Precision': 'Prec', 'Fscore': 'Fscore'}
 _MEAN_HEADINGS = [f'm{heading}' for heading in _HEADINGS.values()]
@@ -302,26 +303,38 @@ def load_table(
     if missing or not rows:
         problem = f'lacks the column {", ".join(missing)}' if missing else 'holds no image'
         raise UserError(f'{path} {problem}: a per-image table comes from mtkd-cd test --out FILE')
-    own_partition = (
-        CARPartition(stored['thresholds'], stored['names'])
-        if 'thresholds' in stored
-        else CARPartition()
-    )
     table = ImageTable(
-        files=[row['file'] for row in rows],
+        files=[_text(path, row, 'file') for row in rows],
         counts=np.array(
             [[_count(path, row, name) for name in COUNT_NAMES] for row in rows], np.int64
         ),
         coarse_cars=[_number(path, row, 'coarse_car') for row in rows],
-        coarse_ranges=[row.get('coarse_range') or None for row in rows],
-        partition=partition or own_partition,
-        zero_division=stored.get('zero_division', zero_division),
+        coarse_ranges=[
+            _text(path, row, 'coarse_range') if row.get('coarse_range') else None for row in rows
+        ],
+        partition=partition or _partition(path, stored),
+        zero_division=_zero_division(path, stored.get('zero_division', zero_division)),
         provenance=_provenance(path, stored),
     )
     _check_consistency(path, rows, table)
     if partition is None:
         _check_ranges(path, rows, table)
     return table
+
+
+def _partition(path: str | os.PathLike, stored: Mapping[str, Any]) -> CARPartition:
+    if 'thresholds' not in stored:
+        return CARPartition()
+    try:
+        return CARPartition(stored['thresholds'], stored.get('names'))
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from None
+
+
+def _zero_division(path: str | os.PathLike, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise UserError(f'{path}: zero_division is a number from 0 to 1, found {value!r}')
+    return float(value)
 
 
 def _provenance(path: str | os.PathLike, stored: Mapping[str, Any]) -> Provenance:
@@ -336,7 +349,7 @@ def _provenance(path: str | os.PathLike, stored: Mapping[str, Any]) -> Provenanc
 def _read_json(path: str | os.PathLike) -> dict[str, Any]:
     try:
         stored = json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{path} is not valid JSON ({error}): write the table again') from error
     images = stored.get('images') if isinstance(stored, dict) else None
     if not isinstance(images, list) or not all(isinstance(row, dict) for row in images):
@@ -348,7 +361,10 @@ def _read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _read_csv(path: str | os.PathLike) -> list[dict[str, Any]]:
-    rows = list(csv.DictReader(io.StringIO(_read_text(path), newline='')))
+    try:
+        rows = list(csv.DictReader(io.StringIO(_read_text(path), newline='')))
+    except csv.Error as error:
+        raise UserError(f'{path} is no CSV table ({error}): write the table again') from None
     for row in rows:
         for name in ('file', 'coarse_range'):
             if row.get(name):
@@ -365,11 +381,26 @@ def _read_text(path: str | os.PathLike) -> str:
 
 def _count(path: str | os.PathLike, row: Mapping[str, Any], name: str) -> int:
     count = _number(path, row, name)
-    if count is None or count < 0 or not count.is_integer():
+    if count is None or not 0 <= count <= _MOST_PIXELS or not count.is_integer():
         raise UserError(
             f'{path}, image {row["file"]}: {name} is a number of pixels, found {row[name]!r}'
         )
     return int(count)
+
+
+def _text(path: str | os.PathLike, row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    if not isinstance(value, str) or not value or not _is_writable(value):
+        raise UserError(f'{path}: {name} of an image is a text, found {value!r}')
+    return value
+
+
+def _is_writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(path: str | os.PathLike, row: Mapping[str, Any], name: str) -> float | None:
@@ -378,7 +409,7 @@ def _number(path: str | os.PathLike, row: Mapping[str, Any], name: str) -> float
         return None
     try:
         return float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(
             f'{path}, image {row["file"]}: {name} is a number, found {text!r}'
         ) from None

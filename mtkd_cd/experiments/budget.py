@@ -167,8 +167,14 @@ def measure_speed(model: str, options: RecipeOptions, folder: Path) -> None:
 
 def read_speed(folder: Path) -> Speed | None:
     """What :func:`measure_speed` left."""
-    found = read_json(folder / 'speed.json')
-    return Speed(**found) if found else None
+    path = folder / 'speed.json'
+    found = read_json(path)
+    if not found:
+        return None
+    try:
+        return Speed(**{name: float(value) for name, value in found.items()})
+    except (TypeError, ValueError, AttributeError):
+        raise UserError(f'{path} is damaged: delete it, and the speed is measured again') from None
 
 
 def scaled(settings: Mapping[str, Any], scale: float) -> dict[str, Any]:
@@ -184,7 +190,11 @@ def write_budget(folder: Path, content: Mapping[str, Any]) -> None:
 
 def read_budget(folder: Path) -> dict[str, Any] | None:
     """What :func:`write_budget` kept."""
-    return read_json(folder / FILE)
+    path = folder / FILE
+    found = read_json(path)
+    if found is not None and not isinstance(found, dict):
+        raise UserError(f'{path} is damaged: delete it, and the trainings are fitted again')
+    return found
 
 
 def as_text(budget: Mapping[str, Any]) -> str:

@@ -210,7 +210,7 @@ def _of_stac(path: Path, assets: tuple[str, ...]) -> list[PairTask]:
     pystac = require('pystac', 'stac', _STAC)
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'--pairs {path} is no JSON: {error}') from None
     tasks = []
     for number, pair in enumerate(_item_pairs(path, content), 1):

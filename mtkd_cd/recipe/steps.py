@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,8 @@ from mtkd_cd.engine import read_curve
 from mtkd_cd.engine.record import (
     check_settings,
     name_of,
-    read_json,
     read_record,
+    read_test_record,
     settings_of,
     write_json,
 )
@@ -47,6 +47,7 @@ from mtkd_cd.engine.run import (
     stamp_of_test_data,
 )
 from mtkd_cd.evaluation import ImageTable, load_table
+from mtkd_cd.evaluation.metric import PREFIX
 from mtkd_cd.models.mtkd.calibration import calibrate_routing
 from mtkd_cd.models.mtkd.routing import ORIGIN
 from mtkd_cd.recipe.derive import derive, distillation_loss
@@ -417,12 +418,17 @@ def _test_once(
         return
     record_path = Path(cfg.work_dir) / TEST_RECORD
     stamp, data = _test_stamp(cfg, weights), stamp_of_test_data(cfg)
-    _say_what_changed(cfg, read_json(record_path), stamp, data)
+    _say_what_changed(cfg, read_test_record(record_path), stamp, data)
     start = time.monotonic()
     tested = None if adjust.is_cascade(cfg) else weights or Path(cfg.work_dir) / BEST
     cfg.work_dir = str(Path(cfg.work_dir) / 'test')
     set_provenance(cfg, strategy)
     metrics = run_test(cfg, tested, out=table, show_dir=show_dir, terse=True)
+    # Reports give the scores of the tables, whatever other metrics a config has beside ours.
+    own = f'{PREFIX}/'
+    metrics |= {
+        key.removeprefix(own): value for key, value in metrics.items() if key.startswith(own)
+    }
     if is_main_process():
         for other in {'.json', '.csv'} - {table.suffix}:  # of the same test, in the other format
             table.with_suffix(other).unlink(missing_ok=True)
@@ -444,15 +450,17 @@ def is_tested(cfg: Config, table: Path, weights: Path | None = None) -> bool:
     Raises:
         UserError: There are no weights to test; names the command that makes them.
     """
-    record = read_json(Path(cfg.work_dir) / TEST_RECORD)
-    if not isinstance(record, dict) or _test_stamp(cfg, weights) != record.get('stamp'):
+    record = read_test_record(Path(cfg.work_dir) / TEST_RECORD)
+    if not record or _test_stamp(cfg, weights) != record.get('stamp'):
         return False
     return table.is_file() and stamp_of_test_data(cfg) == record.get('data')
 
 
-def _say_what_changed(cfg: Config, record: Any, stamp: Any, data: dict[str, str]) -> None:
+def _say_what_changed(
+    cfg: Config, record: Mapping[str, Any], stamp: Any, data: dict[str, str]
+) -> None:
     """Before a test is done again."""
-    if not isinstance(record, dict) or not isinstance(record.get('data'), dict):
+    if not isinstance(record.get('data'), dict):
         return
     reasons = []
     if record.get('stamp') != stamp:
@@ -507,6 +515,7 @@ def _write_curves(layout: Layout) -> None:
         )
         for step in steps
         for point in read_curve(step.place(layout) / 'curve.csv')
+        if point.get('mIoU')  # which not every config validates
     ]
     with atomic_write(layout.report / CURVES) as file:
         writer = csv.DictWriter(file, ('strategy', 'range', 'iter', 'mIoU'), lineterminator='\n')
@@ -519,13 +528,14 @@ def collect_results(layout: Layout) -> RecipeResults:
     test and the time of every step."""
     results = RecipeResults(layout.model)
     for step in _steps_of(layout):
-        name = 'run.json' if step.action == 'train' else TEST_RECORD
-        record = read_json(step.place(layout) / name) or {}
-        if 'seconds' in record:
+        place = step.place(layout)
+        training = step.action == 'train'
+        record = read_record(place) if training else read_test_record(place / TEST_RECORD)
+        if record.get('seconds') is not None:
             results.times.append(
                 StepTime(step.action, step.strategy, step.specialist, record['seconds'])
             )
-        if 'metrics' in record:
+        if record.get('metrics'):
             results.metrics[step.strategy] = record['metrics']
     return results
 

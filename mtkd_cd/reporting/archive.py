@@ -106,7 +106,10 @@ def read_archive(path: str | os.PathLike) -> Archive:
         groups.setdefault(tuple(row[name] for name in _RUN_COLUMNS), []).append(row)
     if not groups:
         raise UserError(f'{path} holds no image: an archive comes from mtkd-cd tables pack')
-    runs = [_run(path, rows) for rows in groups.values()]
+    try:
+        runs = [_run(path, rows) for rows in groups.values()]
+    except UserError as error:  # a partition's, say
+        raise UserError(str(error) if str(path) in str(error) else f'{path}: {error}') from None
     beside = curves_file(path)
     return Archive(runs, _read_curves(beside) if beside.is_file() else [])
 
@@ -231,17 +234,17 @@ def _run(path: Path, rows: Sequence[Mapping[str, str]]) -> Run:
         twice = next(file for file in files if files.count(file) > 1)
         raise UserError(f'{path}, {identity}: {twice} is there more than once')
     try:
-        counts = [[int(row[name]) for name in COUNT_NAMES] for row in rows]
+        counts = np.array([[int(row[name]) for name in COUNT_NAMES] for row in rows], np.int64)
         cars = [float(row['coarse_car']) if row['coarse_car'] else None for row in rows]
         thresholds = [float(number) for number in about['thresholds'].split()]
         zero_division = float(about['zero_division'])
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(f'{path}, {identity}: a number is wanted: {error}') from None
-    if min(map(min, counts)) < 0:
+    if counts.min() < 0:
         raise UserError(f'{path}, {identity}: a number of pixels is below 0')
     table = ImageTable(
         files=files,
-        counts=np.array(counts, np.int64),
+        counts=counts,
         coarse_cars=cars,
         coarse_ranges=[row['coarse_range'] or None for row in rows],
         partition=CARPartition(thresholds, about['names'].split() or None),

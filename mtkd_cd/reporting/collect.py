@@ -179,7 +179,7 @@ def _not_a_table(path: Path) -> str | None:
 def _json_keys(text: str) -> str:
     try:
         content: Any = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return ''
     return f' ({", ".join(list(content)[:4])})' if isinstance(content, dict) and content else ''
 

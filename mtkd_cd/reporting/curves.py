@@ -60,15 +60,22 @@ def read_curves(runs: Iterable[Run]) -> list[Curve]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding='utf-8', newline='') as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(
-                f'{path} lacks the column {", ".join(missing)}: validation curves come from '
-                'mtkd-cd recipe; move it away'
-            )
-        return list(reader)
+    try:
+        with path.open(encoding='utf-8', newline='') as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            rows = [] if missing else list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'cannot read the validation curves {path}: {error}') from None
+    if missing:
+        raise UserError(
+            f'{path} lacks the column {", ".join(missing)}: validation curves come from '
+            'mtkd-cd recipe; move it away'
+        )
+    for row in rows:
+        if None in row or None in row.values():
+            raise UserError(f'{path}: a row has not as many cells as the first line: {row}')
+    return rows
 
 
 def _point(path: Path, row: dict[str, str]) -> tuple[int, float]:

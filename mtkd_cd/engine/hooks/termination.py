@@ -3,20 +3,24 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mtkd_cd.registry import HOOKS
 
 EXIT_TERMINATED = 143  # 128 + SIGTERM, as shells report it
-_ASK_EVERY = 10  # iterations: processes agree to end together, which costs a message each
+# Processes agree to end together, which costs a message each time: so many iterations apart at
+# most, and so many seconds.
+_ASK_ITERATIONS = 10
+_ASK_SECONDS = 5.0
 _GRACE = 25  # seconds: a loader's worker lives on for the step and the save; Slurm kills after 30
 
 
@@ -45,6 +49,9 @@ class TerminationHook(Hook):
     def __init__(self) -> None:
         self._asked = False
         self._training = False
+        self._next = 0  # iteration of the next agreement
+        self._apart = 1  # iterations since the last one
+        self._since = time.monotonic()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -75,20 +82,29 @@ class TerminationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Save and end, if the process has been asked to."""
-        if get_world_size() > 1:
-            if (runner.iter + 1) % _ASK_EVERY:
-                return
-            asked = torch.tensor(float(self._asked))
-            all_reduce(asked, 'max')
-            self._asked = bool(asked)
+        if get_world_size() > 1 and not self._agree(runner.iter):
+            return
         if self._asked:
             self._end(runner, runner.iter + 1)
+
+    def _agree(self, iteration: int) -> bool:
+        """Whether this is an iteration at which the processes tell each other."""
+        if iteration < self._next:
+            return False
+        now = time.monotonic()
+        told = torch.tensor([float(self._asked), (now - self._since) / self._apart])
+        all_reduce(told, 'max')
+        self._asked, seconds = bool(told[0]), float(told[1])
+        fitting = int(_ASK_SECONDS / max(seconds, 1e-3))
+        self._apart = min(_ASK_ITERATIONS, max(1, fitting))
+        self._next, self._since = iteration + self._apart, now
+        return True
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """End, if the process has been asked to."""
-        if self._asked and get_world_size() == 1:
+        if self._asked:
             raise Terminated(_without_save(runner, 'in the validation', runner.iter))
 
     def _end(self, runner: Runner, iteration: int) -> None:
@@ -98,6 +114,7 @@ class TerminationHook(Hook):
         path = saving.file_backend.join_path(saving.out_dir, saving.filename_tmpl.format(iteration))
         if not saving.file_backend.isfile(path):
             saving._save_checkpoint(runner)
+        barrier()  # one process saves, the others wait for it
         raise Terminated(
             f'stopped by SIGTERM at iteration {iteration}: saved {path}. Go on with the same '
             'command and --resume'

@@ -47,13 +47,24 @@ class ValidationCurveHook(Hook):
         rows.append(
             {
                 'iter': str(runner.iter),
-                **{name: repr(float(scores[name])) for name in self.metrics if name in scores},
+                **{
+                    name: repr(float(scores[key]))
+                    for name in self.metrics
+                    if (key := _key_of(name, scores)) is not None
+                },
             }
         )
         with atomic_write(path) as file:
             writer = csv.DictWriter(file, ('iter', *self.metrics), lineterminator='\n')
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _key_of(name: str, scores: Mapping[str, float]) -> str | None:
+    """The metric itself, else the first one of that name under a prefix."""
+    if name in scores:
+        return name
+    return next((key for key in scores if key.rpartition('/')[2] == name), None)
 
 
 def read_curve(path: Path) -> list[dict[str, str]]:
