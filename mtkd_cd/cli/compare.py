@@ -164,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         dropped,
         found.curves,
     )
-    report.write(args.out)
+    shown = [args.data_root, *(args.images or ())]
+    report.write(args.out, [folder for folder in shown if folder])
     print(report.facts, *report.summary, *report.notes, sep='\n')
     if found.ignored:
         path, reason = found.ignored[0]

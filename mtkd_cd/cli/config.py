@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from mtkd_cd.cli.common import at_least
 from mtkd_cd.cli.options import add_options, options_of
-from mtkd_cd.core.files import CONFIGS, atomic_write
+from mtkd_cd.core.files import CONFIGS, own_file
 from mtkd_cd.core.strategy import KINDS, ROUTINGS, Strategy
 
 _OF_STRATEGY_OR_RUN = (
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = Config(_plain(cfg._cfg_dict)).pretty_text
     print(text, end='')
     if args.out:
-        with atomic_write(args.out) as file:
+        with own_file(args.out, 'w') as file:
             file.write(text)
 
 

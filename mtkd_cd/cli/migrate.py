@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.files import atomic_write, check_not_read
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.out is not None and args.out.exists() and not args.overwrite:
         raise UserError(f'{args.out} exists: choose another name, or pass --overwrite')
+    if args.out is not None:
+        check_not_read(args.out, [args.config], 'settings')
     migration = migrate_config(args.config)
     text = migration.cfg.pretty_text
     if args.out is None:

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out:
         check_table_suffix(args.out)
 
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, ('model', 'test_dataloader'))
     if args.range:
         set_range(cfg, args.range)
     apply_data_arguments(cfg, args)

@@ -29,10 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
 
+    from mtkd_cd.engine.checkup import TRAINING_NEEDS
     from mtkd_cd.engine.config import load_config, set_machine, set_range
     from mtkd_cd.engine.run import prepare_training, run_training
 
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, TRAINING_NEEDS)
     if args.range:
         set_range(cfg, args.range)
     apply_data_arguments(cfg, args)

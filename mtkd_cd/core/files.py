@@ -6,19 +6,20 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mtkd_cd.core.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'  # travels in the wheel
 
 MANIFEST = '.mtkd_cd_files'  # in a folder of ours: the files that we made there
-# .<name of the file>.<machine>-<process>.<random>.tmp
+# .<name of the file or folder>.<machine>-<process>.<random>.tmp
 _TEMPORARY = re.compile(r'\..+\.([0-9a-f]{8})-(\d+)\.\w+\.tmp')
 
 
@@ -49,12 +50,8 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_once(path.parent.absolute())
     text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
-    # No NamedTemporaryFile(delete=True): the name must outlive the handle for the rename. A name
-    # may have 255 bytes.
-    name = path.name.encode()[:180].decode(errors='ignore')
-    handle, temporary = tempfile.mkstemp(
-        prefix=f'.{name}.{_machine()}-{os.getpid()}.', suffix='.tmp', dir=path.parent
-    )
+    # No NamedTemporaryFile(delete=True): the name must outlive the handle for the rename.
+    handle, temporary = tempfile.mkstemp(**_temporary(path))
     try:
         with os.fdopen(handle, mode, **text) as file:  # type: ignore[call-overload]
             yield file
@@ -67,6 +64,35 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO]:
         raise
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Make a folder beside ``path`` and rename it to ``path`` when the block ends without an error;
+    a folder that is there already is replaced by it.
+
+    Raises:
+        OSError: As :func:`atomic_write`.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_once(path.parent)
+    building, old = (Path(tempfile.mkdtemp(**_temporary(path))) for _ in range(2))
+    try:
+        os.chmod(building, 0o777 & ~_umask())
+        yield building
+        if path.exists():
+            path.rename(old / path.name)
+        building.rename(path)
+    finally:
+        for folder in (building, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(path: Path) -> dict[str, Any]:
+    name = path.name.encode()[:180].decode(errors='ignore')  # a name may have 255 bytes
+    prefix = f'.{name}.{_machine()}-{os.getpid()}.'
+    return dict(prefix=prefix, suffix='.tmp', dir=path.parent)
+
+
 @cache
 def _sweep_once(folder: Path) -> None:
     sweep_temporaries(folder)
@@ -75,17 +101,22 @@ def _sweep_once(folder: Path) -> None:
 def sweep_temporaries(folder: str | os.PathLike, deep: bool = False) -> None:
     """Delete what writes that were killed have left in a folder, and with ``deep`` below it.
 
-    A temporary file goes when the process of this machine that wrote it is gone. The first write to
-    a folder in a process sweeps it.
+    A temporary file, or folder, goes when the process of this machine that wrote it is gone. The
+    first write to a folder in a process sweeps it.
     """
     for place, folders, names in os.walk(os.fspath(folder)):
-        for name in names:
-            match = _TEMPORARY.fullmatch(name)
-            if match and match[1] == _machine() and not _is_alive(int(match[2])):
-                with suppress(OSError):
-                    os.unlink(os.path.join(place, name))
+        for name in filter(_is_left, names):
+            with suppress(OSError):
+                os.unlink(os.path.join(place, name))
+        for name in filter(_is_left, folders):
+            shutil.rmtree(os.path.join(place, name), ignore_errors=True)
         if not deep:
             folders.clear()
+
+
+def _is_left(name: str) -> bool:
+    match = _TEMPORARY.fullmatch(name)
+    return bool(match and match[1] == _machine() and not _is_alive(int(match[2])))
 
 
 @cache
@@ -147,6 +178,21 @@ class OutputFolder:
             raise UserError(f'{folder} is a file: name a folder to write to')
         self._own = {name for _, name in self._noted()}
 
+    @property
+    def noted(self) -> frozenset[str]:
+        """What tools of ours have written here, of every kind."""
+        return frozenset(self._own)
+
+    def note(self, name: str | os.PathLike) -> None:
+        """Note a file or folder that is going to be written by other means."""
+        relative = Path(name).as_posix()
+        if relative not in self._own:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # One short write to the end of a file does not mix with that of another process.
+            with open(self.folder / MANIFEST, 'ab') as manifest:
+                manifest.write(_line(self.kind, relative))
+            self._own.add(relative)
+
     def clear(self) -> None:
         """Delete the files of this kind that an earlier tool has left here, and nothing else."""
         noted = self._noted()
@@ -178,16 +224,12 @@ class OutputFolder:
         path = self.folder / relative
         if relative not in self._own:
             # Noted before it is written: a tool that is killed in between leaves no file unnoted.
-            # One short write to the end of a file does not mix with that of another process.
             if not self.may_write(name):
                 raise UserError(
                     f'{path} is there already, and was not made by this tool: choose another '
                     'place, or move it away'
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / MANIFEST, 'ab') as manifest:
-                manifest.write(_line(self.kind, relative))
-            self._own.add(relative)
+            self.note(name)
         with atomic_write(path, mode) as file:
             yield file
 

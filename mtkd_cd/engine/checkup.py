@@ -20,6 +20,18 @@ _LEAST_SHARED_MEMORY = 4 << 20  # bytes: less than a batch of any use
 LOADER_SECONDS = 600  # without a batch: a worker hangs
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _NUMBERS = ('optim_wrapper', 'param_scheduler', 'train_cfg')
+TRAINING_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+# Whole numbers that nothing goes on without, and the least that each may be.
+_COUNTS = {
+    'train_cfg.max_iters': 1,
+    'train_cfg.max_epochs': 1,
+    'train_cfg.val_interval': 1,
+    **{f'{loader}.batch_size': 1 for loader in LOADERS},
+    **{f'{loader}.num_workers': 0 for loader in LOADERS},
+    'default_hooks.logger.interval': 1,
+    'randomness.seed': 0,
+}
+_MOST = {'randomness.seed': 2**32 - 1}
 _IOU_METRICS = {
     'mIoU': ('aAcc', 'mIoU', 'mAcc'),
     'mDice': ('aAcc', 'mDice', 'mAcc'),
@@ -50,6 +62,10 @@ def check_numbers(cfg: Config) -> None:
     Raises:
         UserError: Names the entry and its value.
     """
+    rate = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr', 0)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+        raise UserError(f'optim_wrapper.optimizer.lr={rate!r}: a number is needed')
+    check_counts(cfg)
     for key in _NUMBERS:
         for place, value in _numbers(cfg.get(key), key):
             negative = place.rpartition('.')[2] == 'lr' and value < 0
@@ -57,6 +73,23 @@ def check_numbers(cfg: Config) -> None:
                 raise UserError(
                     f'{place}={value}: a finite number{" from 0 up" if negative else ""} is needed'
                 )
+
+
+def check_counts(cfg: Config) -> None:
+    """Refuse numbers of iterations, images and loader processes, and seeds, that are none.
+
+    Raises:
+        UserError: Names the entry and its value.
+    """
+    for place, least in _COUNTS.items():
+        value: Any = cfg
+        for key in place.split('.'):
+            value = value.get(key) if isinstance(value, (Mapping, Config)) else None
+        most = _MOST.get(place, math.inf)
+        if value is None or (type(value) is int and least <= value <= most):
+            continue
+        wanted = f'from {least} up' if most == math.inf else f'from {least} to {most}'
+        raise UserError(f'{place}={value!r}: a whole number {wanted} is needed')
 
 
 def check_optimizer(cfg: Config) -> None:

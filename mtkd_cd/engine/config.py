@@ -55,12 +55,17 @@ CASCADE = 'OriginPartitionCascade'
 DISTILLER = 'MultiTeacherDistiller'
 
 
-def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    path: str | Path,
+    options: Mapping[str, Any] | None = None,
+    needs: Sequence[str] = ('model',),
+) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
     Args:
         path: Of the file. ``configs/...`` is the package's own where the current folder has none.
         options: Entries to set, by their dotted keys.
+        needs: Entries that the config has to have.
 
     Raises:
         UserError: No such file, not a config, or an option that the config has no place for.
@@ -81,6 +86,9 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     # and with every checkpoint. Its fromfile drops the argument of this name.
     object.__setattr__(cfg, '_format_python_code', False)
     merge_options(cfg, options or {})
+    missing = [name for name in needs if not cfg.get(name)]
+    if missing:
+        raise UserError(f'config {path} has no {", ".join(missing)}: give one that has')
     return cfg
 
 
@@ -96,8 +104,9 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
             raise UserError(
                 f'--cfg-options {key}=...: the config has no {first!r}; {closest(first, cfg)}'
             )
+    options = {key: _as_text(cfg, key, value) for key, value in options.items()}
     try:
-        cfg.merge_from_dict(dict(options))
+        cfg.merge_from_dict(options)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f'--cfg-options {" ".join(options)}: {error.args[0]}') from error
     for loader in LOADERS:
@@ -105,6 +114,19 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
             # torch refuses both where there is no worker.
             cfg[loader].persistent_workers = False
             cfg[loader].pop('prefetch_factor', None)
+
+
+def _as_text(cfg: Config, key: str, value: Any) -> Any:
+    """What mmengine took for a list because it has a comma in it, such as a path, as the text that
+    the config has in its place."""
+    is_list = isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value)
+    node: Any = cfg
+    for name in key.split('.'):
+        if isinstance(node, (list, tuple)) and name.isdigit() and int(name) < len(node):
+            node = node[int(name)]
+        else:
+            node = node.get(name) if isinstance(node, (dict, Config)) else None
+    return ','.join(value) if is_list and isinstance(node, str) else value
 
 
 def is_type(node: Any, *names: str) -> bool:

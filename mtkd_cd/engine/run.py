@@ -37,6 +37,7 @@ from mtkd_cd.engine import (
     ValidationCurveHook,
 )
 from mtkd_cd.engine.checkup import (
+    check_counts,
     check_numbers,
     check_optimizer,
     check_scope,
@@ -476,6 +477,7 @@ def run_test(
             ``show_dir``; ``out`` or ``show_dir`` is where something else is.
     """
     check_scope(cfg)
+    check_counts(cfg)
     fit_loaders(cfg)
     cfg.work_dir = str(work_dir_of(cfg))
     if checkpoint is None:

@@ -149,7 +149,7 @@ def read_experiment(path: Path | None, configs: Path, overrides: Mapping[str, An
     Raises:
         UserError: No such file, or an entry that means nothing.
     """
-    content = adjust.load_config(path).to_dict() if path else {}
+    content = adjust.load_config(path, needs=()).to_dict() if path else {}
     chosen = dict(overrides)
     models = content.pop('models', {})
     if not isinstance(models, Mapping):

@@ -30,6 +30,7 @@ from mtkd_cd.core.text import closest, csv_row
 from mtkd_cd.data.stamp import changes
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine import read_curve
+from mtkd_cd.engine.checkup import TRAINING_NEEDS
 from mtkd_cd.engine.record import (
     check_settings,
     name_of,
@@ -219,7 +220,7 @@ def origin_config(model: str, options: RecipeOptions) -> Config:
         UserError: Unknown model, or an option that the config has no place for.
     """
     if model.endswith('.py'):
-        cfg = adjust.load_config(model)
+        cfg = adjust.load_config(model, needs=TRAINING_NEEDS)
     else:
         known = sorted(path.stem for path in (options.configs / 'origin').glob('*.py'))
         if model not in known:

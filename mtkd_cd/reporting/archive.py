@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.files import atomic_write, check_own_file
 from mtkd_cd.core.text import csv_text, from_csv_text
 from mtkd_cd.evaluation import ImageTable, Provenance
 from mtkd_cd.evaluation.counts import COUNT_NAMES
@@ -68,12 +69,15 @@ def pack(runs: Sequence[Run], path: str | os.PathLike, dataset: str | None = Non
         dataset: Name of the data set, for tables that do not say.
 
     Raises:
-        UserError: Another suffix, or no run.
+        UserError: Another suffix, no run, or another file in the archive's place.
     """
     path = Path(path)
     _suffix(path)
     if not runs:
         raise UserError(f'{path}: there is no run to pack')
+    read = [run.path for run in runs]
+    for place, columns in ((path, COLUMNS), (curves_file(path), _CURVE_COLUMNS)):
+        check_own_file(place, read, partial(_has_columns, columns=columns))
     with _writing(path) as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(COLUMNS)
@@ -132,15 +136,15 @@ def unpack(path: str | os.PathLike, folder: str | os.PathLike, suffix: str = '.j
     """
     archive = read_archive(path)
     places = {_place(folder, run.identity, suffix): run for run in archive.runs}
-    there = next((place for place in places if place.exists()), None)
-    if there is not None:
-        raise UserError(f'{there} exists: unpack {path} into another folder')
-    for place, run in places.items():
-        run.table.save(place)
     by_file: dict[Path, list[Curve]] = {}
     for curve in archive.curves:
         identity = Identity(curve.model, curve.strategy, curve.seed)
         by_file.setdefault(_place(folder, identity, suffix).with_name(CURVES), []).append(curve)
+    there = next((place for place in (*places, *by_file) if place.exists()), None)
+    if there is not None:
+        raise UserError(f'{there} exists: unpack {path} into another folder')
+    for place, run in places.items():
+        run.table.save(place)
     for place, curves in by_file.items():
         with atomic_write(place) as file:
             writer = csv.writer(file, lineterminator='\n')
@@ -204,6 +208,14 @@ def _image_cells(table: ImageTable) -> Iterator[list[Any]]:
     for file, counts, car, range_name in rows:
         coarse = ['' if car is None else car, csv_text(range_name or '')]
         yield [csv_text(file), *counts, *coarse]
+
+
+def _has_columns(path: Path, columns: Sequence[str]) -> bool:
+    try:
+        _rows(path, columns)
+    except UserError:
+        return False
+    return True
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

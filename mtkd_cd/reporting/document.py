@@ -2,13 +2,15 @@
 to."""
 
 import base64
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
 
-from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.core.text import markdown_text
 from mtkd_cd.reporting.figures import Picture
 from mtkd_cd.reporting.table_formats import Table, typographic
@@ -66,18 +68,41 @@ class ComparisonReport:
     sections: Sequence[Section]
     sources: Mapping[str, Sequence[str]]
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, reads: Iterable[str | os.PathLike] = ()) -> None:
         """Write ``report.html``, ``report.md``, ``figures/*.png``, ``figures/*.svg``,
-        ``tables/*.csv`` and ``tables/*.tex``."""
+        ``tables/*.csv`` and ``tables/*.tex``; those of an earlier report there go.
+
+        Args:
+            folder: Where to.
+            reads: Files and folders that the report was made from.
+
+        Raises:
+            UserError: ``folder`` is one of ``reads`` or lies in it, or a file is in the way that is
+                no report's.
+        """
+        output = OutputFolder(folder, 'report', reads)
+        files = dict(self._files())
+        foreign = next((name for name in files if not output.may_write(name)), None)
+        if foreign is not None:  # before an earlier report is gone
+            raise UserError(
+                f'{folder / foreign} is there already, and was not made by this tool: choose '
+                'another place, or move it away'
+            )
+        output.clear()
+        for name, content in files.items():
+            with output.open(name) as file:
+                file.write(content)
+
+    def _files(self) -> Iterator[tuple[str, bytes]]:
         for section in self.sections:
             for picture in section.pictures:
-                _write(folder / 'figures' / f'{picture.name}.png', picture.png)
-                _write(folder / 'figures' / f'{picture.name}.svg', picture.svg)
+                yield f'figures/{picture.name}.png', picture.png
+                yield f'figures/{picture.name}.svg', picture.svg
             for table in section.tables:
-                _write(folder / 'tables' / f'{table.name}.csv', table.as_csv().encode())
-                _write(folder / 'tables' / f'{table.name}.tex', table.as_latex().encode())
-        _write(folder / 'report.md', self.as_markdown().encode())
-        _write(folder / 'report.html', self.as_html().encode())
+                yield f'tables/{table.name}.csv', table.as_csv().encode()
+                yield f'tables/{table.name}.tex', table.as_latex().encode()
+        yield 'report.md', self.as_markdown().encode()
+        yield 'report.html', self.as_html().encode()
 
     def as_markdown(self) -> str:
         """With figures linked from ``figures/``; names show letter by letter."""
@@ -103,11 +128,6 @@ class ComparisonReport:
 
 def _bullets(lines: Sequence[str]) -> str:
     return '\n'.join(f'- {markdown_text(line)}' for line in lines)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path, 'wb') as file:
-        file.write(content)
 
 
 def _environment() -> jinja2.Environment:

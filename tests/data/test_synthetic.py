@@ -14,6 +14,7 @@ import pytest
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import MANIFEST
 from mtkd_cd.data.synthetic import make_dataset, make_scene, target_cars
 from mtkd_cd.data.synthetic.changes import make_pair
 from mtkd_cd.data.synthetic.land import Cover
@@ -27,7 +28,7 @@ def contents(root):
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in root.rglob('*')
-        if path.is_file()
+        if path.is_file() and path.name != MANIFEST
     }
 
 
@@ -192,7 +193,7 @@ def test_full_folder_is_refused_unless_overwritten(tmp_path):
         make_dataset(tmp_path, num_train=1, num_test=0, size=64, seed=1)
     assert contents(tmp_path) == before
     make_dataset(tmp_path, num_train=1, num_test=0, size=64, seed=1, overwrite=True)
-    assert {path.name for path in tmp_path.iterdir()} == {'train'}
+    assert {path.name for path in tmp_path.iterdir()} == {'train', MANIFEST}
     assert not set(contents(tmp_path).values()) & set(before.values())
 
 
@@ -201,6 +202,14 @@ def test_overwriting_never_deletes_foreign_files(tmp_path):
     with pytest.raises(UserError, match=r'thesis\.txt'):
         make_dataset(tmp_path, num_train=1, num_test=0, size=64, overwrite=True)
     assert (tmp_path / 'thesis.txt').read_text() == 'years of work'
+
+
+def test_overwriting_never_deletes_a_data_set_of_the_users(tmp_path, write_pairs):
+    write_pairs(tmp_path / 'train', [0, 20])
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="'train', which was not made by this tool"):
+        make_dataset(tmp_path, num_train=1, num_test=0, size=64, overwrite=True)
+    assert contents(tmp_path) == before
 
 
 def test_failure_half_way_leaves_the_old_data_set_and_no_debris(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 run."""
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import MANIFEST, OutputFolder, atomic_folder
 from mtkd_cd.data.layout import SPLITS
 from mtkd_cd.data.synthetic.changes import make_pair
 from mtkd_cd.data.synthetic.render import random_looks, render
@@ -18,6 +18,7 @@ from mtkd_cd.data.synthetic.render import random_looks, render
 MIN_SIZE = 64
 MAX_CAR = 0.9
 _MIN_CHANGED_CAR = 0.002
+_KIND = 'synthetic scenes'
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -112,22 +113,20 @@ def make_dataset(
         raise UserError('num_train, num_val and num_test are all 0: ask for at least one pair')
     root = Path(root).resolve()
     _check_target(root, overwrite)
-    building = root.with_name(f'.{root.name}.{os.getpid()}.tmp')
-    try:
-        with tqdm(
+    with (
+        atomic_folder(root) as building,
+        tqdm(
             total=sum(counts.values()), unit='pair', desc='synthetic scenes', disable=not progress
-        ) as bar:
-            for index, (split, count) in enumerate(counts.items()):
-                for number, car in enumerate(
-                    target_cars(count, np.random.default_rng([seed, index]))
-                ):
-                    scene = make_scene([seed, index, number], size, float(car))
-                    for folder, picture in zip(('A', 'B', 'label'), scene):
-                        _write_png(building / split / folder / f'{number:05d}.png', picture)
-                    bar.update()
-        _move_into_place(building, root)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        ) as bar,
+    ):
+        for index, (split, count) in enumerate(counts.items()):
+            if count:
+                OutputFolder(building, _KIND).note(split)
+            for number, car in enumerate(target_cars(count, np.random.default_rng([seed, index]))):
+                scene = make_scene([seed, index, number], size, float(car))
+                for folder, picture in zip(('A', 'B', 'label'), scene):
+                    _write_png(building / split / folder / f'{number:05d}.png', picture)
+                bar.update()
 
 
 def _check_size(size: int) -> None:
@@ -148,11 +147,11 @@ def _check_target(root: Path, overwrite: bool) -> None:
         raise UserError(
             f'{root} is not empty: name another folder, or ask to overwrite it (--overwrite)'
         )
-    # Overwriting deletes: nothing but what this module writes may be in there.
-    if foreign := sorted(entries - set(SPLITS)):
+    # Overwriting deletes: nothing but what this module has written may be in there.
+    if foreign := sorted(entries - OutputFolder(root, _KIND).noted - {MANIFEST}):
         raise UserError(
-            f'{root} holds {foreign[0]!r}, which is no part of a synthetic data set: it is not '
-            'overwritten; name another folder'
+            f'{root} holds {foreign[0]!r}, which was not made by this tool: it is not overwritten; '
+            'name another folder, or move it away'
         )
 
 
@@ -161,11 +160,3 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
     path.write_bytes(
         cv2.imencode('.png', picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
     )
-
-
-def _move_into_place(building: Path, root: Path) -> None:
-    replaced = building.with_suffix('.old')
-    if root.exists():
-        root.rename(replaced)
-    building.rename(root)
-    shutil.rmtree(replaced, ignore_errors=True)
