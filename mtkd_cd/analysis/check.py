@@ -95,10 +95,10 @@ def check_dataset(
 ) -> list[SplitReport]:
     """Open every file of a data set, with the readers that training uses.
 
-    Looked for are missing partners, unreadable files, unequal sizes and orientations, images of
-    other bands or of values that need a radiometry rule, unknown and mixed label codings, splits
-    without any change, and pairs that are in two splits (same pixels, whatever the names of the
-    files and the order of the dates).
+    It looks for missing partners, unreadable files, and unequal sizes and orientations. It looks
+    for images of other bands, or of values that need a radiometry rule, for unknown and mixed label
+    codings, and for splits without any change. It looks for pairs that are in two splits: the same
+    pixels, whatever the names of the files and the order of the dates.
 
     Args:
         data_root: Folder with ``train``, ``val``, ``test`` or with ``list/<split>.txt``.

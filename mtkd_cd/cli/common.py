@@ -29,12 +29,12 @@ def run_tool(
     """Run a tool's ``main(argv)`` and exit the process: ``if __name__ == '__main__':
     run_tool(main)``.
 
-    A mistake of the user (:class:`UserError`, also one raised in a data loader's worker; a config
-    that names what does not exist; a full disk) is printed as ``error: ...`` without a traceback,
-    exit code 2. Ctrl-C exits with 130, a closed pipe with 141. Anything else is a bug and keeps its
-    traceback. Where one process of a distributed run fails, all end. Checkpoints are read as
-    tensors and plain values only, until the tool parses ``--trust-checkpoint``
-    (:func:`add_trust_argument`).
+    A mistake of the user is printed as ``error: ...`` without a traceback, exit code 2. Such
+    mistakes are a :class:`UserError`, also one raised in a data loader's worker, a config that
+    names what does not exist, and a full disk. Ctrl-C exits with 130, a closed pipe with 141.
+    Anything else is a bug and keeps its traceback. Where one process of a distributed run fails,
+    all end. Checkpoints are read as tensors and plain values only, until the tool parses
+    ``--trust-checkpoint`` (:func:`add_trust_argument`).
 
     Args:
         main: Takes the arguments, ``None`` for those of the process; returns the exit code,

@@ -1,10 +1,10 @@
 """The command line of the tools that run the recipe, made of the fields of
 :class:`~mtkd_cd.recipe.options.RecipeOptions`.
 
-Neither jsonargparse nor tyro makes it: jsonargparse wants ``--amp true`` and
-``--thresholds [0.1,0.3]`` where users write ``--amp`` and ``--thresholds 0.1 0.3``; tyro takes no
-abbreviated option (``--iter 3``), and an experiment has to tell an option that was not given from
-one that was given its default.
+Neither jsonargparse nor tyro makes it. jsonargparse wants ``--amp true`` and ``--thresholds
+[0.1,0.3]`` where users write ``--amp`` and ``--thresholds 0.1 0.3``. tyro takes no abbreviated
+option (``--iter 3``). And an experiment has to tell an option that was not given from one that was
+given its default.
 """
 
 import argparse

@@ -61,9 +61,9 @@ def change_area_ratio(label: ArrayOrTensor, ignore_index: int = IGNORE_INDEX) ->
 class CARPartition:
     """Increasing thresholds that cut [0, 1] into named ranges of CAR.
 
-    A CAR that equals a threshold belongs to the range below it (``<=``), as in the paper's split:
-    with the default ``(0.05, 0.2)``, ``small`` is CAR <= 0.05, ``medium`` is 0.05 < CAR <= 0.2 and
-    ``large`` is CAR > 0.2.
+    A CAR that equals a threshold belongs to the range below it, as in the paper's split. With the
+    default ``(0.05, 0.2)``, ``small`` is CAR <= 0.05, ``medium`` is 0.05 < CAR <= 0.2 and ``large``
+    is CAR > 0.2.
 
     Args:
         thresholds: Strictly increasing, inside (0, 1); one fewer than there are ranges.

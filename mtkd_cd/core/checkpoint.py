@@ -112,10 +112,10 @@ def load_only_tensors(enabled: bool = True) -> None:
     mmseg included; with ``False``, let every checkpoint of this process hold it.
 
     mmengine retries a refused file with ``weights_only=False``; this closes that door. The tools
-    call it first, and open it again for ``--trust-checkpoint``: then whatever reads a checkpoint
-    (``load_from``, a resumed run, a distiller, a cascade, a test) reads it as trusted, unless it
-    is told otherwise. Before torch 2.6 mmengine's own log history would be refused too, so there
-    only :func:`read_checkpoint` is strict.
+    call it first, and undo it for ``--trust-checkpoint``. Then ``load_from``, a resumed run, a
+    distiller, a cascade and a test trust every checkpoint, unless they are told otherwise. Before
+    torch 2.6 mmengine's own log history would be refused too, so there only :func:`read_checkpoint`
+    is strict.
     """
     global _trusted
     _trusted = not enabled
@@ -334,9 +334,9 @@ def _say_unchecked_once() -> None:
 
 
 def read_weights(path: str | os.PathLike, *, trusted: bool | None = None) -> dict[str, Tensor]:
-    """The weights in a checkpoint file: the file itself, or one of its entries ``state_dict``,
-    ``model_state_dict``, ``model_G_state_dict``, ``model``, ``net``, ``weights``; names without
-    what wrappers put before them (``module.``, ``_orig_mod.``, ``model.``).
+    """Read the weights in a checkpoint file. They are the file itself, or one of its entries
+    ``state_dict``, ``model_state_dict``, ``model_G_state_dict``, ``model``, ``net``, ``weights``.
+    What wrappers put before the names (``module.``, ``_orig_mod.``, ``model.``) is taken off.
 
     Raises:
         UserError: As :func:`read_checkpoint`; or there are no weights; or they are not all finite

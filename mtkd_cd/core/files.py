@@ -151,8 +151,8 @@ class OutputFolder:
     """A folder that a tool fills with files, beside whatever else is there.
 
     What is written is noted in the folder, in :data:`MANIFEST`. The next tool that fills it with
-    the same kind of files deletes what is noted there first, so that no picture of an earlier run
-    stays among those of the new one; and a file that is not noted is the user's, and is not written
+    the same kind of files first deletes what is noted there, so that no picture of an earlier run
+    stays among those of the new one. A file that is not noted is the user's, and is not written
     over.
 
     Args:

@@ -2,8 +2,8 @@
 
 mmengine imports transformers, where that is installed, to register one optimiser (``Adafactor``):
 five seconds. The optimiser stays to be had, :data:`mtkd_cd.registry.OPTIMIZERS` imports it when a
-config names it. mmcv warns that compiled ops are absent, for a part that nothing here uses; torch
-warns that TorchScript, which mmseg uses, is ageing; an optional package of mmseg prints a line to
+config names it. mmcv warns that compiled ops are absent, for a part that nothing here uses. torch
+warns that TorchScript, which mmseg uses, is ageing. An optional package of mmseg prints a line to
 the standard output, which belongs to the tools.
 """
 

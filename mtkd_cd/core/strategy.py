@@ -268,8 +268,8 @@ class Layout:
         return self.of_teachers(strategy).place(strategy.of(_ROUTING)) / ROUTING_FILE
 
     def checkpoints(self, strategy: Strategy) -> dict[str, str]:
-        """What a cascade, or a student, starts from, by the name that the model knows it by; with
-        folds, ``{fold}`` in the specialists' paths stands for the number."""
+        """The weights that a cascade or a student starts from, by the name that the model knows
+        them by. With folds, ``{fold}`` in the specialists' paths stands for the number."""
         first = 'student' if strategy.kind == 'mtkd' else 'origin'
         found = {first: str(self.weights(Strategy('origin')))}
         of_teachers = self.of_teachers(strategy)

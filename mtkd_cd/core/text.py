@@ -1,5 +1,6 @@
 """Words that every tool says in the same way: lists that end in "and 4 more", "did you mean", named
-paths, tables as text, and text that no spreadsheet or Markdown reader takes for more than text."""
+paths, tables. Text for spreadsheets and Markdown is guarded here, so that they take it for nothing
+else."""
 
 import difflib
 import os

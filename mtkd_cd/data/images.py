@@ -1,9 +1,8 @@
 """Reading the images of a pair: the one reader of training, tests, the checker and prediction.
 
-What it makes of a file or an array is decided by its type, never by its values: 8-bit images are
-taken as they are, all others need a radiometry rule; transparency, more bands than three and files
-that only GDAL decodes are refused or read with a stated rule. Orientation tags are obeyed, in every
-format.
+The type of a file or an array decides how it is read, never its values. 8-bit images are taken as
+they are, all others need a radiometry rule. Transparency, more bands than three and files that only
+GDAL decodes are refused, or read with a stated rule. Orientation tags are obeyed, in every format.
 """
 
 import io

@@ -16,10 +16,9 @@ class RatioSampler(Sampler):
     """Draws from the parts of a ``ConcatDataset`` at a fixed ratio, endlessly: labelled to
     unlabelled pairs, say.
 
-    The parts take turns, spread as evenly as the ratio lets them, so that every batch whose size is
-    a multiple of the ratio's sum holds the same number of each, in every process. Each part is
-    drawn through, shuffled, before it begins anew. For iteration-based loops, as mmengine's
-    ``InfiniteSampler``.
+    The parts take turns, spread as evenly as the ratio lets them. A batch whose size is a multiple
+    of the ratio's sum holds the same number of each, in every process. Each part is drawn through,
+    shuffled, before it begins anew. For iteration-based loops, as mmengine's ``InfiniteSampler``.
 
     Args:
         dataset: A ``ConcatDataset``, or a wrapper that answers for one; given by the runner.

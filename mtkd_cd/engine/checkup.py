@@ -118,9 +118,9 @@ def _numbers(node: Any, place: str) -> list[tuple[str, float]]:
 
 
 def fit_loaders(cfg: Config) -> None:
-    """Settings of the loaders that belong together: without workers nothing persists; with them, a
-    loader that gives nothing for :data:`LOADER_SECONDS` is an error and does not hang for ever. No
-    more workers than this process may use processors.
+    """Settle the settings of the loaders that belong together. Without workers nothing persists.
+    With them, a loader that gives nothing for :data:`LOADER_SECONDS` is an error and does not hang
+    for ever. No more workers than this process may use processors.
 
     Raises:
         UserError: The shared memory through which workers hand over images is full.

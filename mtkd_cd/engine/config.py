@@ -234,9 +234,9 @@ def specialist_ranges(cfg: Config) -> CARPartition:
 def starting_weights(cfg: Config) -> dict[str, str]:
     """The files that a run starts from, by name.
 
-    Those of a cascade or a distiller, with folds each specialist's; under a validated routing
-    ``routing``, its file, and of the specialists those that it uses; and ``start``, the config's
-    ``load_from``.
+    They are those of a cascade or a distiller, with folds each specialist's. Under a validated
+    routing they are ``routing``, its file, and the specialists that it uses. ``start`` is the
+    config's ``load_from``.
 
     Raises:
         UserError: The routing file is missing or no good.
@@ -327,7 +327,7 @@ def _default_hook(cfg: Config, name: str, kind: str, **settings: Any) -> Any:
 
 def set_image_size(cfg: Config, size: int) -> None:
     """Resize every image, in training and in tests alike, so that it fits into ``size`` x ``size``
-    pixels; train on crops, and predict in windows, of that size."""
+    pixels. Crops in training and windows in prediction get that size."""
     if 'image_size' in cfg:
         cfg.image_size = size
     for pipeline in _pipelines(cfg):

@@ -57,8 +57,8 @@ def settings_of(cfg: Config) -> dict[str, Any]:
 
 
 def name_of(value: Any) -> str:
-    """What stands in a record for a value that JSON does not know; a class or a function, as the
-    types of pure-Python configs are, by its name."""
+    """What stands in a record for a value that JSON does not know. A class or a function, as the
+    types of pure-Python configs are, goes by its name."""
     if hasattr(value, '__qualname__'):
         return f'{value.__module__}.{value.__qualname__}'
     return str(value)

@@ -34,9 +34,9 @@ class ReplayableIterLoop(IterBasedTrainLoop):
     uninterrupted one would have.
 
     The random numbers of a sample (its augmentation) depend on the seed, the rank and the sample's
-    position in the stream of samples; those of a step (dropout, drop path) on the seed, the rank
-    and the iteration. So it does not matter where a run was cut, nor how many loader workers it
-    has. mmengine alone restores the order of the samples, not the state of its generators.
+    position in the stream of samples. Those of a step (dropout, drop path) depend on the seed, the
+    rank and the iteration. So it does not matter where a run was cut, nor how many loader workers
+    it has. mmengine alone restores the order of the samples, not the state of its generators.
 
     A checkpoint is written before the validation of the same iteration. Resumed from such a
     checkpoint, the loop validates first.

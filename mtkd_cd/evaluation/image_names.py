@@ -11,8 +11,8 @@ Paths = tuple[str, ...]
 
 
 def image_paths(metainfo: Mapping[str, Any]) -> Paths:
-    """Files of the dates of one sample, date B last; the label's where the images came without a
-    path; else empty."""
+    """Files of the dates of one sample, date B last. Where the images came without a path, the
+    label's file; else empty."""
     paths = metainfo.get('img_path') or metainfo.get('seg_map_path') or ()
     return (str(paths),) if isinstance(paths, (str, os.PathLike)) else tuple(map(str, paths))
 

@@ -34,15 +34,15 @@ PREFIX = 'per_image'
 class PerImageChangeMetric(BaseMetric):
     """Scores of each image, averaged over the images (arXiv:2502.13407, Appendix D), in percent.
 
-    ``evaluate`` returns ``mIoU``, ``mRecall``, ``mPrecision``, ``mFscore``, the same of each class
-    (``IoU_changed``, ...), the pooled figures (``pooled_mIoU``, ``pooled_Fscore_changed``,
-    ``pooled_aAcc``, ...) and the means in each CAR range that has images (``mIoU_small``, ...); and
-    logs them as tables. Without a single image it returns nothing.
+    ``evaluate`` returns ``mIoU``, ``mRecall``, ``mPrecision``, ``mFscore`` and the same of each
+    class (``IoU_changed``, ...). It returns the pooled figures (``pooled_mIoU``,
+    ``pooled_Fscore_changed``, ``pooled_aAcc``, ...) and the means in each CAR range that has images
+    (``mIoU_small``, ...). It logs all of them as tables. Without a single image it returns nothing.
 
     Works with every detector that writes ``pred_sem_seg``; predictions are compared at the label's
-    own size. Evaluated by several processes, each image counts once: mmengine gathers what the
-    processes found in the order of the data set, as its samplers deal them, and drops those that
-    the sampler repeated to give every process equally many.
+    own size. In an evaluation by several processes each image counts once. mmengine gathers what
+    the processes found in the order of the data set. It drops the images that the sampler repeated
+    to give every process equally many.
 
     Beside ``mmseg.IoUMetric``, whose scores have the same names, give it a ``prefix``
     (:func:`with_distinct_names` does); mmengine refuses two scores of one name.

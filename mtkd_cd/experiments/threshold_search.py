@@ -85,8 +85,8 @@ def search_thresholds(
     """Train specialists, and students, for every candidate, and score them on the validation split.
     The test split is not read.
 
-    What is finished is skipped, what was interrupted goes on; all candidates share the origin, and
-    its weights, specialists and students stay in the places of the recipe.
+    What is finished is skipped, what was interrupted goes on. All candidates share the origin.
+    Weights stay in the places of the recipe.
 
     Args:
         model: Name of a benchmark model, or path of the config of an origin.

@@ -1,5 +1,5 @@
-"""Pixel grids on the ground: whether two are one, how large their pixels are, and how a raster
-comes from one to another without the result depending on what is read at a time."""
+"""Pixel grids on the ground: whether two are one, how large their pixels are, how a raster comes
+from one to another. The result does not depend on how much is read at a time."""
 
 import math
 import os

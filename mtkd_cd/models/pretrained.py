@@ -92,7 +92,7 @@ def widen_on_load(backbone: nn.Module) -> None:
 def widened(weight: Tensor, shape: Sequence[int]) -> Tensor:
     """(out, C, h, w) of a first convolution's (out, 3, h, w), or (out, 2C, h, w) of (out, 6, h, w).
 
-    The first three bands keep the weights of red, green and blue, further ones get their mean; all
+    The first three bands keep the weights of red, green and blue, further ones get their mean. All
     are scaled by 3 / C, so that the sum over equal bands stays. Any other weight comes back as it
     is.
     """

@@ -274,8 +274,8 @@ def _legend_of_strategies(
 def car_curves(
     comparison: Comparison, model: str, bins: Sequence[Bin], prefix: str, title: str
 ) -> Picture:
-    """mIoU over CAR, one curve per strategy of a model, as the paper's Figures 5 and 8; the
-    differences; and the bounds of the bins."""
+    """Draw mIoU over CAR, one curve per strategy of a model, as the paper's Figures 5 and 8. Below
+    are the differences and the bounds of the bins."""
     filled = [car_bin for car_bin in bins if len(car_bin.rows)]
     entries = comparison.of_model(model)
     compared = [entry for entry in entries if entry in comparison.references[0].differences]

@@ -164,6 +164,7 @@ def test_recipe(tool, own, tmp_path):
     assert set(report['metrics']) == {'origin', 'op', 'mtkd'}
 
 
+@pytest.mark.slow
 def test_searches(tool, own, tmp_path, monkeypatch):
     size = ('--work-dir', tmp_path / 'w', '--iters', 4, '--val-interval', 2, '--device', 'cpu')
     monkeypatch.setattr(threshold_search, 'candidate_thresholds', lambda *_: {(0.1,): ('paper',)})

@@ -31,10 +31,11 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
     """Read the images of both dates.
 
     Reads ``img_path``, the paths of both dates, and, where present, ``bands`` and ``radiometry`` of
-    the data set; writes ``img``, a list of (H, W, C) arrays as
-    :func:`~mtkd_cd.data.images.read_image` gives them (8-bit BGR, or float32 in [0, 255] after a
-    radiometry rule), ``img_shape`` and ``ori_shape``, (h, w), and, where a date has pixels without
-    data, ``valid``, (H, W) bool. Those pixels are the mean on both dates, and ignored in the label.
+    the data set. Writes ``img``, a list of (H, W, C) arrays as
+    :func:`~mtkd_cd.data.images.read_image` gives them: 8-bit BGR, or float32 in [0, 255] after a
+    radiometry rule. Writes ``img_shape`` and ``ori_shape``, (h, w). Where a date has pixels without
+    data, writes ``valid``, (H, W) bool. Those pixels are the mean on both dates, and ignored in the
+    label.
 
     Args:
         to_float32: Whether to cast to float32.
@@ -213,8 +214,8 @@ class MultiImgLoadAnnotations(MultiImgTransform):
     """Read the change label and its Change Area Ratio.
 
     Reads ``seg_map_path`` and, where present, ``format_seg_map``, ``reduce_zero_label`` and
-    ``label_map``; writes ``gt_seg_map``, (H, W) uint8 of 0, 1 and 255 (see
-    :func:`~mtkd_cd.data.labels.read_label`), adds it to ``seg_fields``, and writes ``car``, the
+    ``label_map``. Writes ``gt_seg_map``, (H, W) uint8 of 0, 1 and 255 (see
+    :func:`~mtkd_cd.data.labels.read_label`), and adds it to ``seg_fields``. Writes ``car``, the
     float CAR of the label as stored, which no augmentation changes.
 
     Args:

@@ -16,9 +16,9 @@ _GRADIENTS = 'accumulated_gradients'
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Puts into each checkpoint the gradients that have been accumulated towards the next step of
-    the optimiser, where it is written between two, and its digest; takes the gradients from a
-    checkpoint that a run is resumed from.
+    """Keeps what mmengine leaves out of a checkpoint. A checkpoint that is written between two
+    steps of the optimiser gets the gradients accumulated so far; every checkpoint gets its digest.
+    A run that is resumed from one takes the gradients back.
 
     The training tools add this hook to every run.
     """

@@ -133,9 +133,9 @@ def _without_save(runner: Runner, where: str, iteration: int) -> str:
 
 
 class PatientWorker:
-    """Loader workers' start: what the loader's own function does; and after SIGTERM, which Slurm
-    sends to every process, the worker serves for :data:`_GRACE` more seconds, since the step that
-    is being finished may need it."""
+    """Starts a loader's worker as the loader's own function does. After SIGTERM, which Slurm sends
+    to every process, the worker serves for :data:`_GRACE` more seconds, since the step that is
+    being finished may need it."""
 
     def __init__(self, init: Callable[[int], Any] | None) -> None:
         self.init = init

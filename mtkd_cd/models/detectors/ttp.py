@@ -11,8 +11,8 @@ from mtkd_cd.registry import MODELS
 
 @MODELS.register_module()
 class TimeTravellingPixels(SiamEncoderDecoder):
-    """One backbone run on both dates at once, because its layers let them meet; a neck on its first
-    output; a head.
+    """A backbone runs on both dates at once, because its layers let them meet. A neck takes its
+    first output, a head the neck's.
 
     Takes the arguments of :class:`SiamEncoderDecoder`.
     """

@@ -16,8 +16,9 @@ def adapt(model: nn.Module, peft_cfg: Mapping[str, Any]) -> None:
     """Freeze ``model`` and put LoRA into some of its linear layers, in place.
 
     An adapted layer's tensors are ``base_layer.weight``, ``base_layer.bias``,
-    ``lora_A.default.weight`` and ``lora_B.default.weight``; it loads plain ``weight`` and ``bias``
-    too: encoders without LoRA, and checkpoints made with peft up to 0.6, have no ``base_layer``.
+    ``lora_A.default.weight`` and ``lora_B.default.weight``. It loads plain ``weight`` and ``bias``
+    too, since encoders without LoRA and checkpoints made with peft up to 0.6 have no
+    ``base_layer``.
 
     Args:
         model: The network.

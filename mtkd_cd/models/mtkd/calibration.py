@@ -30,10 +30,10 @@ def calibrate_routing(
 
     *Teachers.* A range of the true CAR is taught by the detector of the best mean mIoU on its
     images. *Cascade.* The images, sorted by the CAR that the origin predicts, are cut into at most
-    as many ranges as the partition has; cuts and detectors maximise the mean mIoU, exactly, by
-    dynamic programming. More ranges always fit a split better, so their number (0: the origin
-    alone) is the smallest of those with the best mIoU in a cross-validation over :data:`NUM_FOLDS`
-    folds.
+    as many ranges as the partition has. Dynamic programming finds the cuts and detectors with the
+    largest mean mIoU, exactly. More ranges always fit a split better, so their number (0: the
+    origin alone) is the smallest of those with the best mIoU in a cross-validation over
+    :data:`NUM_FOLDS` folds.
 
     In both, the origin stays where no specialist is strictly better, and no specialist serves a
     range of fewer than ``min_images`` images. The result depends on nothing but the tables.

@@ -55,12 +55,12 @@ class MultiTeacherDistiller(BaseModel):
     loads into the origin's config. All else lies in one plain attribute, ``distillation``.
 
     Loss entries are the student's own, ``loss_distill`` = lambda * MSE between the two change maps,
-    and ``mse_distill``, that MSE itself, which is logged and not trained on (``kl_distill``,
-    ``margin_distill`` of those distances). Teachers are always in
-    eval mode and never hold gradients.
+    and ``mse_distill``, that MSE itself, which is logged and not trained on. Other distances are
+    logged as ``kl_distill`` and ``margin_distill``. Teachers are always in eval mode and never hold
+    gradients.
 
-    Works on every mmseg-style detector, of any scope: the student's ``loss()`` runs once per step
-    and its change map is recorded on the way, and the images that share a teacher go through it
+    Works on every mmseg-style detector, of any scope. The student's ``loss()`` runs once per step,
+    and its change map is recorded on the way. The images that share a teacher go through it
     together.
 
     Args:
