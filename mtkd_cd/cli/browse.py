@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtkd_cd.cli.common import (
-    ConfigOptions,
+    add_config_options,
     add_data_arguments,
     add_range_argument,
     apply_data_arguments,
@@ -34,14 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_range_argument(parser)
     add_data_arguments(parser)
     parser.add_argument('--seed', type=at_least(0), help="default: the config's")
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        default={},
-        metavar='KEY=VALUE',
-        help='override config entries',
-    )
+    add_config_options(parser)
     args = parser.parse_args(argv)
 
     from mtkd_cd.analysis.browse import pairs_summary, partition_of, training_pairs, write_pairs

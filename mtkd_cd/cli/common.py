@@ -103,9 +103,8 @@ def _output_is_closed() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every tool that runs a config takes, after mmengine's conventions."""
-    parser.add_argument('--work-dir', help='default: work_dirs/<strategy>/<model>[/<range>]')
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options KEY=VALUE ...``, as mmengine's tools have it."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -114,6 +113,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override config entries',
     )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every tool that runs a config takes, after mmengine's conventions."""
+    parser.add_argument('--work-dir', help='default: work_dirs/<strategy>/<model>[/<range>]')
+    add_config_options(parser)
     add_trust_argument(parser)
 
 

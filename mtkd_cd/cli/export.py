@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtkd_cd.cli.common import ConfigOptions, add_trust_argument, at_least
+from mtkd_cd.cli.common import add_config_options, add_trust_argument, at_least
 
 if TYPE_CHECKING:
     from mtkd_cd.export.exporting import Exported
@@ -121,13 +121,6 @@ def _parser() -> argparse.ArgumentParser:
         help='validation pairs: a folder with A/, B/ and perhaps label/, or a CSV file',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace what is there')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        default={},
-        metavar='KEY=VALUE',
-        help='override config entries',
-    )
+    add_config_options(parser)
     add_trust_argument(parser)
     return parser

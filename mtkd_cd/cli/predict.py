@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtkd_cd.cli.common import ConfigOptions, at_least
+from mtkd_cd.cli.common import add_config_options, at_least
 from mtkd_cd.cli.predict_pairs import (
     add_pairs_arguments,
     predict_pairs,
@@ -129,14 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--weights', help="the config's checkpoint; default: what its training left"
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        default={},
-        metavar='KEY=VALUE',
-        help='override config entries',
-    )
+    add_config_options(parser)
     add_raster_arguments(parser)
     add_pairs_arguments(parser)
     parser.add_argument('--backend', choices=['torch', 'onnx', 'openvino'], default='torch')

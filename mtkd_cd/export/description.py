@@ -151,19 +151,7 @@ def from_dict(found: Any, path: str | os.PathLike) -> Description:
         given, graph = found['input'], found['graph']
         if given['kind'] not in ('normalised', 'raw'):
             raise ValueError(f'input {given["kind"]!r}')
-        card = Card(
-            name=str(found['name']),
-            mean=tuple(map(float, given['mean'])),
-            std=tuple(map(float, given['std'])),
-            bands=tuple(map(str, given['bands'])),
-            radiometry=from_spec(given['radiometry']),
-            gsd_m=given['ground_sample_distance_m'],
-            training_size=int(given['training_size']),
-            divisor=int(given['divisor']),
-            threshold=float(found['threshold']),
-            temperature=float(found['temperature']),
-            sha256=found['bundle_sha256'],
-        )
+        card = Card.of(found, found['bundle_sha256'])
         return Description(
             card,
             given['kind'],

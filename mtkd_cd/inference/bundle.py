@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
-from mtkd_cd.data.radiometry import from_spec
 from mtkd_cd.inference.calibration import Calibration
 from mtkd_cd.inference.card import Card
 from mtkd_cd.inference.predictor import Model, TorchPredictor, build_plain, cascade_of, placed
@@ -290,22 +289,8 @@ class Bundle:
     @cached_property
     def card(self) -> Card:
         """How the model takes its input."""
-        found = self.description
         try:
-            given = found['input']
-            return Card(
-                name=str(found['name']),
-                mean=tuple(map(float, given['mean'])),
-                std=tuple(map(float, given['std'])),
-                bands=tuple(map(str, given['bands'])),
-                radiometry=from_spec(given['radiometry']),
-                gsd_m=given['ground_sample_distance_m'],
-                training_size=int(given['training_size']),
-                divisor=int(given['divisor']),
-                threshold=float(found['threshold']),
-                temperature=float(found['temperature']),
-                sha256=self.sha256,
-            )
+            return Card.of(self.description, self.sha256)
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(error) from None
 

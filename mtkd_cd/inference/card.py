@@ -1,8 +1,10 @@
 """What a model has to say of itself before a raster can be put into it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from mtkd_cd.data.radiometry import Identity, Rule
+from mtkd_cd.data.radiometry import Identity, Rule, from_spec
 
 RGB = ('red', 'green', 'blue')
 
@@ -37,6 +39,32 @@ class Card:
     threshold: float = 0.5
     temperature: float = 1.0
     sha256: str | None = None
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any], sha256: str | None) -> 'Card':
+        """The card in the JSON of a bundle or of an exported file.
+
+        Args:
+            found: The JSON: ``name``, ``input``, ``threshold``, ``temperature``.
+            sha256: Of the bundle.
+
+        Raises:
+            KeyError, TypeError, ValueError: An entry is missing or of another kind.
+        """
+        given = found['input']
+        return cls(
+            name=str(found['name']),
+            mean=tuple(map(float, given['mean'])),
+            std=tuple(map(float, given['std'])),
+            bands=tuple(map(str, given['bands'])),
+            radiometry=from_spec(given['radiometry']),
+            gsd_m=given['ground_sample_distance_m'],
+            training_size=int(given['training_size']),
+            divisor=int(given['divisor']),
+            threshold=float(found['threshold']),
+            temperature=float(found['temperature']),
+            sha256=sha256,
+        )
 
     @property
     def band_order(self) -> tuple[str, ...]:
