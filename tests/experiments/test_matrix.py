@@ -365,6 +365,8 @@ def test_shorter_experiments_ask_the_second_question_alone(name):
         options = experiment.options(model, 0, Strategy('mtkd'))
         cfg = step_config(Step(Strategy('mtkd'), 'train'), experiment.recipe_of(model), options)
         assert cfg.model.student.backbone.dropout == 0
+        [metric] = [hook.metric for hook in cfg.custom_hooks if hook.type == 'BestWeightsHook']
+        assert metric == 'pooled_mIoU'
         assert cfg.model.distill_loss.loss_weight == 1e-7
         kl = Strategy('mtkd', match='kl')
         own = experiment.options(model, 0, kl)

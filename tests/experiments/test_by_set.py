@@ -1,0 +1,50 @@
+"""Scores over several sets together."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtkd_cd.evaluation.image_table import ImageTable
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'experiments' / 'by_set.py'
+
+
+@pytest.fixture
+def by_set():
+    spec = importlib.util.spec_from_file_location('by_set', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def save(folder: Path, strategy: str, counts: list[list[int]]) -> None:
+    files = ['one/test/a.png', 'one/test/b.png', 'two/test/a.png']
+    ImageTable(files, np.array(counts), [None] * 3, [None] * 3).save(folder / f'{strategy}.json')
+
+
+def test_scores_of_all_and_of_each_set_with_differences_by_seed(by_set, tmp_path):
+    folders = [tmp_path / f'seed{seed}' / 'report' / 'm' for seed in (0, 1)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        # TP, FP, FN, TN
+        save(folder, 'continued', [[5, 0, 5, 10], [0, 0, 10, 10], [10, 0, 0, 10]])
+    save(folders[0], 'mtkd@kl', [[10, 0, 0, 10], [0, 0, 10, 10], [10, 0, 0, 10]])
+    (folders[0] / 'report.json').write_text('{}')
+    found = by_set.read(folders)
+    assert list(found) == ['continued', 'mtkd@kl']
+    one = found['continued'][0]['one']
+    assert one.images == 2
+    # (5/10 + 10/15) / 2 and (0 + 10/20) / 2; pooled 2 * 5 / (2 * 5 + 15)
+    assert one.values['mIoU'] == pytest.approx(100 * ((0.5 + 10 / 15) / 2 + 0.25) / 2)
+    assert one.values['F1'] == pytest.approx(100 * 10 / 25)
+    gained = 100 * (1 - (0.5 + 10 / 15) / 2)
+    own = by_set.differences(found, 'mtkd@kl', 'continued', 'all', 'mIoU')
+    assert own == [pytest.approx(gained / 3)]
+    text = by_set.as_markdown(found, 'continued')
+    assert f'+{gained / 2:.2f}' in text
+    assert 'two, 1 images' in text
+    picture = tmp_path / 'by_set.png'
+    by_set.draw(found, folders, 'continued', picture)
+    assert picture.read_bytes()[:4] == b'\x89PNG'

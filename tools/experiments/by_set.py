@@ -1,0 +1,171 @@
+"""Scores of an experiment over several data sets together: over all images and by set, strategy by
+strategy, with the differences to the control seed by seed.
+
+    python tools/experiments/by_set.py DIR/seed*/report/fc_siam_diff_10 --picture by_set.png
+
+Takes the folders of tables that ``mtkd-cd tables unpack`` writes, or those of a work dir. An
+image's set is the first folder of its name. Per image: the mean over images of the mIoU. Pooled:
+F1 of the changed pixels, of all images together. Every figure is in percent.
+"""
+
+import argparse
+import csv
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mtkd_cd.core.strategy import CURVES, strategy_in, strategy_rank, strategy_title
+from mtkd_cd.evaluation import ImageTable, load_table
+from mtkd_cd.evaluation.scores import image_scores, pooled_scores
+
+ALL = 'all'
+SCORES = {'mIoU per image': 'mIoU', 'F1 pooled': 'F1'}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One table over one set.
+
+    Attributes:
+        images: How many.
+        values: ``mIoU``, the mean over images, and ``F1`` of the changed pixels, pooled.
+    """
+
+    images: int
+    values: Mapping[str, float]
+
+
+def scores_by_set(table: ImageTable) -> dict[str, Score]:
+    """The scores over all images, and over those of each set."""
+    sets = np.array([file.partition('/')[0] for file in table.files])
+    chosen = {ALL: np.ones(len(sets), bool)} | {name: sets == name for name in sorted(set(sets))}
+    return {
+        name: Score(
+            int(which.sum()),
+            {
+                'mIoU': float(image_scores(table.counts[which])['mIoU'].mean()),
+                'F1': pooled_scores(table.counts[which])['Fscore_changed'],
+            },
+        )
+        for name, which in chosen.items()
+    }
+
+
+Found = dict[str, dict[int, dict[str, Score]]]  # by strategy, seed and set
+
+
+def read(folders: Sequence[Path]) -> Found:
+    """The scores of all tables in the folders, whose paths hold ``seed<k>``."""
+    found: Found = {}
+    for folder in folders:
+        seed = seed_of(folder)
+        for path in sorted(folder.glob('*.json')):
+            if strategy_in(path.stem):
+                found.setdefault(path.stem, {})[seed] = scores_by_set(load_table(path))
+    return dict(sorted(found.items(), key=lambda item: strategy_rank(item[0])))
+
+
+def seed_of(folder: Path) -> int:
+    """The seed in a path."""
+    match = re.search(r'seed(\d+)', str(folder))
+    return int(match[1]) if match else 0
+
+
+def differences(found: Found, strategy: str, control: str, name: str, score: str) -> list[float]:
+    """To the control, seed by seed, where there are both."""
+    return [
+        of_sets[name].values[score] - found[control][seed][name].values[score]
+        for seed, of_sets in sorted(found[strategy].items())
+        if seed in found[control]
+    ]
+
+
+def as_markdown(found: Found, control: str) -> str:
+    """A table for each set."""
+    first = next(iter(next(iter(found.values())).values()))
+    parts = []
+    for name in first:
+        lines = [
+            f'{name}, {first[name].images} images\n',
+            '| | ' + ' | '.join(f'{title} | to {control}, by seed' for title in SCORES) + ' |',
+            '|---' + '|---:|---' * len(SCORES) + '|',
+        ]
+        for strategy, of_seeds in found.items():
+            cells = []
+            for score in SCORES.values():
+                values = [of_sets[name].values[score] for of_sets in of_seeds.values()]
+                spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+                own = differences(found, strategy, control, name, score)
+                shown = ', '.join(f'{value:+.2f}' for value in own) if strategy != control else ''
+                cells += [f'{statistics.fmean(values):.2f}{spread}', shown]
+            lines.append(f'| {strategy_title(strategy)} | ' + ' | '.join(cells) + ' |')
+        parts.append('\n'.join(lines) + '\n')
+    return '\n'.join(parts)
+
+
+def draw(found: Found, folders: Sequence[Path], control: str, path: Path) -> None:
+    """Validation while training, and the differences to the control by set, a dot per seed."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    colours = dict(zip(found, ('#555555', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1, 1.15))
+    for folder in folders:
+        curves: dict[str, list[tuple[int, float]]] = {}
+        if (folder / CURVES).is_file():
+            with (folder / CURVES).open(newline='') as file:
+                for row in csv.DictReader(file):
+                    if not row['range'] and row['strategy'] in colours:
+                        point = (int(row['iter']), float(row['mIoU']))
+                        curves.setdefault(row['strategy'], []).append(point)
+        end, last = (curves.get('origin') or [(0, np.nan)])[-1]
+        for strategy, points in curves.items():
+            start = [(end, last)] if strategy != 'origin' else []
+            shift = 0 if strategy == 'origin' else end
+            x, y = zip(*start, *((iteration + shift, value) for iteration, value in points))
+            left.plot(x, y, 'o-', ms=3, lw=1.2, color=colours[strategy])
+    left.set(xlabel='iteration', ylabel='mIoU per image, validation (%)')
+    left.set_title('while training, a line per seed', fontsize=10)
+    others = [strategy for strategy in found if strategy != control]
+    names = list(next(iter(next(iter(found.values())).values())))
+    for place, strategy in enumerate(others):
+        for row, name in enumerate(names):
+            own = differences(found, strategy, control, name, 'F1')
+            height = row + 0.16 * (place - (len(others) - 1) / 2)
+            label = strategy_title(strategy) if row == 0 else None
+            right.plot(own, [height] * len(own), 'o', ms=5, color=colours[strategy], label=label)
+    right.axvline(0, color='#999999', lw=0.8)
+    right.set_yticks(range(len(names)), names)
+    right.invert_yaxis()
+    right.set_xlabel(f'F1 of changed pixels, pooled: difference to {control} (points)')
+    right.set_title('test, a dot per seed', fontsize=10)
+    right.plot([], [], 'o', color=colours[control], label=control)
+    right.legend(fontsize=8, loc='best')
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Print the tables, and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folders', nargs='+', type=Path, help='.../seed<k>/report/MODEL')
+    parser.add_argument('--control', default='continued')
+    parser.add_argument('--picture', type=Path, help='file to draw to')
+    args = parser.parse_args()
+    found = read(args.folders)
+    if args.control not in found:
+        parser.error(f'no table {args.control}.json in {", ".join(map(str, args.folders))}')
+    print(as_markdown(found, args.control))
+    if args.picture:
+        draw(found, args.folders, args.control, args.picture)
+
+
+if __name__ == '__main__':
+    main()
