@@ -47,8 +47,8 @@ def install(venvs: Path) -> None:
     for name, calls in PEERS.items():
         subprocess.run([sys.executable, '-m', 'venv', venvs / name], check=True)
         for packages in calls:
-            pip = [venvs / name / 'bin' / 'python', '-m', 'pip', 'install', '-q', *packages]
-            subprocess.run(pip, check=True)
+            python = str(venvs / name / 'bin' / 'python')
+            subprocess.run([python, '-m', 'pip', 'install', '-q', *packages], check=True)
 
 
 def call(python: Path | str, *arguments: Any) -> dict[str, Any]:

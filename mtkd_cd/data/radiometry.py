@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Identity:
     name: ClassVar[str] = 'identity'
     fitted: ClassVar[bool] = True
 
-    def fit(self, *_: np.ndarray, band_axis: int = 0) -> 'Identity':
+    def fit(self, *_: Any, band_axis: int = 0) -> 'Identity':
         """Itself: nothing depends on the data."""
         return self
 
@@ -77,7 +77,7 @@ class Linear:
         if not self.scale or not self.low < self.high:
             raise UserError(f'radiometry {self}: scale must not be 0, and low must be below high')
 
-    def fit(self, *_: np.ndarray, band_axis: int = 0) -> 'Linear':
+    def fit(self, *_: Any, band_axis: int = 0) -> 'Linear':
         """Itself: nothing depends on the data."""
         return self
 

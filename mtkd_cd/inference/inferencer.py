@@ -444,9 +444,10 @@ class ChangeInferencer:
         factor, gsd_report = _resolution(pair.grid, card, gsd)
         shift = pair.shift()
         notes += _registration_notes(pair, shift, coregister)
-        moved = coregister and shift is not None and shift.is_reliable
-        if moved:
+        moved = False
+        if coregister and shift is not None and shift.is_reliable:
             pair.coregister(shift)
+            moved = True
         rule = _radiometry(pair, card, stretch)
         settings = _Settings(
             rule=rule,

@@ -176,7 +176,7 @@ class Nearest:
         grid: The other one.
     """
 
-    date: Date
+    date: 'Date | Nearest'
     shape: tuple[int, int]
     grid: Grid
 
@@ -963,8 +963,8 @@ class MapWriter:
 def read_map(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(H, W) uint8 of 0 and 1, and the (H, W) pixels that are known, of a written change map."""
     if path.suffix.lower() == '.png':
-        change = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
-        return (change > 0).astype(np.uint8), np.ones(change.shape, bool)
+        change = np.asarray(Image.open(path)) > 0
+        return change.astype(np.uint8), np.ones(change.shape, bool)
     values = _first_band(path)
     return (values == 1).astype(np.uint8), values != NODATA
 
