@@ -377,6 +377,16 @@ class ChangeInferencer:
             offset_b=offset_b,
         )
         with open_pair(a, b, options) as pair:
+            if 'vector' in targets:
+                vectors = importlib.import_module('mtkd_cd.inference.vector')
+                vectors.check_polygons(
+                    targets['vector'],
+                    pair.grid.crs,
+                    pair.names[0],
+                    min_area=min_area,
+                    simplify=simplify,
+                    fill_holes=fill_holes,
+                )
             if detector_band and self.model.routing is None:
                 raise UserError('--detector-band: only a cascade has several detectors')
             plan = self._plan(pair, stretch, threshold, window, overlap, gsd, coregister)

@@ -39,6 +39,45 @@ class PolygonSummary:
     dropped: int
 
 
+def check_polygons(
+    vector: str | os.PathLike,
+    crs: Any,
+    name: str | os.PathLike,
+    *,
+    min_area: float | None = None,
+    simplify: float | None = None,
+    fill_holes: float | None = None,
+) -> None:
+    """Refuse now what :func:`write_polygons` would refuse after a long prediction.
+
+    Args:
+        vector: File to write.
+        crs: Of the map, or ``None``.
+        name: Of the map or of the raster whose grid it has.
+        min_area: See :func:`write_polygons`; likewise the others.
+
+    Raises:
+        UserError: An unknown extension, a missing extra, or metres asked for without a CRS.
+    """
+    driver = DRIVERS.get(Path(vector).suffix.lower())
+    if driver is None:
+        raise UserError(
+            f'vector {vector}: unknown extension {Path(vector).suffix!r}; use {", ".join(DRIVERS)}'
+        )
+    for module in ('rasterio', 'shapely', *(() if driver == 'Parquet' else ('pyogrio.raw',))):
+        require(module, 'geo', _PURPOSE)
+    if driver == 'Parquet':
+        for module in ('geopandas', 'pyarrow'):
+            require(module, 'parquet', 'writing Parquet')
+    in_metres = dict(min_area=min_area, simplify=simplify, fill_holes=fill_holes)
+    asked = [key for key, value in in_metres.items() if value is not None]
+    if crs is None and asked:
+        raise UserError(
+            f'{name} has no CRS, so {", ".join(asked)} in metres cannot be measured: leave it out, '
+            'or give the raster its CRS with gdal_edit.py -a_srs'
+        )
+
+
 def write_polygons(
     change: str | os.PathLike,
     probability: str | os.PathLike | None,
@@ -78,24 +117,20 @@ def write_polygons(
         UserError: An unknown extension, a missing extra, or metres asked for without a CRS.
     """
     vector = Path(vector)
-    driver = DRIVERS.get(vector.suffix.lower())
-    if driver is None:
-        raise UserError(
-            f'vector {vector}: unknown extension {vector.suffix!r}; use {", ".join(DRIVERS)}'
-        )
     rasterio = require('rasterio', 'geo', _PURPOSE)
     shapely = require('shapely', 'geo', _PURPOSE)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(change) as dataset:
             ruler = _Ruler.of(dataset)
-            in_metres = dict(min_area=min_area, simplify=simplify, fill_holes=fill_holes)
-            asked = [name for name, value in in_metres.items() if value is not None]
-            if ruler.geod is None and asked:
-                raise UserError(
-                    f'{Path(change).name} has no CRS, so {", ".join(asked)} in metres cannot be '
-                    'measured: leave it out, or give the raster its CRS with gdal_edit.py -a_srs'
-                )
+            check_polygons(
+                vector,
+                dataset.crs,
+                Path(change).name,
+                min_area=min_area,
+                simplify=simplify,
+                fill_holes=fill_holes,
+            )
             if ruler.geod is None:
                 warnings.warn(
                     f'{Path(change).name} has no CRS: the polygons are in pixel coordinates, '
@@ -128,7 +163,7 @@ def write_polygons(
         'date_b': np.array([date_b or ''] * len(kept), object),
         'detector': columns['detector'][keep],
     }
-    _write(vector, driver, kept, fields, ruler.crs)
+    _write(vector, DRIVERS[vector.suffix.lower()], kept, fields, ruler.crs)
     total = None if ruler.geod is None else float(fields['area_m2'].sum())
     return PolygonSummary(vector, len(kept), total, int((~keep).sum()))
 
@@ -323,7 +358,6 @@ def _write(
     shapely = require('shapely', 'geo', _PURPOSE)
     if driver == 'Parquet':
         geopandas = require('geopandas', 'parquet', 'writing Parquet')
-        require('pyarrow', 'parquet', 'writing Parquet')
         series = geopandas.GeoSeries(list(geometries), crs=None if crs is None else crs.to_wkt())
         geopandas.GeoDataFrame(fields, geometry=series).to_parquet(path)
         return

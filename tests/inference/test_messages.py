@@ -2,6 +2,7 @@
 
 import datetime
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -27,10 +28,10 @@ def refused(inferencer_of, tmp_path, write_raster, gray):
         a = a or write_raster('a.tif', gray)
         b = b or write_raster('b.tif', gray)
         before = sorted(tmp_path.iterdir())
+        model = Constant(0.4)
         with pytest.raises(UserError) as error:
-            inferencer_of(Constant(0.4), **(card or {})).predict_raster(
-                a, b, tmp_path / out, **options
-            )
+            inferencer_of(model, **(card or {})).predict_raster(a, b, tmp_path / out, **options)
+        assert model.calls == 0
         assert sorted(tmp_path.iterdir()) == before
         print(error.value)
         return str(error.value)
@@ -267,3 +268,14 @@ def test_extra_missing(refused, monkeypatch):
     monkeypatch.setattr('importlib.import_module', without)
     message = refused(card=dict(gsd_m=10.0))
     assert "needs pyproj, which is not installed: pip install 'mtkd-cd[geo]'" in message
+
+
+def test_polygons_are_refused_before_the_prediction(refused, write_raster, gray, monkeypatch):
+    bare = write_raster('x.tif', gray, crs=None), write_raster('y.tif', gray, crs=None)
+    message = refused(*bare, vector='v.gpkg', min_area=5.0)
+    assert 'x.tif has no CRS, so min_area in metres cannot be measured' in message
+    assert 'gdal_edit.py -a_srs' in message
+    monkeypatch.setitem(sys.modules, 'geopandas', None)
+    assert "pip install 'mtkd-cd[parquet]'" in refused(vector='v.parquet')
+    monkeypatch.setitem(sys.modules, 'shapely', None)
+    assert "pip install 'mtkd-cd[geo]'" in refused(vector='v.gpkg')
