@@ -133,8 +133,8 @@ def build_page(
         problem = gr.HTML(visible=False, elem_id='problem', padding=False)
         with gr.Column(visible=False, elem_id='results') as results:
             with gr.Row():
-                before_after = _slider('A | B', 'before-after')
-                after_change = _slider('B | change', 'after-change')
+                before_after = _slider('A | B', 'before-after', 50)
+                after_change = _slider('B | change', 'after-change', 25)
             threshold = gr.Slider(
                 0,
                 1,
@@ -246,12 +246,13 @@ def build_page(
     return page
 
 
-def _slider(label: str, name: str) -> gr.ImageSlider:
+def _slider(label: str, name: str, position: int) -> gr.ImageSlider:
     return gr.ImageSlider(
         label=label,
         format='png',
         interactive=False,
         elem_id=name,
+        slider_position=position,
         buttons=['fullscreen'],
         max_height=620,
         min_width=300,

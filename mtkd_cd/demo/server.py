@@ -2,11 +2,12 @@
 
 import logging
 import os
+import signal
 import socket
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,17 @@ class PageServer:
 
     def run(self) -> None:
         """Serve until the process is told to end (Ctrl-C, SIGTERM); then remove what is left."""
+        if threading.current_thread() is threading.main_thread():
+            # uvicorn sends itself the signal again when it has ended, which must not kill us here.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         ended = threading.Event()
         threading.Thread(target=self._sweep, args=(ended,), daemon=True).start()
         logger = logging.getLogger('uvicorn.error')
         logger.addFilter(self._still_serving)
         with self._closing:
             try:
-                self._server.run(sockets=[self._socket])
+                with suppress(KeyboardInterrupt):
+                    self._server.run(sockets=[self._socket])
             finally:
                 ended.set()
                 logger.removeFilter(self._still_serving)
