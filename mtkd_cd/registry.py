@@ -155,13 +155,13 @@ def config_errors_explained() -> Iterator[None]:
 
     For a process that is ours, such as a tool's: others may wait for a ``KeyError``.
     """
-    builders = {
-        registry: registry.build_func
-        for ours in _ALL
-        if ours.parent is not None and ours is not RUNNERS
-        for registry in (ours.parent, *ours.parent.children.values())
-        if registry not in _ALL
-    }
+    builders = {}
+    for ours in _ALL:
+        if ours.parent is None or ours is RUNNERS:
+            continue
+        for registry in (ours.parent, *ours.parent.children.values()):
+            if registry not in _ALL:
+                builders[registry] = registry.build_func
     for registry, build_func in builders.items():
         registry.build_func = _explaining(build_func)
     try:

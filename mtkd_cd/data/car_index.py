@@ -149,13 +149,12 @@ class _FolderIndex:
                 if missing:
                     for row, car in zip(missing, self._read([names[row] for row in missing])):
                         known[row] = car
-                    self._save(
-                        {
-                            names[row]: [*stamp, known[row]]
-                            for row in missing
-                            if (stamp := stamps[row])
-                        }
-                    )
+                    entries = {}
+                    for row in missing:
+                        stamp = stamps[row]
+                        if stamp is not None:
+                            entries[names[row]] = [*stamp, known[row]]
+                    self._save(entries)
         return np.array(known, np.float64)
 
     def _stamp(self, name: str) -> list[int] | None:

@@ -147,19 +147,20 @@ def _cache_file(folder: str) -> Path:
     return root / 'mtkd_cd' / 'digests' / f'{name}.json'
 
 
+def _is_entry(entry: object) -> bool:
+    """Whether this is [*status, digest]."""
+    if not isinstance(entry, list) or len(entry) != 4:
+        return False
+    *status, digest = entry
+    return all(isinstance(part, int) for part in status) and isinstance(digest, str)
+
+
 def _load(path: Path) -> dict[str, list]:
     """{file name: [*status, digest]}; nothing from a file that is missing or damaged."""
     try:
         content = json.loads(path.read_bytes())
         entries = content['digests'] if content['version'] == _VERSION else {}
-        return {
-            name: entry
-            for name, entry in entries.items()
-            if isinstance(entry, list)
-            and len(entry) == 4
-            and all(isinstance(part, int) for part in entry[:3])
-            and isinstance(entry[3], str)
-        }
+        return {name: entry for name, entry in entries.items() if _is_entry(entry)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 

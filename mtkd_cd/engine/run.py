@@ -378,12 +378,11 @@ def _checkpoint_to_resume(cfg: Config, recorded: bool, resume: bool) -> Path | N
             else 'weights of another run: they would be overwritten'
         )
         raise UserError(f'{work_dir} holds {what}, choose another --work-dir, or delete this one')
-    readable = [
-        (content['meta'].get('iter', 0), path)
-        for paths in checkpoints_of(cfg)
-        if (found := _newest_readable(paths))
-        for path, content in [found]
-    ]
+    readable = []
+    for paths in checkpoints_of(cfg):
+        if found := _newest_readable(paths):
+            path, content = found
+            readable.append((content['meta'].get('iter', 0), path))
     if readable:
         return max(readable)[1]
     best = work_dir / BEST

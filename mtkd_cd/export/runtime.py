@@ -197,22 +197,22 @@ def _openvino(
         raise
     except Exception as error:
         raise _unreadable(name, error) from None
-    shapes = [
-        [
-            [dim.get_length() if dim.is_static else None for dim in one.get_partial_shape()]
-            for one in values
-        ]
-        for values in (model.inputs, model.outputs)
-    ]
+    inputs = [_shape_of(one) for one in model.inputs]
+    outputs = [_shape_of(one) for one in model.outputs]
     kinds = [str(one.element_type) for one in model.inputs]
-    size = _check_graph(name, shapes[0], shapes[1], kinds)
-    description = from_metadata(metadata, name, options, size, shapes[0][0][1])
+    size = _check_graph(name, inputs, outputs, kinds)
+    description = from_metadata(metadata, name, options, size, inputs[0][1])
     request = compiled.create_infer_request()
 
     def run(pairs: np.ndarray) -> np.ndarray:
         return np.array(request.infer([pairs])[0])
 
     return GraphPredictor(run, description)
+
+
+def _shape_of(port: Any) -> list[int | None]:
+    """Of an input or output of OpenVINO's; ``None`` for a side that may vary."""
+    return [side.get_length() if side.is_static else None for side in port.get_partial_shape()]
 
 
 def _torch(

@@ -188,14 +188,8 @@ class Comparison:
     @property
     def seeds(self) -> list[int]:
         """All seeds that the paths named."""
-        return sorted(
-            {
-                seed
-                for entry in self.entries
-                for run in entry.runs
-                if (seed := run.identity.seed) is not None
-            }
-        )
+        seeds = {run.identity.seed for entry in self.entries for run in entry.runs}
+        return sorted(seed for seed in seeds if seed is not None)
 
     def of_model(self, model: str) -> list[Entry]:
         """The entries of one model."""
@@ -238,10 +232,12 @@ def compare(
         entries[0].strategy: _with_fallback(entries),
         **{name: _chooser(name, entries) for name in references},
     }
-    pairs = {
-        name: [(entry, other) for entry in entries if (other := choose(entry)) not in (None, entry)]
-        for name, choose in chosen.items()
-    }
+    pairs: dict[str, list[tuple[Entry, Entry]]] = {name: [] for name in chosen}
+    for name, choose in chosen.items():
+        for entry in entries:
+            other = choose(entry)
+            if other is not None and other is not entry:
+                pairs[name].append((entry, other))
     intervals, found = _statistics(entries, pairs, settings)
     references_found = [Reference(name, found[name], _strays(name, found[name])) for name in chosen]
     index = partition.range_of(cars)

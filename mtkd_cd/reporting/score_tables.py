@@ -107,28 +107,22 @@ def _score_caption(comparison: Comparison, published: Published | None) -> str:
     return caption + (f' In italics: {published.words} (arXiv:2502.13407).' if published else '')
 
 
+def _difference_columns(score: str, level: str) -> list[Column]:
+    parts = ('difference', 'low', 'high', 'deviation_over_seeds')
+    return [
+        Column(f'Δ {score} [{level}]', tuple(f'{score}_{part}' for part in parts)),
+        Column(f'p {score}', (f'p_{score}',)),
+    ]
+
+
 def differences_table(comparison: Comparison, reference: Reference, name: str) -> Table:
     """Every difference to a reference with interval and test."""
     level = f'{100 * comparison.settings.confidence:g} %'
     columns = [
         *_ENTRY_COLUMNS,
         Column('Against', ('against',), 'left'),
-        *(
-            column
-            for score in ('mIoU', 'mFscore')
-            for column in (
-                Column(
-                    f'Δ {score} [{level}]',
-                    (
-                        f'{score}_difference',
-                        f'{score}_low',
-                        f'{score}_high',
-                        f'{score}_deviation_over_seeds',
-                    ),
-                ),
-                Column(f'p {score}', (f'p_{score}',)),
-            )
-        ),
+        *_difference_columns('mIoU', level),
+        *_difference_columns('mFscore', level),
         Column('p mIoU, Holm', ('p_mIoU_holm',)),
         Column('Images better : worse', ('images_better', 'images_worse')),
         Column('Seeds', ('seeds_in_common',)),

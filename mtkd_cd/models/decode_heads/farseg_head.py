@@ -74,24 +74,14 @@ class LightDecoder(BaseModule):
 
     def __init__(self, in_channels: int, channels: int, num_levels: int, norm_cfg: dict[str, Any]):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    nn.Sequential(
-                        ConvModule(
-                            channels if k else in_channels,
-                            channels,
-                            3,
-                            padding=1,
-                            norm_cfg=norm_cfg,
-                        ),
-                        nn.UpsamplingBilinear2d(scale_factor=2) if level else nn.Identity(),
-                    )
-                    for k in range(max(level, 1))
-                )
-            )
-            for level in range(num_levels)
-        )
+        self.blocks = nn.ModuleList()
+        for level in range(num_levels):
+            steps = []
+            for width in [in_channels] + [channels] * (max(level, 1) - 1):
+                convolution = ConvModule(width, channels, 3, padding=1, norm_cfg=norm_cfg)
+                enlarge = nn.UpsamplingBilinear2d(scale_factor=2) if level else nn.Identity()
+                steps.append(nn.Sequential(convolution, enlarge))
+            self.blocks.append(nn.Sequential(*steps))
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """Levels (N, in_channels, h / 2^i, w / 2^i) to (N, channels, h, w)."""
