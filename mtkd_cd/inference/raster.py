@@ -622,12 +622,23 @@ def _bands(path: str | os.PathLike, dataset: Any, options: PairOptions) -> tuple
         f'{index} {dataset.descriptions[index - 1] or dataset.colorinterp[index - 1].name}'
         for index in usable
     )
+    if any(str(dtype).startswith('complex') for dtype in dataset.dtypes):
+        raise UserError(
+            f'{path} holds {dataset.dtypes[0]} values: real numbers are needed, for instance the '
+            'magnitudes of complex ones'
+        )
     if options.bands is None:
         if len(usable) != needed:
+            found = f'{len(usable)} band{"" if len(usable) == 1 else "s"}'
+            example = range(needed, 0, -1) if len(usable) >= needed else [1] * needed
+            advice = (
+                f'Say which with --bands, for instance --bands {",".join(map(str, example))}'
+                if len(usable) == 1 or len(usable) > needed
+                else 'Give a raster that has them'
+            )
             raise UserError(
-                f'{path} has {len(usable)} bands ({listed}), but the model takes {needed}: '
-                f'{", ".join(options.band_names)}. Say which with --bands, for instance --bands '
-                f'{",".join(str(index) for index in range(needed, 0, -1))}'
+                f'{path} has {found} ({listed}), but the model takes {needed}: '
+                f'{", ".join(options.band_names)}. {advice}'
             )
         return tuple(usable)
     if len(options.bands) != needed:

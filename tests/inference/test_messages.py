@@ -165,6 +165,23 @@ def test_wrong_number_of_bands_lists_them(refused, write_raster):
     assert '--bands 3,2,1' in message
 
 
+@pytest.mark.parametrize(
+    ('count', 'advice'), [(1, '--bands 1,1,1'), (2, 'Give a raster that has them')]
+)
+def test_too_few_bands(refused, write_raster, gray, count, advice, inferencer_of, tmp_path):
+    few = write_raster('few.tif', gray[:count])
+    message = refused(few, few)
+    assert f'few.tif has {count} band' in message
+    assert advice in message
+    if count == 1:
+        inferencer_of(Constant(0.4)).predict_raster(few, few, tmp_path / 'o.tif', bands=(1, 1, 1))
+
+
+def test_complex_values(refused, write_raster, gray):
+    waves = write_raster('waves.tif', gray.astype(np.complex64))
+    assert 'waves.tif holds complex64 values: real numbers are needed' in refused(waves)
+
+
 @pytest.mark.parametrize('bands', [(1, 2), (1, 2, 9)])
 def test_bands_that_do_not_fit(refused, bands):
     message = refused(bands=bands)
