@@ -42,6 +42,9 @@ def run_tool(
         argv: Passed to ``main``.
     """
     _refuse_pickled_code()
+    # Threads that wait for others sleep, in this process and in those that it starts: spinning,
+    # they took a busy machine from the threads that they waited for.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     logging.raiseExceptions = (
         False  # a log file that cannot be written, on a full disk, must not bury the message
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
@@ -120,7 +121,8 @@ def _numbers(node: Any, place: str) -> list[tuple[str, float]]:
 def fit_loaders(cfg: Config) -> None:
     """Settle the settings of the loaders that belong together. Without workers nothing persists.
     With them, a loader that gives nothing for :data:`LOADER_SECONDS` is an error and does not hang
-    for ever. No more workers than this process may use processors.
+    for ever. No more workers than this process may use processors. For a GPU, batches come in pinned memory,
+    from which they are copied while the host goes on.
 
     Raises:
         UserError: The shared memory through which workers hand over images is full.
@@ -131,6 +133,8 @@ def fit_loaders(cfg: Config) -> None:
         if not loader:
             continue
         loader.num_workers = min(loader.get('num_workers', 0), processors())
+        if get_device() == 'cuda':
+            loader.setdefault('pin_memory', True)
         if loader.num_workers == 0:
             for key in ('persistent_workers', 'prefetch_factor', 'timeout'):
                 loader.pop(key, None)

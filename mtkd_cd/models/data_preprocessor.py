@@ -36,6 +36,7 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
         batch_augments: Function of (inputs, data_samples), called last in training.
         test_cfg: ``dict(size=...)`` or ``dict(size_divisor=...)`` for testing; labels are not
             padded then. Default: no padding.
+        non_blocking: Whether the host goes on while images in pinned memory are copied to a GPU.
     """
 
     mean: Tensor
@@ -53,8 +54,9 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
         rgb_to_bgr: bool = False,
         batch_augments: Callable | None = None,
         test_cfg: dict | None = None,
+        non_blocking: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(non_blocking=non_blocking)
         if (mean is None) != (std is None):
             raise UserError(f'data_preprocessor: mean={mean}, std={std}: both or none are needed')
         if bgr_to_rgb and rgb_to_bgr:

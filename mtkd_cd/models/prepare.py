@@ -103,17 +103,28 @@ class Prepared:
     def __init__(self, detector: nn.Module, **options: Any) -> None:
         self._detector = detector
         self._options = options
-        self._made_from: list[tuple] | None = None
+        self._made_from: list | None = None
+        self._parts: list[Mapping[str, Any]] = []
         self._copy: Any = None
 
     @property
     def detector(self) -> Any:
         """The prepared copy."""
-        now = [_state(tensor) for tensor in _tensors(self._detector)]
-        if now != self._made_from:
+        if self._made_from is None or self._state() != self._made_from:
             self._copy = prepare(self._detector, **self._options)
-            self._made_from = now
+            # Looked at for every batch: walking the modules anew would take longer.
+            self._parts = [
+                part
+                for module in self._detector.modules()
+                for part in (module._parameters, module._buffers, module._modules)
+                if part
+            ]
+            self._made_from = self._state()
         return self._copy
+
+    def _state(self) -> list:
+        """What is another list when a tensor or a module is another one or has other numbers."""
+        return [_state(value) for part in self._parts for value in part.values()]
 
     def __reduce__(self) -> tuple:
         """Copy and pickle without the copy."""
@@ -124,8 +135,11 @@ def _prepared_with(detector: nn.Module, options: Mapping[str, Any]) -> Prepared:
     return Prepared(detector, **options)
 
 
-def _state(tensor: Tensor) -> tuple:
-    """What changes when the tensor gets other numbers, in place or not."""
+def _state(value: Tensor | nn.Module | None) -> Any:
+    """What changes when a tensor gets other numbers, in place or not, or is another one."""
+    if not isinstance(value, Tensor):
+        return id(value)
+    tensor = value
     version = 0 if tensor.is_inference() else tensor._version
     return id(tensor), tensor.data_ptr(), version
 

@@ -64,6 +64,16 @@ def run_into_pipe(body, reader_gone):
     )
 
 
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch):
+    for own, wanted in ((None, 'PASSIVE'), ('ACTIVE', 'ACTIVE')):
+        monkeypatch.delenv('OMP_WAIT_POLICY', raising=False)
+        if own:
+            monkeypatch.setenv('OMP_WAIT_POLICY', own)
+        with pytest.raises(SystemExit):
+            run_tool(lambda _: None, [])
+        assert os.environ['OMP_WAIT_POLICY'] == wanted
+
+
 @pytest.mark.parametrize(
     'size', [1, 100_000]
 )  # it is noticed when the output is flushed, or while it is written

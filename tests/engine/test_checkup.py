@@ -1,5 +1,7 @@
 """What is refused or put right before the first iteration."""
 
+import copy
+
 import pytest
 from mmengine.config import Config
 
@@ -75,7 +77,8 @@ def test_reported_metrics_are_those_of_the_metric_itself(tmp_path):
     assert np.isfinite(list(found.values())).all()
 
 
-def test_loader_without_workers_has_nothing_that_needs_them():
+def test_loader_without_workers_has_nothing_that_needs_them(monkeypatch):
+    monkeypatch.setattr(checkup, 'get_device', lambda: 'cpu')
     loader = dict(num_workers=0, persistent_workers=True, prefetch_factor=4, timeout=9)
     cfg = Config(dict(train_dataloader=loader, test_dataloader=dict(loader, num_workers=2)))
     fit_loaders(cfg)
@@ -84,6 +87,19 @@ def test_loader_without_workers_has_nothing_that_needs_them():
     cfg.test_dataloader.pop('timeout')
     fit_loaders(cfg)
     assert cfg.test_dataloader.timeout == checkup.LOADER_SECONDS
+
+
+def test_batches_for_a_gpu_come_in_pinned_memory(monkeypatch):
+    loaders = dict(
+        train_dataloader=dict(num_workers=0),
+        test_dataloader=dict(num_workers=0, pin_memory=False),
+    )
+    for device, wanted in (('cpu', None), ('cuda', True)):
+        monkeypatch.setattr(checkup, 'get_device', lambda device=device: device)
+        cfg = Config(copy.deepcopy(loaders))
+        fit_loaders(cfg)
+        assert cfg.train_dataloader.get('pin_memory') is wanted
+        assert cfg.test_dataloader.pin_memory is False
 
 
 def test_full_shared_memory_is_refused_with_advice(monkeypatch):

@@ -190,7 +190,7 @@ def test_model_computes_on_the_device_what_it_does_on_the_cpu(name):
         assert float((maps - exact).abs().max() / largest) <= max(1e-4, 5 * rounding)
 
 
-# Trains in float32 and in mixed precision and tests, in one process: one can take a minute to start.
+# Trains in float32 and in mixed precision and tests, in one process: to start one can take a minute
 _LAUNCHED = """
 import sys
 from pathlib import Path
