@@ -91,7 +91,7 @@ class DecodedImages:
         length = _RECORD.size + len(text) + content.size
         if length > self.size:
             return
-        check = zlib.crc32(content) if self._checked else 0
+        check = zlib.crc32(content.data) if self._checked else 0
         record = _RECORD.pack(digest, len(text), content.size, check)
         with suppress(OSError), self._alone(fcntl.LOCK_EX):
             (place,) = _NEXT.unpack(os.pread(self._fd, _NEXT.size, _HEAD.size - _NEXT.size))
@@ -114,9 +114,9 @@ class DecodedImages:
         if found != digest or data + length > self._start + self.size:
             return None  # overwritten
         content = np.empty(length, np.uint8)
-        if length and os.preadv(self._fd, [content], data) != length:
+        if length and os.preadv(self._fd, [content.data], data) != length:
             return None
-        if self._checked and zlib.crc32(content) != check:
+        if self._checked and zlib.crc32(content.data) != check:
             return None
         meta, shapes = json.loads(os.pread(self._fd, num_meta, at + _RECORD.size))
         arrays, begin = [], 0

@@ -115,6 +115,24 @@ class TestPrepare:
 
 
 class TestPrepared:
+    def test_other_weights_modules_and_buffers_are_seen(self, build_model):
+        model = build_model('fc_ef').eval()
+        prepared = Prepared(model)
+        found = [prepared.detector]
+        assert prepared.detector is found[0]
+        with torch.no_grad():
+            next(model.parameters()).mul_(2)
+        found.append(prepared.detector)
+        norm = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        norm.running_var = norm.running_var.clone()
+        found.append(prepared.detector)
+        parent = next(m for m in model.modules() if norm in m.children())
+        name = next(name for name, child in parent.named_children() if child is norm)
+        setattr(parent, name, torch.nn.BatchNorm2d(norm.num_features).eval())
+        found.append(prepared.detector)
+        assert len({id(one) for one in found}) == 4
+        assert prepared.detector is found[-1]
+
     def test_follows_other_weights_and_keeps_the_copy_otherwise(self, build_model):
         model, other = build_model('fc_ef').eval(), build_model('fc_ef').eval()
         inputs = torch.randn(1, 6, 32, 32)

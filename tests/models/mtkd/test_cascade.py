@@ -305,7 +305,7 @@ def test_only_predicts(cascade, toy, mode):
 def test_missing_origin_names_the_command_that_makes_it(toy):
     files = toy.checkpoints(*NAMES)
     files['origin'] = 'work_dirs/origin/fc_ef/best.pth'
-    with pytest.raises(UserError, match=r'train.py configs/origin/fc_ef.py'):
+    with pytest.raises(UserError, match=r'mtkd-cd train configs/origin/fc_ef.py'):
         MODELS.build(dict(type='OriginPartitionCascade', origin=toy.config(), checkpoints=files))
 
 
