@@ -121,8 +121,8 @@ def _numbers(node: Any, place: str) -> list[tuple[str, float]]:
 def fit_loaders(cfg: Config) -> None:
     """Settle the settings of the loaders that belong together. Without workers nothing persists.
     With them, a loader that gives nothing for :data:`LOADER_SECONDS` is an error and does not hang
-    for ever. No more workers than this process may use processors. For a GPU, batches come in pinned memory,
-    from which they are copied while the host goes on.
+    for ever. No more workers than this process may use processors. For a GPU, batches come in
+    pinned memory, from which they are copied while the host goes on.
 
     Raises:
         UserError: The shared memory through which workers hand over images is full.
