@@ -121,8 +121,8 @@ def _numbers(node: Any, place: str) -> list[tuple[str, float]]:
 def fit_loaders(cfg: Config) -> None:
     """Settle the settings of the loaders that belong together. Without workers nothing persists.
     With them, a loader that gives nothing for :data:`LOADER_SECONDS` is an error and does not hang
-    for ever. No more workers than this process may use processors. For a GPU, batches come in
-    pinned memory, from which they are copied while the host goes on.
+    for ever. There are no more workers than processors for this process. For a GPU, batches come
+    in pinned memory, from which they are copied while the host goes on.
 
     Raises:
         UserError: The shared memory through which workers hand over images is full.
@@ -171,9 +171,9 @@ def shared_memory_advice() -> str:
 
 
 def keep_best_weights(cfg: Config) -> None:
-    """See to it that a run leaves ``best.pth``: a config without a ``BestWeightsHook`` gets one,
-    which decides by what its checkpoint hook's ``save_best`` names, else by mIoU or whatever is
-    reported first. Checkpoints are written whole or not at all.
+    """Make a run leave ``best.pth``. A config without a ``BestWeightsHook`` gets one. It decides by
+    what the checkpoint hook's ``save_best`` names, else by mIoU, else by whatever is reported
+    first. Checkpoints are written whole or not at all.
 
     Raises:
         UserError: The metric is none of those that the evaluators report.

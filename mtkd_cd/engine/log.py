@@ -9,8 +9,8 @@ from mtkd_cd.registry import LOG_PROCESSORS
 
 @LOG_PROCESSORS.register_module()
 class SignificantLogProcessor(LogProcessor):
-    """mmengine's, except that a number too small for the fixed digits is written as ``3.2e-06``,
-    not as ``0.0000``: a distillation loss is lambda times a distance.
+    """mmengine's processor, which also writes small numbers: ``3.2e-06``, not ``0.0000``. A
+    distillation loss is lambda times a distance, and so small.
 
     Takes the arguments of mmengine's ``LogProcessor``.
     """

@@ -30,8 +30,8 @@ def _seed_all(seed: int, rank: int, stream: int, position: int) -> None:
 
 @LOOPS.register_module()
 class ReplayableIterLoop(IterBasedTrainLoop):
-    """mmengine's iteration-based loop, except that a resumed run continues exactly as an
-    uninterrupted one would have.
+    """mmengine's iteration-based loop, in which a resumed run continues exactly as an uninterrupted
+    one would have.
 
     The random numbers of a sample (its augmentation) depend on the seed, the rank and the sample's
     position in the stream of samples. Those of a step (dropout, drop path) depend on the seed, the
@@ -42,14 +42,12 @@ class ReplayableIterLoop(IterBasedTrainLoop):
     checkpoint, the loop validates first.
 
     Args:
-        runner: The runner.
-        dataloader: A dataloader, which is then used as it is, or the config of one.
-        max_iters: Iterations.
-        max_epochs: Instead of ``max_iters``: epochs. An epoch has as many iterations as it takes
-            to draw as many images as the data set has.
-        val_interval: Iterations between validations. With ``max_epochs`` it counts epochs.
-        val_by_epoch: ``False`` makes ``val_interval`` count iterations with ``max_epochs`` too.
-        kwargs: As in mmengine: ``val_begin``, ``dynamic_intervals``, both in iterations.
+        runner: The runner. dataloader: A dataloader, which is then used as it is, or the config of
+        one. max_iters: Iterations. max_epochs: Epochs, instead of ``max_iters``. An epoch draws as
+        many images as the data set has. val_interval: Iterations between validations. With
+        ``max_epochs`` it counts epochs. val_by_epoch: ``False`` makes ``val_interval`` count
+        iterations with ``max_epochs`` too. kwargs: As in mmengine: ``val_begin``,
+        ``dynamic_intervals``, both in iterations.
 
     Raises:
         UserError: Both or neither of ``max_iters`` and ``max_epochs``.

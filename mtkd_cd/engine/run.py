@@ -352,8 +352,8 @@ def holds_weights(cfg: Config) -> bool:
 
 
 def checkpoints_of(cfg: Config) -> list[list[Path]]:
-    """The checkpoints that a run can be resumed from: a list for each way they are named, newest
-    first."""
+    """Find the checkpoints that a run can be resumed from: for each way of naming them a list, the
+    newest first."""
     found = []
     for folder, name in _checkpoint_places(cfg):
         before, _, after = name.partition('{')
@@ -527,8 +527,8 @@ def _prepare_for_test(runner: Runner, tta: bool) -> None:
 
 
 def per_image_evaluator(cfg: Config) -> dict[str, Any]:
-    """The config of the test's metric that makes the per-image table; added where a config
-    evaluates otherwise, its scores under ``per_image/``."""
+    """The config of the metric that makes the per-image table of a test. A config that evaluates
+    otherwise gets one more, with its scores under ``per_image/``."""
     evaluators = cfg.get('test_evaluator') or []
     cfg.test_evaluator = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     for evaluator in cfg.test_evaluator:

@@ -17,8 +17,9 @@ _LAST = ('Annotations', 'Pack')  # what a pipeline ends with: labels are not mir
 
 
 def set_tta(cfg: Config) -> None:
-    """Test views of each pair, and average what is predicted: by the config's own ``tta_pipeline``
-    and ``tta_model`` where it has them, else the pair as it is stored and mirrored both ways.
+    """Test several views of each pair, and average what is predicted. The views are those of the
+    config's ``tta_pipeline`` and ``tta_model``; without them, the pair as it is stored and mirrored
+    both ways.
 
     Raises:
         UserError: The config's own pipeline has no ``TestTimeAug``.

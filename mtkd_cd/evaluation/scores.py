@@ -67,8 +67,8 @@ def mean_scores(counts: np.ndarray, zero_division: float = 1.0) -> dict[str, flo
 
 
 def pooled_scores(counts: np.ndarray, zero_division: float = 1.0) -> dict[str, float]:
-    """Scores of all pixels of all images together, as most of the LEVIR-CD literature reports them;
-    and ``aAcc``, the overall accuracy.
+    """Score the pixels of all images together, as most of the LEVIR-CD literature does. ``aAcc`` is
+    the overall accuracy.
 
     Args:
         counts: (N, 4) TP, FP, FN, TN.

@@ -118,8 +118,8 @@ def paired_difference(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> PairedDifference:
-    """Mean difference of two runs over the same images, its bootstrap interval, and a test of
-    whether it is there at all.
+    """Compare two runs over the same images: the mean difference, its bootstrap interval, and a
+    test of whether it differs from zero.
 
     Args:
         values: (N,) score of each image.

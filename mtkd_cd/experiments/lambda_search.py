@@ -86,8 +86,8 @@ class Search:
         return self.folder / self.name / f'{weight:g}'
 
     def startup_weight(self, number: int) -> float:
-        """The lambda of a startup trial. Steps of the golden section: however many there are, they
-        lie evenly, in the logarithm."""
+        """The lambda of a startup trial. The trials go in steps of the golden section, so that any
+        number of them lies evenly on the logarithmic axis."""
         return self.low * (self.high / self.low) ** ((number + 1) * _GOLDEN_SECTION % 1)
 
     @property
@@ -97,8 +97,8 @@ class Search:
 
 
 def run_search(search: Search, workers: int = 1, threads: int | None = None) -> str:
-    """Train students until there are enough trials; call it again, or beside itself, on the same
-    storage.
+    """Train students until there are enough trials. Another call, later or at the same time, goes
+    on with the same study.
 
     Args:
         search: What is searched.
@@ -152,8 +152,8 @@ def _check_teachers(search: Search) -> None:
 
 
 def train_control(search: Search) -> None:
-    """The student with lambda = 0, which is the control ``continued``; it has its own place in the
-    recipe."""
+    """Train the student with lambda = 0. It is the control ``continued``, and has a place of its
+    own in the recipe."""
     with alone(search.options.work_dir / f'.{model_name(search.model)}.lock', wait=True):
         run_training(prepare_training(_control_config(search)), resume=True, terse=True)
 

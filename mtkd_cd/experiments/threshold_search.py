@@ -142,8 +142,8 @@ def _trial(
 
 
 def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, kind: str) -> str:
-    """The table of the trials; of the best, the command that goes on with it, and the lines for a
-    config derived from the shipped one."""
+    """Write the table of the trials, the command that goes on with the best, and the lines that set
+    the best in a config of one's own."""
     rows = [
         [
             str(CARPartition(trial.thresholds)),

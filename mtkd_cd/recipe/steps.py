@@ -525,8 +525,8 @@ def _write_curves(layout: Layout) -> None:
 
 
 def collect_results(layout: Layout) -> RecipeResults:
-    """What the records of all strategies say, of every variant that has files: the metrics of every
-    test and the time of every step."""
+    """Read the metrics of every test and the time of every step from the records of all variants
+    that have files."""
     results = RecipeResults(layout.model)
     for step in _steps_of(layout):
         place = step.place(layout)

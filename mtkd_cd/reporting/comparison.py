@@ -414,8 +414,8 @@ def _p_values(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for testing all of them (Holm 1979): each is a bound on the chance of
-    *any* false discovery up to it."""
+    """Correct p-values for testing all of them (Holm 1979). A corrected value bounds the chance of
+    *any* false discovery among those up to it."""
     order = np.argsort(p_values, kind='stable')
     factors = len(p_values) - np.arange(len(p_values))
     corrected = (

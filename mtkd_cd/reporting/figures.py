@@ -395,8 +395,8 @@ def _tick(car_bin: Bin, partition: CARPartition) -> str:
 
 
 def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve]) -> Picture:
-    """mIoU of the validations over the iterations: the origin, behind it what starts from it; and
-    the specialists. A line per seed."""
+    """Draw the mIoU of the validations over the iterations, a line per seed. What starts from the
+    origin follows behind it; the specialists have lines of their own."""
     specialists = [curve for curve in curves if curve.range_name]
     others = [curve for curve in curves if not curve.range_name]
     ends = {curve.seed: curve.iters[-1] for curve in others if curve.strategy == 'origin'}
@@ -490,8 +490,8 @@ def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) 
 
 
 def cascade_figures(analysis: CascadeAnalysis) -> list[Picture]:
-    """Matrix with counts and gains, both distributions, scatter: the paper's Figure 10 for one
-    cascade."""
+    """Draw the paper's Figure 10 for one cascade: a matrix with counts and gains, both
+    distributions, a scatter plot."""
     title = f'{model_title(analysis.entry.model)}, {strategy_title(analysis.entry.strategy)}'
     return [_confusion(analysis, title), _distributions(analysis, title), _scatter(analysis, title)]
 

@@ -53,8 +53,8 @@ class Thumbnail:
 def read_data_set(
     root: str, split: str, dataset_type: str = 'CDDataset'
 ) -> tuple[dict[str, Scene], dict[str, np.ndarray]]:
-    """The scenes of the evaluated split by the names that per-image tables use, and the CARs of all
-    splits that are there.
+    """Find the scenes of the evaluated split, by the names that per-image tables use, and the CARs
+    of all splits that are there.
 
     Args:
         root: Folder with the splits.

@@ -21,7 +21,7 @@ _LAYERS = ('EncoderLayer', 'TransformerLayer')
 
 @HOOKS.register_module()
 class ActivationCheckpointingHook(Hook):
-    """Keeps of each transformer layer its input alone, and computes the layer again in the backward
+    """Keeps the input of each transformer layer alone, and computes the layer again in the backward
     pass (arXiv:1604.06174).
 
     Gradients stay what they are, dropout too. A layer with batch norm is left out: its running

@@ -17,8 +17,8 @@ _SHOWN = 3
 
 @HOOKS.register_module()
 class DivergenceHook(Hook):
-    """Stops at the first loss that is not a finite number; and where weights are none, neither
-    validates nor saves them.
+    """Stops at the first loss that is not a finite number. Weights that are not finite are neither
+    validated nor saved.
 
     The loss is the number that mmengine has already fetched for its log, so that the device is not
     asked twice. The training tools add this hook to every run.

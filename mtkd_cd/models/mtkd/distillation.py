@@ -47,8 +47,8 @@ class Lesson(NamedTuple):
 
 @dataclass
 class Distillation:
-    """What a distiller is beyond its student. No ``nn.Module``, so that state dict, optimiser, DDP
-    and EMA see the student alone.
+    """Holds all that a distiller has beside its student. It is no ``nn.Module``, so that state
+    dict, optimiser, DDP and EMA see the student alone.
 
     Attributes:
         choice: Finds the CAR range of a labelled image.

@@ -207,8 +207,8 @@ class MultiTeacherDistiller(BaseModel):
 
     @property
     def teachers(self) -> dict[str, Detector]:
-        """The frozen teachers by name, a range's or ``'origin'``, those that teach; built and
-        loaded when first asked for."""
+        """The frozen teachers that teach, by the name of their range or ``'origin'``. They are
+        built and loaded when first asked for."""
         return self.distillation.teachers.detectors or self.distillation.load_teachers(self)
 
     def ranges(self, data_samples: list[SegDataSample]) -> Tensor:

@@ -23,8 +23,8 @@ RoutingKind = Literal['car', 'validated']
 
 @dataclass(frozen=True)
 class Routing:
-    """A detector, ``'origin'`` or a specialist's range name, for every range of the true and of the
-    predicted CAR.
+    """Names a detector for every range of the true and of the predicted CAR: ``'origin'``, or a
+    specialist by its range.
 
     Attributes:
         partition: Ranges that the specialists were trained on.
@@ -85,8 +85,8 @@ class Routing:
 
 
 def ranges_between(cuts: Sequence[float], cars: ArrayOrTensor) -> ArrayOrTensor:
-    """(N,) index of the range that each CAR lies in, of the kind that came in; unlike a
-    :class:`CARPartition` also without any cut."""
+    """Find the range that each CAR lies in: (N,) indices, an array or a tensor as ``cars`` is.
+    Without any cut, which a :class:`CARPartition` does not take, every index is 0."""
     if len(cuts):
         return CARPartition(cuts).range_of(cars)
     return (

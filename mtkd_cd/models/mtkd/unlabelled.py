@@ -55,8 +55,8 @@ class UnlabelledPairs:
 
 
 def is_unlabelled(sample: SegDataSample, ignore_index: int = IGNORE_INDEX) -> bool:
-    """Whether a sample has no label: it says so (``unlabelled`` in its metainfo), has no
-    ``gt_sem_seg``, or, having no CAR of a stored label, ignores every pixel."""
+    """Whether a sample has no label. Such a sample says so (``unlabelled`` in its metainfo), or has
+    no ``gt_sem_seg``, or has no CAR of a stored label and ignores every pixel."""
     if sample.metainfo.get('unlabelled') or 'gt_sem_seg' not in sample:
         return True
     if sample.metainfo.get('car') is not None:
