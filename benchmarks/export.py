@@ -3,7 +3,8 @@
     python benchmarks/export.py OUT [tinycd changer_mitb0 ...] [--dynamic batch none] [--size 256]
     python benchmarks/export.py OUT --table
 
-One thread, float32, CPU time of the process per pair, the median of the rounds, the runtimes one
+One thread, float32, torch both plain and prepared (mtkd_cd/models/prepare.py), as the inferencer
+runs it; CPU time of the process per pair, the median of the rounds, the runtimes one
 after another in one run. ``--weights NAME=FILE`` takes a bundle or a checkpoint of the origin's
 config. A model without one is initialised so that it is well conditioned: batch norms have seen
 made-up pairs, and logits are spread over both sides of the decision. Results are kept in
@@ -28,7 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtkd_cd.apis import ChangeInferencer, init_model, list_models
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.export.exporting import export_model
+from mtkd_cd.export.exporting import Options, export_model, network_of
 from mtkd_cd.export.parity import compare, made_up_pairs, normalised
 from mtkd_cd.export.runtime import open_exported
 from mtkd_cd.inference.predictor import Model, model_from_detector
@@ -140,7 +141,10 @@ def measure(
     wanted = predictor.probability(normalised(images, model.card)).numpy()
     np.savez_compressed(folder / f'{name}.npz', pair=inputs.numpy(), probability=wanted)
     one = normalised(images[:1], model.card)
-    row['ms'] = {'torch': milliseconds(predictor.probability, one, rounds)}
+    network = network_of(model, '', Options())
+    with torch.no_grad():
+        row['ms'] = {'plain': milliseconds(network, inputs[:1], rounds)}
+    row['ms']['torch'] = milliseconds(predictor.probability, one, rounds)
     for backend, exported in backends.items():
         run = exported.predictor().probability
         row['ms'][backend] = milliseconds(run, inputs[:1], rounds)
@@ -152,8 +156,8 @@ def table(results: dict[str, Any]) -> str:
     """The rows as Markdown."""
     lines = [
         '| model | weights | static: max dp, flips | dynamic batch: max dp, flips | OpenVINO: '
-        'max dp, flips | MB | torch, ms | onnxruntime, ms | OpenVINO, ms |',
-        '|---|---|---|---|---|---:|---:|---:|---:|',
+        'max dp, flips | MB | plain torch, ms | prepared, ms | onnxruntime, ms | OpenVINO, ms |',
+        '|---|---|---|---|---|---:|---:|---:|---:|---:|',
     ]
 
     def parity(found: dict[str, Any] | None) -> str:
@@ -172,16 +176,17 @@ def table(results: dict[str, Any]) -> str:
             + (f'{size / 1e6:.1f}' if size else '-')
             + ''.join(
                 f' | {ms[backend]:.0f}' if backend in ms else ' | -'
-                for backend in ('torch', 'onnx', 'openvino')
+                for backend in ('plain', 'torch', 'onnx', 'openvino')
             )
             + ' |'
         )
-    timed = [row['ms'] for row in results.values() if 'ms' in row]
+    timed = [row['ms'] for row in results.values() if 'plain' in row.get('ms', {})]
     if timed:
         for backend in ('onnx', 'openvino'):
-            ratios = [ms[backend] / ms['torch'] for ms in timed]
+            ratios = [ms[backend] / ms['plain'] for ms in timed]
             lines.append(
-                f'\n{backend} / torch, geometric mean: {statistics.geometric_mean(ratios):.2f}'
+                f'\n{backend} / plain torch, geometric mean: '
+                f'{statistics.geometric_mean(ratios):.2f}'
             )
     return '\n'.join(lines)
 
