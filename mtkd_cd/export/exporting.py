@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ class Options:
         int8: Whether to write 8-bit integers.
         calibration: Pairs of the validation split, half of them to calibrate with and half to
             compare on: a folder with A/, B/ and perhaps label/, or a CSV file.
+        facts: What else the file says of the model; default: data, licence, notes and scores of the
+            bundle.
     """
 
     size: int | None = None
@@ -74,6 +76,7 @@ class Options:
     format: str = 'onnx'
     int8: bool = False
     calibration: str | os.PathLike | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def export_model(
     source = ChangeInferencer(
         model, weights, device='cpu', trusted=trusted, cfg_options=cfg_options
     ).model
+    chosen = dataclasses.replace(chosen, facts={**_bundle_facts(model), **chosen.facts})
     is_cascade = source.routing is not None
     suffix = target.suffix.lower()
     if suffix == BUNDLE:
@@ -155,16 +159,28 @@ def export_model(
         if not is_cascade:
             exported = _export_one(source, '', staged / target.name, chosen, tell)
             return [_moved(exported, target)]
+        parts = staged / 'cascade'  # the temporary folder itself is for its owner's eyes only
+        parts.mkdir()
         files = [
-            _export_one(source, name, staged / f'{name}{FORMATS[chosen.format]}', chosen, tell)
+            _export_one(source, name, parts / f'{name}{FORMATS[chosen.format]}', chosen, tell)
             for name in source.names
         ]
-        _write_routing(source, staged, files, chosen)
+        _write_routing(source, parts, files, chosen)
         if target.exists():
             shutil.rmtree(target)
-        finished = staged.rename(target)
-        staged.mkdir()  # for the context to delete
-        return [dataclasses.replace(one, path=finished / one.path.name) for one in files]
+        parts.rename(target)
+        return [dataclasses.replace(one, path=target / one.path.name) for one in files]
+
+
+def _bundle_facts(model: Any) -> dict[str, Any]:
+    if not isinstance(model, (str, os.PathLike)) or Path(model).suffix.lower() != BUNDLE:
+        return {}
+    found = Bundle.open(model).description
+    facts = {key: found.get(key) for key in ('architecture', 'data', 'licence', 'notes', 'paper')}
+    calibration = found.get('calibration')
+    if calibration:
+        facts['calibration'] = {k: v for k, v in calibration.items() if k != 'curve'}
+    return facts
 
 
 def _silent(text: str) -> None:
@@ -240,11 +256,13 @@ def describe(source: Model, name: str, options: Options) -> Description:
         name,
         pipeline=pipeline,
         scope=scope,
-        facts=dict(
-            ranges=dict(
-                thresholds=list(source.partition.thresholds), names=list(source.partition.names)
-            )
-        ),
+        facts={
+            **options.facts,
+            'ranges': {
+                'thresholds': list(source.partition.thresholds),
+                'names': list(source.partition.names),
+            },
+        },
     )
 
 

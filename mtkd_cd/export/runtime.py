@@ -1,6 +1,7 @@
 """Exported files as models of the inferencer: ONNX by onnxruntime or OpenVINO, OpenVINO's own
 files, ``.pt2`` by torch."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -103,8 +104,12 @@ def open_exported(
             'the model with `mtkd-cd export`'
         )
     content = path.read_bytes() if suffix == '.onnx' else path
-    predictor = open_graph(content, backend, path, options)
-    return model_of(predictor)
+    model = model_of(open_graph(content, backend, path, options))
+    # Maps say which file they were made with: one bundle has many.
+    weights = path.with_suffix('.bin')
+    files = [path, weights] if suffix == '.xml' and weights.is_file() else [path]
+    model.card = dataclasses.replace(model.card, sha256=_digest(files))
+    return model
 
 
 def open_graph(
@@ -324,7 +329,7 @@ def _open_cascade(folder: Path, backend: str, options: Mapping[str, Any] | None)
 
     names = dict.fromkeys((ORIGIN, *routing.detectors))
     return Model(
-        origin.card,
+        dataclasses.replace(origin.card, sha256=_digest([folder / CASCADE])),
         {name: partial(load, name) for name in names},
         routing,
         partition,
@@ -333,10 +338,19 @@ def _open_cascade(folder: Path, backend: str, options: Mapping[str, Any] | None)
     )
 
 
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, 'rb') as content:
+            while block := content.read(2**22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def _check_part(path: Path, digest: str) -> None:
     if not path.is_file():
         raise UserError(f'{path} of the exported cascade does not exist: export it again')
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+    if _digest([path]) != digest:
         raise UserError(
             f'{path} has another SHA-256 than {CASCADE} says: it was changed or damaged. Export '
             'the cascade again'

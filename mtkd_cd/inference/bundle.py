@@ -6,6 +6,7 @@ A bundle is a ZIP archive without pickled objects: ``card.json``, ``config.json`
 holds the SHA-256 of every other part.
 """
 
+import dataclasses
 import hashlib
 import importlib
 import io
@@ -377,7 +378,9 @@ class Bundle:
             )
         # Bundles are opened without the packages that run graphs.
         runtime = importlib.import_module('mtkd_cd.export.runtime')
-        return runtime.model_of(runtime.open_graph(self._parts[GRAPH], backend, self.path))
+        model = runtime.model_of(runtime.open_graph(self._parts[GRAPH], backend, self.path))
+        model.card = dataclasses.replace(model.card, sha256=self.sha256)
+        return model
 
     def with_graph(self, graph: bytes, path: str | os.PathLike) -> Path:
         """Write a copy that holds an ONNX file, the part ``model.onnx``.

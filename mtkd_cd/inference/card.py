@@ -25,7 +25,7 @@ class Card:
         divisor: Image sides are padded to multiples of it.
         threshold: A pixel has changed if its probability is above it.
         temperature: That the logits are divided by; the predictor does it.
-        sha256: Of the bundle, if there is one.
+        sha256: Of the bundle or the exported file, if there is one.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """Graphs run by onnxruntime and OpenVINO."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import sys
 
@@ -177,4 +178,5 @@ def test_a_missing_package_names_its_extra(write, monkeypatch):
 def test_options_change_the_card_of_our_own_files(write):
     model = open_exported(write(), 'onnx', {'threshold': 0.9})
     assert model.card.threshold == 0.9
+    assert model.card.sha256 == hashlib.sha256(write().read_bytes()).hexdigest()
     assert dataclasses.replace(model.card, threshold=0.4).training_size == SIZE
