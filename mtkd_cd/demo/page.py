@@ -199,6 +199,7 @@ def build_page(
                 return {
                     part: gr.DownloadButton(value=str(written[name]), interactive=True)
                     for part, name in zip(downloads, _FILES)
+                    if name in written
                 }
             except UserError:
                 return {one: gr.DownloadButton(interactive=False) for one in downloads}
@@ -300,7 +301,7 @@ def _add_interface(handlers: Handlers) -> None:
                     warnings=found.notes,
                 )
                 written = found.write(cut)
-                return [counts, *(str(written[name]) for name in _FILES)]
+                return [counts, *(str(written[n]) if n in written else None for n in _FILES)]
             except Exception as error:
                 raise gr.Error(problem_of(error), print_exception=False) from None
 

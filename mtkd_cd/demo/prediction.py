@@ -32,6 +32,8 @@ from mtkd_cd.inference.vector import write_polygons
 from mtkd_cd.inference.windows import Rows, Window
 
 SHOWN_SIDE = 1024  # pixels of what the browser gets, at most
+# Polygons that are written for a visitor: more take minutes, and are noise.
+MOST_POLYGONS = 20_000
 _LEAST_SIDE = 512  # smaller images are shown with larger pixels
 _PREFIX = 'MTKD_CD_'
 _CHANGE_COLOUR = np.array((255, 64, 32), np.float32)
@@ -157,7 +159,8 @@ class Prediction:
         """Write what the page offers at a threshold, as ``mtkd-cd predict`` does.
 
         Returns:
-            ``change``, ``probability`` and ``polygons``.
+            ``change``, ``probability`` and, unless there are more than :data:`MOST_POLYGONS`,
+            ``polygons``.
 
         Raises:
             UserError: It has been removed.
@@ -176,10 +179,9 @@ class Prediction:
     def _write(self, threshold: float) -> dict[str, Path]:
         counts = self.counts(threshold)
         probability = self.folder / 'probability.tif'
-        targets = dict(
-            change=self.folder / ('change.png' if self.picture else 'change.tif'),
-            polygons=self.folder / 'change.gpkg',
-        )
+        targets = dict(change=self.folder / ('change.png' if self.picture else 'change.tif'))
+        if counts.polygons <= MOST_POLYGONS:
+            targets['polygons'] = self.folder / 'change.gpkg'
         tags = dict(self.tags, threshold=threshold, car=counts.changed / max(counts.valid, 1))
         with Staged(targets) as staged, warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)  # no CRS: the page says it once
@@ -192,14 +194,15 @@ class Prediction:
                 writer.abandon()
                 raise
             writer.close()
-            write_polygons(
-                change,
-                probability,
-                staged.paths['polygons'],
-                detector=self.detector,
-                date_a=self.dates[0],
-                date_b=self.dates[1],
-            )
+            if 'polygons' in targets:
+                write_polygons(
+                    change,
+                    probability,
+                    staged.paths['polygons'],
+                    detector=self.detector,
+                    date_a=self.dates[0],
+                    date_b=self.dates[1],
+                )
             staged.commit()
         return dict(targets, probability=probability)
 

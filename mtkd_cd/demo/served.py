@@ -72,14 +72,13 @@ def open_served(model: str | os.PathLike | None, folder: Path, device: str = 'au
     if path.suffix.lower() in ('.pth', '.pt', '.ckpt'):
         path = _converted(path, folder, device)
     if path.suffix.lower() != SUFFIX:
-        backend = 'torch'
-        if path.suffix.lower() not in ('.onnx',):
+        if path.suffix.lower() != '.onnx':
             raise UserError(
                 f'model {path}: a bundle (.mtkd), an exported network (.onnx) or published TinyCD '
                 'weights (.pth) is needed; `mtkd-cd bundle create` makes a bundle of a config and '
                 'its weights'
             )
-        return Served(ChangeInferencer(path, device=device, backend=backend))
+        return Served(ChangeInferencer(path, device=device))
     bundle = Bundle.open(path)
     description = bundle.description
     calibration = description.get('calibration')

@@ -2,7 +2,7 @@
 
 import html
 
-from mtkd_cd.demo.prediction import Counts
+from mtkd_cd.demo.prediction import MOST_POLYGONS, Counts
 from mtkd_cd.demo.served import Served
 
 _HECTARE = 10_000.0
@@ -32,7 +32,7 @@ def facts(counts: Counts, served: Served) -> str:
     cells = [
         ('Changed', f'{share:.2f} %', f'{counts.changed:,} of {counts.valid:,} pixels'),
         ('Area', *_area(counts)),
-        ('Polygons', f'{counts.polygons:,}', 'areas that touch count as one'),
+        ('Polygons', f'{counts.polygons:,}', _polygons(counts)),
     ]
     scores = served.scores(counts.threshold)
     if scores is None:
@@ -47,6 +47,12 @@ def facts(counts: Counts, served: Served) -> str:
         for name, value, detail in cells
     )
     return f'<div class="facts">{"".join(boxes)}</div>'
+
+
+def _polygons(counts: Counts) -> str:
+    if counts.polygons > MOST_POLYGONS:
+        return f'above {MOST_POLYGONS:,} they are not saved: move the threshold'
+    return 'areas that touch count as one'
 
 
 def _area(counts: Counts) -> tuple[str, str]:

@@ -86,6 +86,16 @@ def test_files_at_a_threshold_are_those_of_predict(
         assert np.array_equal(values, other_fields[name]), name
 
 
+def test_noise_is_not_written_as_polygons(inferencer, images, write_png, folder, monkeypatch):
+    a, b = (write_png(f'{name}.png', image) for name, image in zip('ab', images))
+    found = predict(inferencer, a, b, folder)
+    count = found.counts(0.4).polygons
+    monkeypatch.setattr('mtkd_cd.demo.prediction.MOST_POLYGONS', count - 1)
+    assert set(found.write(0.4)) == {'change', 'probability'}
+    monkeypatch.setattr('mtkd_cd.demo.prediction.MOST_POLYGONS', count)
+    assert set(found.write(0.4)) == {'change', 'probability', 'polygons'}
+
+
 def test_removed_prediction_writes_nothing(inferencer, images, write_png, folder):
     a, b = (write_png(f'{name}.png', image) for name, image in zip('ab', images))
     found = predict(inferencer, a, b, folder)

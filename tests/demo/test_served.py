@@ -104,6 +104,8 @@ def test_facts_give_the_scores_at_the_threshold(served):
     text = facts(Counts(0.25, 300, 1200, 30_000.0, 7), served)
     for part in ('25.00 %', '300 of 1,200', '3.00 ha', '>7<', '25.0 %', '75.0 %', '12 validation'):
         assert part in text, part
+    noise = facts(Counts(0.25, 300, 1200, None, 20_001), served)
+    assert 'above 20,000 they are not saved' in noise
     unknown = facts(Counts(0.25, 300, 1200, None, 7), Served(served.inferencer))
     assert 'not known' in unknown
     assert '300 px' in unknown
