@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mtkd_cd.inference.card import RGB
     from mtkd_cd.inference.stack import stack_pair
 
-    rule, names = args.stretch or 'identity', RGB
+    rule = args.stretch or 'identity'
+    names: tuple[str, ...] = RGB
     if args.model:
         from mtkd_cd.inference.inferencer import ChangeInferencer
 

@@ -162,7 +162,7 @@ class CARPartitionDataset:
         dataset, inner_idx = self.dataset, int(self._indices[idx])
         wrappers = (ConcatDataset, RepeatDataset, ClassBalancedDataset, FoldDataset)
         while isinstance(dataset, wrappers):
-            found = dataset._get_ori_dataset_idx(inner_idx)
+            found: Any = dataset._get_ori_dataset_idx(inner_idx)
             if isinstance(dataset, ConcatDataset):
                 part, inner_idx = found
                 dataset = dataset.datasets[part]

@@ -215,8 +215,8 @@ def _openvino(
     return GraphPredictor(run, description)
 
 
-def _shape_of(port: Any) -> list[int | None]:
-    """Of an input or output of OpenVINO's; ``None`` for a side that may vary."""
+def _shape_of(port: Any) -> list[Any]:
+    """Sides of an input or output of OpenVINO's; ``None`` for one that may vary."""
     return [side.get_length() if side.is_static else None for side in port.get_partial_shape()]
 
 

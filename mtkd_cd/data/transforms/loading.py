@@ -105,7 +105,7 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         kept = self.cache.get(key)
         if kept is not None:
             meta, (pixels, *valid) = kept
-            return Picture(pixels, *(valid or [None]), meta['orientation'])
+            return Picture(pixels, valid[0] if valid else None, meta['orientation'])
         picture = self._read(path, bands, radiometry)
         arrays = [array for array in (picture.pixels, picture.valid) if array is not None]
         self.cache.put(key, dict(orientation=picture.orientation), arrays)
