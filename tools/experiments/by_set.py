@@ -99,8 +99,12 @@ def as_markdown(found: Found, control: str) -> str:
             for score in SCORES.values():
                 values = [of_sets[name].values[score] for of_sets in of_seeds.values()]
                 spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
-                own = differences(found, strategy, control, name, score)
-                shown = ', '.join(f'{value:+.2f}' for value in own) if strategy != control else ''
+                own = iter(differences(found, strategy, control, name, score))
+                shown = ', '.join(
+                    f'{next(own):+.2f}' if seed in of_seeds else '-'
+                    for seed in sorted(found[control])
+                    if strategy != control
+                )
                 cells += [f'{statistics.fmean(values):.2f}{spread}', shown]
             lines.append(f'| {strategy_title(strategy)} | ' + ' | '.join(cells) + ' |')
         parts.append('\n'.join(lines) + '\n')
@@ -124,29 +128,28 @@ def draw(found: Found, folders: Sequence[Path], control: str, path: Path) -> Non
                     if not row['range'] and row['strategy'] in colours:
                         point = (int(row['iter']), float(row['mIoU']))
                         curves.setdefault(row['strategy'], []).append(point)
-        end, last = (curves.get('origin') or [(0, np.nan)])[-1]
+        end = (curves.get('origin') or [(0, 0.0)])[-1][0]
         for strategy, points in curves.items():
-            start = [(end, last)] if strategy != 'origin' else []
-            shift = 0 if strategy == 'origin' else end
-            x, y = zip(*start, *((iteration + shift, value) for iteration, value in points))
-            left.plot(x, y, 'o-', ms=3, lw=1.2, color=colours[strategy])
+            shift = 0 if strategy == 'origin' else end  # it starts from the origin's best weights
+            x, y = zip(*((iteration + shift, value) for iteration, value in points))
+            left.plot(x, y, 'o-', ms=4, lw=1.2, color=colours[strategy])
+    for strategy, colour in colours.items():
+        left.plot([], [], 'o-', ms=4, color=colour, label=strategy_title(strategy))
+    left.legend(fontsize=8, loc='best')
     left.set(xlabel='iteration', ylabel='mIoU per image, validation (%)')
-    left.set_title('while training, a line per seed', fontsize=10)
+    left.set_title('while training, by seed', fontsize=10)
     others = [strategy for strategy in found if strategy != control]
     names = list(next(iter(next(iter(found.values())).values())))
     for place, strategy in enumerate(others):
         for row, name in enumerate(names):
             own = differences(found, strategy, control, name, 'F1')
             height = row + 0.16 * (place - (len(others) - 1) / 2)
-            label = strategy_title(strategy) if row == 0 else None
-            right.plot(own, [height] * len(own), 'o', ms=5, color=colours[strategy], label=label)
+            right.plot(own, [height] * len(own), 'o', ms=5, color=colours[strategy])
     right.axvline(0, color='#999999', lw=0.8)
     right.set_yticks(range(len(names)), names)
     right.invert_yaxis()
     right.set_xlabel(f'F1 of changed pixels, pooled: difference to {control} (points)')
     right.set_title('test, a dot per seed', fontsize=10)
-    right.plot([], [], 'o', color=colours[control], label=control)
-    right.legend(fontsize=8, loc='best')
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
