@@ -151,7 +151,7 @@ class CARPartitionDataset:
             sample = owner[inner_idx]
         for data_sample in data_samples_of(sample):
             if 'car' not in data_sample:  # its pipeline does not load labels with our transform
-                data_sample.set_metainfo({'car': info['car']})
+                data_sample.set_metainfo({'car': float(self._cars[idx])})
             if 'fold' in info:  # of a FoldDataset, which has been passed by
                 data_sample.set_metainfo({'fold': info['fold']})
         return sample
