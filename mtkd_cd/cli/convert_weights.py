@@ -4,6 +4,7 @@ authors' checkpoints; and take the detectors out of a file of Open-CD's MTKD tra
 import argparse
 from collections.abc import Sequence
 
+from mtkd_cd.cli.common import add_trust_argument
 from mtkd_cd.models.conversion import LAYOUTS, convert_weights
 
 OPENCD = 'opencd-mtkd'
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         choices=(*LAYOUTS, OPENCD),
         help='what SRC is; default: found by the names of its tensors',
     )
+    add_trust_argument(parser)
     args = parser.parse_args(argv)
 
     from mtkd_cd.core.checkpoint import read_weights

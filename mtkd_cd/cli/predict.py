@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict a pair, or with ``--pairs`` many; 1 if some of them failed."""
     args = _parser().parse_args(argv)
-    if args.trust_checkpoint and not args.weights:
-        raise UserError('--trust-checkpoint is about --weights, which is not given')
+    if args.trust_checkpoint and not args.weights and not args.model.endswith('.py'):
+        raise UserError(
+            '--trust-checkpoint is about --weights and the files of a config; neither is given'
+        )
     _refuse_without_effect(args)
     if args.pairs:
         return predict_pairs(args, raster_options(args), plan_lines)

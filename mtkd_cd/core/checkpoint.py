@@ -107,6 +107,10 @@ def _benign_globals() -> list[Any]:
     ]
 
 
+class UntrustedError(UserError):
+    """A checkpoint that is in order and holds more than tensors and plain values."""
+
+
 def load_only_tensors(enabled: bool = True) -> None:
     """Make every ``torch.load`` of this process refuse pickled code, those inside mmengine and
     mmseg included; with ``False``, let every checkpoint of this process hold it.
@@ -159,7 +163,7 @@ def read_checkpoint(path: str | os.PathLike, *, trusted: bool | None = None) -> 
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         if refused:
-            raise UserError(
+            raise UntrustedError(
                 f'checkpoint {path} holds pickled objects beside tensors ({refused[1]}); loading '
                 'them could run code from '
                 'the file. If you made the file yourself, pass --trust-checkpoint (in Python: '

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from multiprocessing.queues import Queue
 from typing import Any
 
 from mmengine.config import Config
@@ -12,6 +13,7 @@ from mmengine.device import get_device
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import os_error_message
 from mtkd_cd.engine.hooks.best_weights import choose_metric
 from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
 from mtkd_cd.registry import is_known, similar_name
@@ -39,6 +41,7 @@ _IOU_METRICS = {
     'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall'),
 }
 # Toolboxes whose names are registered here too, so that their configs run without them.
+_PYTHONS_OWN = Queue._on_queue_feeder_error
 _IMPLEMENTED_HERE = ('opencd',)
 
 
@@ -143,6 +146,25 @@ def fit_loaders(cfg: Config) -> None:
             loader.setdefault('timeout', LOADER_SECONDS)
     if workers:
         _check_shared_memory()
+        end_workers_without_room()
+
+
+def end_workers_without_room() -> None:
+    """Let a loader's worker end when it finds no shared memory for a batch. Python prints a
+    traceback there and goes on, and the loader waits for that batch until its time is over.
+
+    Workers that are forked from now on do so.
+    """
+    if Queue._on_queue_feeder_error is not _ends_without_room:
+        Queue._on_queue_feeder_error = staticmethod(_ends_without_room)
+
+
+def _ends_without_room(error: BaseException, item: Any) -> None:
+    if os_error_message(error) is None and 'shared memory' not in str(error):
+        _PYTHONS_OWN(error, item)
+        return
+    os.write(2, f'a loader worker has no room: {error}\n'.encode())
+    os._exit(1)
 
 
 def processors() -> int:

@@ -20,7 +20,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mtkd_cd.core.checkpoint import load_weights, non_finite, read_checkpoint
+from mtkd_cd.core.checkpoint import UntrustedError, load_weights, non_finite, read_checkpoint
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import check_not_read, check_own_file, sweep_temporaries
 from mtkd_cd.core.locks import alone
@@ -398,6 +398,8 @@ def _newest_readable(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]] | Non
     for path in paths:
         try:
             content = read_checkpoint(path)
+        except UntrustedError:  # it is in order: an older one, or none, is no way out
+            raise
         except UserError as error:
             print(f'passing over {error}')
             continue
@@ -438,7 +440,7 @@ def _loader_errors() -> Iterator[None]:
         if re.search(r'DataLoader worker.*(exited unexpectedly|killed by signal)', text):
             raise UserError(
                 f'{text.splitlines()[0].strip()} If nobody ended it, memory was short: lower '
-                '--num-workers or --batch-size'
+                f'--num-workers or --batch-size. {shared_memory_advice()}'
             ) from error
         raise
 
