@@ -333,6 +333,7 @@ def _write_int8(
         predictor = open_graph(path, 'openvino', path.name)
     found = loss((source.predictor(name), source.card), (predictor, described.card), others)
     described = dataclasses.replace(described, facts={**described.facts, 'int8': found.as_dict()})
+    del predictor  # OpenVINO reads the weights from the file, which is written again
     if path.suffix == '.onnx':
         set_metadata(result, described)
         path.write_bytes(result.SerializeToString())

@@ -3,13 +3,15 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.export.description import Description
-from mtkd_cd.export.exporting import set_metadata
+from mtkd_cd.export.exporting import Options, _write_int8, set_metadata
 from mtkd_cd.export.parity import normalised
 from mtkd_cd.export.quantise import Pairs, loss, quantised_onnx, read_windows
-from mtkd_cd.export.runtime import open_graph
+from mtkd_cd.export.runtime import open_exported, open_graph
+from mtkd_cd.inference.predictor import Model
 from tests.export.conftest import SIZE, toy_graph, toy_probability
 
 onnx = pytest.importorskip('onnx')
@@ -76,8 +78,6 @@ class _Fixed:
 
     def probability(self, pairs):
         self.next += 1
-        import torch
-
         return torch.from_numpy(self.maps[self.next - 1 : self.next])
 
 
@@ -93,3 +93,28 @@ def test_loss_counts_flips_and_scores(card):
     assert found.max_difference == pytest.approx(0.7)
     # First image: changed 4 / 8, unchanged 8 / 12; second: 1.
     assert found.miou == pytest.approx((100, (50 + 100 * 8 / 12 + 200) / 4))
+
+
+class _Toy:
+    def probability(self, pairs):
+        return torch.from_numpy(toy_probability(pairs.numpy()).astype(np.float32))
+
+
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml'])
+def test_a_file_of_integers_is_written_with_what_it_loses(data, card, tmp_path, suffix):
+    if suffix == '.xml':
+        pytest.importorskip('nncf')
+    parity = dict(max_difference=0.0, flips=0, pixels=1, batches=[1])
+    described = Description(card, size=SIZE, parity=parity)
+    source = Model(card, {'': _Toy})
+    graph = onnx.load_model_from_string(toy_graph())
+    path = tmp_path / f'q{suffix}'
+    options = Options(int8=True, calibration=data)
+    written = _write_int8(source, '', path, described, graph, options)
+    assert written.loss.pairs == 2
+    assert 0 < written.loss.mean_difference < 0.02
+    assert written.loss.miou is not None
+    opened = open_exported(path, 'onnx' if suffix == '.onnx' else 'openvino')
+    found = opened.predictor().description
+    assert found.int8
+    assert found.facts['int8'] == written.loss.as_dict()
