@@ -41,7 +41,8 @@ _IOU_METRICS = {
     'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall'),
 }
 # Toolboxes whose names are registered here too, so that their configs run without them.
-_PYTHONS_OWN = Queue._on_queue_feeder_error
+_QUEUE: Any = Queue
+_PYTHONS_OWN = _QUEUE._on_queue_feeder_error  # what torch's workers do without room
 _IMPLEMENTED_HERE = ('opencd',)
 
 
@@ -155,8 +156,8 @@ def end_workers_without_room() -> None:
 
     Workers that are forked from now on do so.
     """
-    if Queue._on_queue_feeder_error is not _ends_without_room:
-        Queue._on_queue_feeder_error = staticmethod(_ends_without_room)
+    if _QUEUE._on_queue_feeder_error is not _ends_without_room:
+        _QUEUE._on_queue_feeder_error = staticmethod(_ends_without_room)
 
 
 def _ends_without_room(error: BaseException, item: Any) -> None:
