@@ -229,7 +229,7 @@ def specialist_name(range: str, fold: int | str | None = None) -> str:
 def of_each_fold(checkpoints: Mapping[str, str], folds: int) -> dict[str, str]:
     """The files that paths with ``{fold}`` stand for: ``small@0`` and so on in the place of
     ``small``."""
-    found = {}
+    found: dict[str, str] = {}
     for name, path in checkpoints.items():
         if FOLD in path and folds:
             found |= {f'{name}@{fold}': path.replace(FOLD, str(fold)) for fold in range(folds)}

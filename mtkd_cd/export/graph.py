@@ -56,7 +56,7 @@ def traced(network: PairNetwork, size: int, dynamic: Dynamic, divisor: int = 1) 
         free = {0: Dim('batch', min=1)}
         if dynamic == 'all':
             sides = {2: Dim('rows', min=2), 3: Dim('cols', min=2)}
-            free |= {axis: divisor * side for axis, side in sides.items()}  # type: ignore[misc]
+            free |= {axis: divisor * side for axis, side in sides.items()}
         shapes = dict(pair=free)
     try:
         with torch.no_grad(), _quiet():

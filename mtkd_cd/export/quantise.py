@@ -128,7 +128,7 @@ def quantised_onnx(model: Any, pairs: Pairs, description: Description) -> Any:
     prepare = require('onnxruntime.quantization.shape_inference', 'export', 'int8')
     name = model.graph.input[0].name
 
-    class Reader(tool.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Reader(tool.CalibrationDataReader):  # type: ignore[name-defined]
         def __init__(self) -> None:
             self.inputs = graph_inputs(pairs, description)
 

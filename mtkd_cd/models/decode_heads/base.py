@@ -1,5 +1,7 @@
 """What our decode heads share: mmseg's losses, with an accuracy that the host need not wait for."""
 
+from typing import Any
+
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
@@ -11,11 +13,11 @@ class DecodeHead(BaseDecodeHead):
     """mmseg's head. Losses and accuracy are mmseg's; on an accelerator mmseg's accuracy makes the
     host wait twice for the device, to learn how many pixels are valid."""
 
-    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+    def loss_by_feat(self, seg_logits: Any, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Losses, summed where two have one name, and ``acc_seg`` in percent.
 
         Args:
-            seg_logits: (N, C, h, w).
+            seg_logits: (N, C, h, w); heads that give several maps extend this method.
             batch_data_samples: N samples with ``gt_sem_seg``, (1, H, W).
         """
         label = self._stack_batch_gt(batch_data_samples)  # (N, 1, H, W)
@@ -27,7 +29,7 @@ class DecodeHead(BaseDecodeHead):
         losses: dict[str, Tensor] = {}
         for module in self.loss_modules:
             value = module(logits, label, weight=weight, ignore_index=self.ignore_index)
-            name = module.loss_name
+            name = str(module.loss_name)
             losses[name] = losses[name] + value if name in losses else value
         losses['acc_seg'] = pixel_accuracy(logits, label, self.ignore_index)
         return losses

@@ -85,7 +85,8 @@ def faster(one: Callable[[], Any], other: Callable[[], Any]) -> tuple[bool, floa
             call()
             _finish()
             best[i] = min(best[i], time.perf_counter() - start)
-    return best[1] < best[0], *best
+    one_s, other_s = best
+    return other_s < one_s, one_s, other_s
 
 
 def check_same(grouped: Sequence[Maps], stacked: Sequence[Maps]) -> None:
