@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtkd_cd.cli.common import ConfigOptions, at_least
+from mtkd_cd.cli.common import ConfigOptions, add_trust_argument, at_least
 from mtkd_cd.cli.options import add_options
 from mtkd_cd.core.files import CONFIGS
 
@@ -78,6 +78,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--strategies', nargs='+', help='origin, continued, op, mtkd, and variants such as op@0.1'
     )
     add_options(what, leave_out=_NOT_OF_EXPERIMENT, unset=True)
+    add_trust_argument(parser)
     where = parser.add_argument_group('where and how')
     where.add_argument(
         '--cluster',

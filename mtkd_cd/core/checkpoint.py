@@ -130,6 +130,11 @@ def load_only_tensors(enabled: bool = True) -> None:
         os.environ.pop(_FORCE_TENSORS, None)
 
 
+def trusts_checkpoints() -> bool:
+    """Whether this process reads pickled objects in checkpoints (:func:`load_only_tensors`)."""
+    return _trusted
+
+
 def read_checkpoint(path: str | os.PathLike, *, trusted: bool | None = None) -> dict[str, Any]:
     """Read a checkpoint file onto the CPU.
 

@@ -6,10 +6,13 @@ field's GPUs are behind Slurm. submitit's local executor starts at once whatever
 the queue.
 """
 
+import dataclasses
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +26,7 @@ from mtkd_cd.core.errors import UserError
 _FOREVER = 60 * 24 * 365  # minutes: a local job ends when it is done
 _LAST_LINES = 4
 _GRACE = 15  # seconds that a job gets to save what it has
+_TERMINATED = 143  # 128 + SIGTERM, as shells report it
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +37,14 @@ class Job:
         name: Of the job in messages.
         call: A module's function; another process has to find it.
         arguments: Of the function; pickled.
+        trusted: Whether the job may read checkpoints that hold pickled objects, as its parent does
+            after ``--trust-checkpoint``.
     """
 
     name: str
     call: Callable[..., None]
     arguments: tuple = ()
+    trusted: bool = False
 
     def __call__(self, threads: int | None = None, nice: int = 0) -> 'Outcome':
         """Run in this process; errors become the outcome."""
@@ -47,6 +54,10 @@ class Job:
             torch.set_num_threads(threads)
         if nice:
             os.nice(nice)
+        if self.trusted:
+            from mtkd_cd.core.checkpoint import load_only_tensors
+
+            load_only_tensors(False)
         try:
             self.call(*self.arguments)
         except UserError as error:
@@ -129,13 +140,16 @@ def run_jobs(
         until: ``time.time()`` at which what runs here is asked to end and nothing is started any
             more.
 
+    After SIGTERM the jobs of this machine get it too, and ``SystemExit`` with 143 is raised; those
+    of Slurm go on.
+
     Raises:
         UserError: There is no submitit, or no Slurm.
     """
     executor = _executor(cluster)
     waiting, left = list(jobs), dict.fromkeys(jobs, retries)
     running: dict[Job, tuple[Any, int | None]] = {}
-    try:
+    with _exit_on_sigterm(), _cancelled_at_the_end(running, cluster):
         while waiting or running:
             if until is not None and time.time() > until:
                 for job in waiting:
@@ -162,10 +176,37 @@ def run_jobs(
                     ended(job, outcome)
             looked()
             time.sleep(0 if cluster.kind == 'debug' else 0.5)
+
+
+@contextmanager
+def _cancelled_at_the_end(
+    running: Mapping[Job, tuple[Any, int | None]], cluster: Cluster
+) -> Iterator[None]:
+    """End what still runs on this machine when the block is left."""
+    try:
+        yield
     finally:
         if cluster.is_here:
             for submitted, _ in running.values():
                 submitted.cancel()
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Leave the block with ``SystemExit`` at SIGTERM, so that its clean-up runs. Python hands
+    signals to the main thread only; elsewhere nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: Any) -> None:
+        raise SystemExit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _stop(running: Mapping[Job, tuple[Any, int | None]], cluster: Cluster) -> list[Job]:
@@ -287,10 +328,17 @@ def _submit(
             gpus_per_node=int(device is not None), visible_gpus=() if device is None else (device,)
         )
     with _environment({'OMP_NUM_THREADS': str(cluster.threads)} if cluster.threads else {}):
-        submitted = executor.submit(job, cluster.threads, cluster.nice if cluster.is_here else 0)
+        sent = dataclasses.replace(job, trusted=_trusts_checkpoints())
+        submitted = executor.submit(sent, cluster.threads, cluster.nice if cluster.is_here else 0)
     where = '' if device is None else f' on GPU {device}'
     print(f'{job.name}: started{where}, log: {submitted.paths.stdout}', flush=True)
     return submitted, device
+
+
+def _trusts_checkpoints() -> bool:
+    # Who has not imported the module has not changed what it says.
+    module = sys.modules.get('mtkd_cd.core.checkpoint')
+    return module is not None and module.trusts_checkpoints()
 
 
 def _outcome(submitted: Any) -> Outcome:

@@ -6,11 +6,14 @@ import multiprocessing
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from mtkd_cd.core.checkpoint import load_only_tensors
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.jobs import Cluster, Job, run_jobs
 from mtkd_cd.core.strategy import Strategy
@@ -211,6 +214,63 @@ def pause(folder: Path, name: str) -> None:
     time.sleep(0.5)
     with (folder / name).open('a') as file:
         file.write(str(time.monotonic()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('trusted', [True, False])
+def test_job_trusts_checkpoints_where_its_parent_does(trusted, tmp_path):
+    said = tmp_path / 'said'
+    code = f"""
+from pathlib import Path
+from mtkd_cd.core.checkpoint import trusts_checkpoints
+Path({str(said)!r}).write_text(str(trusts_checkpoints()))
+"""
+    load_only_tensors(not trusted)
+    try:
+        run_jobs([Job('asked', exec, (code,))], Cluster(tmp_path / 'jobs', 'processes'))
+    finally:
+        load_only_tensors()
+    assert said.read_text() == str(trusted)
+
+
+def test_jobs_end_with_a_parent_that_gets_sigterm(tmp_path):
+    started = tmp_path / 'started'
+    sleep = f"""
+import os, time
+with open({str(started)!r} + '.part', 'w') as file:
+    file.write(str(os.getpid()))
+os.rename({str(started)!r} + '.part', {str(started)!r})
+time.sleep(300)
+"""
+    parent = f"""
+from pathlib import Path
+from mtkd_cd.core.jobs import Cluster, Job, run_jobs
+jobs = [Job('sleeping', exec, ({sleep!r},))]
+run_jobs(jobs, Cluster(Path({str(tmp_path / 'jobs')!r}), 'processes'))
+"""
+    process = subprocess.Popen([sys.executable, '-c', parent], cwd=REPO)
+    wait_for(started.exists, process)
+    job = int(started.read_text())
+    process.terminate()
+    assert process.wait(timeout=120) == 143
+    wait_for(lambda: not is_running(job))
+
+
+def is_running(process: int) -> bool:
+    """Whether the process is there and is no zombie."""
+    try:
+        state = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != 'Z'
+
+
+def wait_for(moment, process=None) -> None:
+    end = time.monotonic() + 120
+    while not moment():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
