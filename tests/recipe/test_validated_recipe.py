@@ -22,7 +22,7 @@ NAMES = ('origin', 'small', 'medium', 'large')
 def validated_scenes(tmp_path_factory) -> Path:
     """Enough validation images for a choice in each range."""
     root = tmp_path_factory.mktemp('validated') / 'data'
-    make_dataset(root, num_train=12, num_val=16, num_test=5, size=64, seed=0)
+    make_dataset(root, num_train=12, num_val=24, num_test=5, size=64, seed=0)
     return root
 
 

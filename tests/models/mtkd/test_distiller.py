@@ -528,7 +528,7 @@ def test_missing_teacher_names_the_command_that_makes_it(toy):
     with pytest.raises(
         UserError,
         match=r'work_dirs/partition/fc_ef/medium/best.pth.*'
-        r'train.py configs/partition/fc_ef.py --range medium',
+        r'mtkd-cd train configs/partition/fc_ef.py --range medium',
     ):
         distiller.init_weights()
 

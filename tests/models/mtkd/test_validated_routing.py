@@ -96,6 +96,8 @@ def test_images_routed_to_the_origin_keep_its_prediction_and_cost_no_second_forw
     )
     cars = (0.01, 0.1, 0.5, 0.03, 0.4)
     inputs = inputs_with_cars(toy, cars)
+    cascade(inputs, toy.samples(cars), mode='predict')  # prepares its detectors, with a trial
+    forwards.clear()
     results = cascade(inputs, toy.samples(cars), mode='predict')
     assert forwards == [2]
     assert [sample.metainfo['detector'] for sample in results] == [
