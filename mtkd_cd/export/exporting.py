@@ -23,6 +23,7 @@ from mtkd_cd.export.network import InputKind, PairNetwork, in_band_order
 from mtkd_cd.export.parity import TOLERANCE, Parity, compare, made_up_pairs
 from mtkd_cd.export.quantise import (
     Loss,
+    Pairs,
     loss,
     quantised_onnx,
     quantised_openvino,
@@ -281,8 +282,11 @@ def _export_one(
     label = f'{source.card.name} {name}'.strip()
     description = describe(source, name, options)
     network = network_of(source, name, options)
-    tell(f'{label}: tracing')
     size = description.card.training_size
+    pairs = None
+    if options.calibration is not None:  # before the minutes that the rest takes
+        pairs = read_windows(options.calibration, description.card, size)
+    tell(f'{label}: tracing')
     program = traced(network, size, options.dynamic, source.card.divisor)
     if path.suffix == '.pt2':
         description = _compared(source, name, description, _in_torch(program, description), options)
@@ -301,9 +305,9 @@ def _export_one(
         tell(f'{label}: comparing with torch')
         predictor = open_graph(content, backend, path.name)
         description = _compared(source, name, description, predictor, options)
-        if options.int8:
+        if pairs is not None:
             tell(f'{label}: quantising')
-            return _write_int8(source, name, path, description, model, options)
+            return _write_int8(source, name, path, description, model, pairs)
         if path.suffix == '.onnx':
             set_metadata(model, description)
             path.write_bytes(model.SerializeToString())
@@ -314,12 +318,10 @@ def _export_one(
 
 
 def _write_int8(
-    source: Model, name: str, path: Path, description: Description, model: Any, options: Options
+    source: Model, name: str, path: Path, description: Description, model: Any, pairs: Pairs
 ) -> Exported:
     """Quantise a graph that agrees with torch in float32, and write it."""
-    assert options.calibration is not None
     assert description.parity is not None
-    pairs = read_windows(options.calibration, description.card, description.card.training_size)
     calibration, others = pairs.split()
     parity = _parity(description.parity)
     described = dataclasses.replace(description, int8=True)

@@ -90,7 +90,7 @@ def read_windows(
             if min(grid.height, grid.width) < size:
                 raise UserError(
                     f'--calibration: {task.a[0]} has {grid.width} x {grid.height} pixels, the '
-                    f'graph takes {size} x {size}'
+                    f'graph takes {size} x {size}: give larger images, or a smaller --size'
                 )
             place = Window((grid.height - size) // 2, (grid.width - size) // 2, size, size)
             rule = card.radiometry

@@ -7,7 +7,7 @@ import torch
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.export.description import Description
-from mtkd_cd.export.exporting import Options, _write_int8, set_metadata
+from mtkd_cd.export.exporting import _write_int8, set_metadata
 from mtkd_cd.export.parity import normalised
 from mtkd_cd.export.quantise import Pairs, loss, quantised_onnx, read_windows
 from mtkd_cd.export.runtime import open_exported, open_graph
@@ -109,8 +109,8 @@ def test_a_file_of_integers_is_written_with_what_it_loses(data, card, tmp_path, 
     source = Model(card, {'': _Toy})
     graph = onnx.load_model_from_string(toy_graph())
     path = tmp_path / f'q{suffix}'
-    options = Options(int8=True, calibration=data)
-    written = _write_int8(source, '', path, described, graph, options)
+    pairs = read_windows(data, card, SIZE)
+    written = _write_int8(source, '', path, described, graph, pairs)
     assert written.loss.pairs == 2
     assert 0 < written.loss.mean_difference < 0.02
     assert written.loss.miou is not None
