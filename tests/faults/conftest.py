@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ def struck(tool, tmp_path) -> Callable[..., tuple[int, str]]:
 
     def run(moment: Moment, blow: Callable[[], Any], name: str, *argv: object) -> tuple[int, str]:
         def child():
+            # As from a terminal: what a shell starts in the background ignores it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             waiting = [True]
 
             def hook(event, args):
