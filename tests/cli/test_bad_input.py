@@ -11,7 +11,7 @@ import torch
 
 from mtkd_cd.core.checkpoint import read_checkpoint
 from mtkd_cd.engine.config import load_config
-from mtkd_cd.registry import MODELS
+from mtkd_cd.inference.predictor import build_plain
 
 
 def first(root: Path, folder: str) -> Path:
@@ -147,7 +147,7 @@ def test_bad_teacher(damage, said, tool, train_argv, tmp_path):
         'model.decode_head.channels': 4,
     }
     cfg = load_config(train_argv()[0], options)
-    weights = MODELS.build(cfg.model).state_dict()
+    weights = build_plain(cfg, cfg.model).state_dict()
     good, teacher = tmp_path / 'good.pth', tmp_path / 'teacher.pth'
     torch.save(dict(state_dict=weights), good)
     damage(teacher, weights)
