@@ -67,16 +67,7 @@ class Description:
             'mtkd_cd_version': __version__,
             'name': card.name,
             'detector': self.detector,
-            'input': {
-                'kind': self.input,
-                'bands': list(card.bands),
-                'radiometry': card.radiometry.describe(),
-                'mean': list(card.mean),
-                'std': list(card.std),
-                'ground_sample_distance_m': card.gsd_m,
-                'training_size': card.training_size,
-                'divisor': card.divisor,
-            },
+            'input': {'kind': self.input, **card.input_as_dict()},
             'graph': {
                 'size': self.size,
                 'dynamic': self.dynamic,

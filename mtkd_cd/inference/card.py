@@ -66,6 +66,18 @@ class Card:
             sha256=sha256,
         )
 
+    def input_as_dict(self) -> dict[str, Any]:
+        """What the model takes, as JSON values: the entry ``input`` that :meth:`of` reads."""
+        return {
+            'bands': list(self.bands),
+            'radiometry': self.radiometry.describe(),
+            'mean': list(self.mean),
+            'std': list(self.std),
+            'ground_sample_distance_m': self.gsd_m,
+            'training_size': self.training_size,
+            'divisor': self.divisor,
+        }
+
     @property
     def band_order(self) -> tuple[str, ...]:
         """The order in which bands are asked for and read: red, green, blue for models of these
