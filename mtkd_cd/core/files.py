@@ -65,6 +65,19 @@ def atomic_write(path: str | os.PathLike, mode: str = 'w') -> Iterator[IO]:
 
 
 @contextmanager
+def temporary_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder beside ``path`` that goes when the block ends; after a kill with the next write."""
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_once(path.parent)
+    folder = Path(tempfile.mkdtemp(**_temporary(path)))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Make a folder beside ``path`` and rename it to ``path`` when the block ends without an error;
     a folder that is there already is replaced by it.
@@ -73,18 +86,12 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         OSError: As :func:`atomic_write`.
     """
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_once(path.parent)
-    building, old = (Path(tempfile.mkdtemp(**_temporary(path))) for _ in range(2))
-    try:
+    with temporary_folder(path) as building, temporary_folder(path) as old:
         os.chmod(building, 0o777 & ~_umask())
         yield building
         if path.exists():
             path.rename(old / path.name)
         building.rename(path)
-    finally:
-        for folder in (building, old):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _temporary(path: Path) -> dict[str, Any]:

@@ -5,8 +5,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
-from mtkd_cd.core.files import atomic_write
+from mtkd_cd.core.files import atomic_folder, atomic_write, temporary_folder
 from mtkd_cd.export.description import KEY, Description, encoded_pipeline
 from mtkd_cd.export.graph import OPSET, Dynamic, check_dimensions, onnx_model, traced
 from mtkd_cd.export.network import InputKind, PairNetwork, in_band_order
@@ -154,23 +152,16 @@ def export_model(
             + ('' if suffix else ' (a folder is for a cascade)')
         )
     tell = progress or _silent
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix='.mtkd_cd_export') as folder:
-        staged = Path(folder)
-        if not is_cascade:
-            exported = _export_one(source, '', staged / target.name, chosen, tell)
-            return [_moved(exported, target)]
-        parts = staged / 'cascade'  # the temporary folder itself is for its owner's eyes only
-        parts.mkdir()
+    if not is_cascade:
+        with temporary_folder(target) as folder:
+            return [_moved(_export_one(source, '', folder / target.name, chosen, tell), target)]
+    with atomic_folder(target) as folder:
         files = [
-            _export_one(source, name, parts / f'{name}{FORMATS[chosen.format]}', chosen, tell)
+            _export_one(source, name, folder / f'{name}{FORMATS[chosen.format]}', chosen, tell)
             for name in source.names
         ]
-        _write_routing(source, parts, files, chosen)
-        if target.exists():
-            shutil.rmtree(target)
-        parts.rename(target)
-        return [dataclasses.replace(one, path=target / one.path.name) for one in files]
+        _write_routing(source, folder, files, chosen)
+    return [dataclasses.replace(one, path=target / one.path.name) for one in files]
 
 
 def _bundle_facts(model: Any) -> dict[str, Any]:
@@ -197,9 +188,8 @@ def _into_bundle(
             f'{target}: the bundle of a single detector is copied, with the graph in it; '
             + ('give a folder for a cascade' if source.routing else 'give a bundle as the model')
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix='.mtkd_cd_export') as folder:
-        exported = _export_one(source, '', Path(folder, 'model.onnx'), options, tell)
+    with temporary_folder(target) as folder:
+        exported = _export_one(source, '', folder / 'model.onnx', options, tell)
         Bundle.open(model).with_graph(exported.path.read_bytes(), target)
     return dataclasses.replace(exported, path=target, size_bytes=target.stat().st_size)
 
