@@ -220,7 +220,9 @@ def build_page(
             example = examples[event.index]
             return [str(example.a), str(example.b)]
 
-        hidden = dict(api_visibility='private', show_progress='hidden')
+        # Gradio's queue closes its stream when an event ends. A prediction that joins the queue at
+        # that moment is computed, and its result never arrives. So only predictions use the queue.
+        hidden = dict(api_visibility='private', show_progress='hidden', queue=False)
         predicted = button.click(
             on_predict,
             [a, b, gsd, stretch, bands, coregister, aligned, threshold],

@@ -4,6 +4,7 @@ the browser is Debian's Chromium."""
 import json
 import shutil
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -231,3 +232,13 @@ def test_program_gets_the_same_over_http(server, network, images, write_tif):
     with pytest.raises(Exception, match='has no CRS'):
         client.predict(file(a), file(smaller), 0.3, api_name='/predict')
     client.close()
+
+
+def test_only_predictions_use_the_queue(server):
+    """Gradio closes the queue's stream when an event ends. A prediction that joins at that moment
+    is lost, and the button is dead until something else happens."""
+    with urllib.request.urlopen(f'{server.url}/config') as answer:
+        events = json.load(answer)['dependencies']
+    queued = [event['targets'][0][1] for event in events if event['queue'] is not False]
+    assert sorted(queued) == ['click', 'click', 'unload']  # the page's button and the interface
+    assert len(events) > len(queued)
