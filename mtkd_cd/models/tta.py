@@ -26,7 +26,8 @@ class ChangeTTAModel(BaseTTAModel):
 
         Args:
             data_samples_list: Of each pair its predicted views, with ``seg_logits`` at the size of
-                the label.
+                the label: logits of two channels, the probability of change of one, as mmseg's
+                detectors give them.
 
         Returns:
             Of each pair the sample of the view as it is stored, with the mean prediction.
@@ -51,5 +52,5 @@ class ChangeTTAModel(BaseTTAModel):
         return 0.5 if threshold is None else threshold
 
 
-def _probabilities(logits: Tensor) -> Tensor:
-    return logits.sigmoid() if len(logits) == 1 else logits.softmax(0)
+def _probabilities(scores: Tensor) -> Tensor:
+    return scores if len(scores) == 1 else scores.softmax(0)

@@ -39,9 +39,23 @@ def test_two_channels_are_decided_by_the_mean_probability():
 @pytest.mark.parametrize(('threshold', 'used'), [(None, 0.5), (0.3, 0.3)])
 def test_one_channel_is_decided_by_the_heads_threshold(threshold, used):
     torch.manual_seed(1)
-    logits = torch.randn(4, 1, 2, 3)
-    merged = merge([view(one, False) for one in logits], threshold)
-    assert torch.equal(merged.pred_sem_seg.data, (logits.sigmoid().mean(0) > used).long())
+    probabilities = torch.rand(4, 1, 8, 9)  # what mmseg's detectors put into seg_logits
+    merged = merge([view(one, False) for one in probabilities], threshold)
+    assert torch.equal(merged.pred_sem_seg.data, (probabilities.mean(0) > used).long())
+
+
+@pytest.mark.parametrize('name', ['tinycd', 'stanet_r18', 'fc_ef'])
+def test_equal_views_predict_what_one_does(name, build_model):
+    detector = build_model(name).eval()
+    inputs = torch.randn(1, 6, 32, 32)
+    with torch.no_grad():
+        (alone,) = detector(inputs, mode='predict')
+        if detector.out_channels == 1:
+            detector.decode_head.threshold = float(alone.seg_logits.data.median())
+        predictions = [detector(inputs, mode='predict')[0] for _ in range(3)]
+    merged = ChangeTTAModel(detector).merge_preds([predictions])[0]
+    assert torch.equal(merged.pred_sem_seg.data, predictions[0].pred_sem_seg.data.long())
+    assert merged.pred_sem_seg.data.float().mean() < 1
 
 
 def test_cascade_keeps_what_it_says_of_the_stored_view():
