@@ -8,6 +8,7 @@ import pytest
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.decoded import DecodedImages, open_cache
+from mtkd_cd.data.radiometry import Linear, Percentile
 from mtkd_cd.data.transforms import MultiImgLoadAnnotations, MultiImgLoadImageFromFile, loading
 
 _MIB = 1 << 20
@@ -147,6 +148,23 @@ def test_another_content_or_another_reading_is_another_image(kind, pair):
     os.unlink(pair['img_path'][1])
     with pytest.raises(UserError, match='does not exist'):
         _load(pair, cache=kind)
+
+
+@pytest.mark.parametrize(
+    ('first', 'second'),
+    [
+        (Linear(high=1000.001), Linear(high=1000.004)),
+        (Percentile(bounds=((0, 100),) * 3), Percentile(bounds=((0, 200),) * 3)),
+    ],
+)
+def test_another_rule_is_another_image(kind, pair, first, second):
+    load = MultiImgLoadImageFromFile(cache=kind)
+    before = load(dict(pair, radiometry=first))['img'][0]
+    after = load(dict(pair, radiometry=second))['img'][0]
+    np.testing.assert_array_equal(
+        after, MultiImgLoadImageFromFile()(dict(pair, radiometry=second))['img'][0]
+    )
+    assert (after != before).any()
 
 
 def test_pixels_without_data_are_kept_too(kind, tmp_path, pair):

@@ -100,7 +100,8 @@ class MultiImgLoadImageFromFile(MultiImgTransform):
         stamp = None if self.cache is None else _stamp(path)
         if self.cache is None or stamp is None:
             return self._read(path, bands, radiometry)
-        how = (self.color_type, self.imdecode_backend, bands, str(radiometry))
+        # Not the rule's text: it leaves out the values of percentiles, and digits.
+        how = (self.color_type, self.imdecode_backend, bands, repr(radiometry))
         key = f'image {stamp} {how}'
         kept = self.cache.get(key)
         if kept is not None:
