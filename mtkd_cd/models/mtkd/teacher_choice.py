@@ -48,9 +48,11 @@ class TeacherChoice:
                 [(sample.gt_sem_seg.data > 0).float().mean() for sample in data_samples]
             )
             return self.partition.range_of(changed.cpu(), right=False)
-        return self.partition.range_of(torch.tensor(self._cars(data_samples), dtype=torch.float64))
+        # One by one: a threshold is compared in the precision of the CAR, and these are of two.
+        return torch.tensor([int(self.partition.range_of(car)) for car in self._cars(data_samples)])
 
-    def _cars(self, data_samples: Sequence[SegDataSample]) -> list[float]:
+    def _cars(self, data_samples: Sequence[SegDataSample]) -> list[float | Tensor]:
+        """Stored ones as numbers, augmented ones as float32 tensors."""
         stored: list[float | None] = [
             None if self.car_source == 'augmented' else sample.metainfo.get('car')
             for sample in data_samples
@@ -63,7 +65,7 @@ class TeacherChoice:
                 "CARPartitionDataset, or set car_source='auto'"
             )
         return [
-            float(change_area_ratio(sample.gt_sem_seg.data[0], self.ignore_index))
+            change_area_ratio(sample.gt_sem_seg.data[0], self.ignore_index).cpu()
             if car is None
             else car
             for sample, car in zip(data_samples, stored)

@@ -128,6 +128,12 @@ def test_teacher_of_image_without_stored_car_follows_valid_pixels_of_augmented_l
     assert distiller.ranges(samples).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize('source', ['stored', 'augmented'])
+def test_car_of_exactly_a_threshold_belongs_to_the_range_below(toy, source):
+    samples = toy.samples([0.05, 0.2], stored=source == 'stored')
+    assert build(toy, car_source=source).ranges(samples).tolist() == [0, 1]
+
+
 def test_forced_stored_source_refuses_sample_without_car(toy):
     distiller = build(toy, car_source='stored')
     with pytest.raises(UserError, match=r'B/0.png.*CARPartitionDataset'):
