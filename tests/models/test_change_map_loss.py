@@ -53,7 +53,9 @@ def test_equal_maps_cost_nothing_and_gradients_reach_the_student_alone(match):
     assert 'loss' not in loss.log_name  # mmengine would train on it a second time
 
 
-@pytest.mark.parametrize('wrong', [dict(match='l1'), dict(temperature=0)])
+@pytest.mark.parametrize(
+    'wrong', [dict(match='l1'), dict(temperature=0), dict(loss_name='distill')]
+)
 def test_bad_arguments_are_refused(wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong)))):
         ChangeMapLoss(**wrong)

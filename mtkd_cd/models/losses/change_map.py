@@ -41,7 +41,8 @@ class ChangeMapLoss(nn.Module):
             reaches a gradient.
 
     Raises:
-        UserError: An unknown ``match``, or a temperature that is not positive.
+        UserError: An unknown ``match``, a temperature that is not positive, or a ``loss_name``
+            without ``loss`` in it.
     """
 
     def __init__(
@@ -56,6 +57,11 @@ class ChangeMapLoss(nn.Module):
             raise UserError(f'match={match!r}: choose one of {", ".join(map(repr, _ERRORS))}')
         if not temperature > 0:
             raise UserError(f'temperature={temperature!r}: it must be above 0')
+        if 'loss' not in loss_name:
+            raise UserError(
+                f"loss_name={loss_name!r}: without 'loss' in its name the term is logged and not "
+                "trained on; take 'loss_distill'"
+            )
         self.match = match
         self.temperature = temperature
         self.loss_weight = loss_weight
