@@ -27,7 +27,8 @@ class RatioSampler(Sampler):
         seed: Given by the runner; one for all processes.
 
     Raises:
-        UserError: No ``ConcatDataset``, or another number of shares than it has parts.
+        UserError: No ``ConcatDataset``, another number of shares than it has parts, or a share of
+            a part that is empty.
     """
 
     def __init__(
@@ -48,6 +49,12 @@ class RatioSampler(Sampler):
             raise UserError(f'ratio={tuple(ratio)}: shares are integers of 0 or more')
         self._parts = [range(start, end) for start, end in zip([0, *ends], ends)]
         self.ratio = tuple(ratio)
+        empty = [number for number, part in enumerate(self._parts) if ratio[number] and not part]
+        if empty:
+            raise UserError(
+                f'ratio={self.ratio}: part {empty[0]} of the ConcatDataset holds no pair; give it '
+                'the share 0, or take fewer folds'
+            )
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else seed
         self._rank, self._world_size = get_dist_info()

@@ -207,6 +207,15 @@ def test_ratio_without_parts_is_refused(pairs):
         RatioSampler(concatenation(pairs), (0.5, 1))
 
 
+def test_share_of_an_empty_part_is_refused(pairs):
+    class Parts(list):  # a FoldDataset that has kept no pair of the second part
+        cumulative_sizes = (3, 3)
+
+    with pytest.raises(UserError, match=r'part 1 .* holds no pair'):
+        RatioSampler(Parts('abc'), (1, 1), seed=0)
+    assert sorted(itertools.islice(RatioSampler(Parts('abc'), (1, 0), seed=0), 3)) == [0, 1, 2]
+
+
 def test_unlabelled_batch_trains_a_distiller(pairs):
     """From files to a step: labelled and unlabelled pairs in one batch of our own model."""
     from mmengine.config import Config
