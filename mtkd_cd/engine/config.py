@@ -286,6 +286,9 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     A schedule in epochs becomes one in iterations, its warm-up a tenth.
     """
     before = cfg.train_cfg.get('max_iters') or cfg.train_cfg.pop('max_epochs')
+    if _counts_epochs_alone(cfg):
+        cfg.train_cfg.pop('by_epoch', None)
+        cfg.train_cfg.type = 'IterBasedTrainLoop'
     found = cfg.get('param_scheduler') or []
     found = found if isinstance(found, (list, tuple)) else [found]
     of_iters = found and 'max_iters' in cfg.train_cfg
@@ -309,19 +312,34 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
 
 
 def set_val_interval(cfg: Config, interval: int) -> None:
-    """Validate, and write a checkpoint to resume from, every ``interval`` iterations."""
+    """Validate, and write a checkpoint to resume from, every ``interval`` iterations.
+
+    Raises:
+        UserError: The config trains in mmengine's loop by epochs, which knows no iterations.
+    """
+    if _counts_epochs_alone(cfg):
+        raise UserError(
+            f'{cfg.filename}: its loop validates by epochs alone; give the length in iterations '
+            'too (--iters), or set train_cfg.val_interval, in epochs, or train_cfg.type to '
+            "'ReplayableIterLoop', which takes max_epochs too"
+        )
     cfg.train_cfg.val_interval = interval
     if 'max_epochs' in cfg.train_cfg:
         cfg.train_cfg.val_by_epoch = False
-    _default_hook(cfg, 'checkpoint', 'CheckpointHook', by_epoch=False)['interval'] = interval
+    _default_hook(cfg, 'checkpoint', 'CheckpointHook').update(by_epoch=False, interval=interval)
 
 
-def _default_hook(cfg: Config, name: str, kind: str, **settings: Any) -> Any:
+def _counts_epochs_alone(cfg: Config) -> bool:
+    """Whether the training loop is mmengine's by epochs."""
+    return is_type(cfg.train_cfg, 'EpochBasedTrainLoop') or bool(cfg.train_cfg.get('by_epoch'))
+
+
+def _default_hook(cfg: Config, name: str, kind: str) -> Any:
     """The config of one of the runner's default hooks, put there where a config leaves it to
     mmengine."""
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     if hooks.get(name) is None:
-        hooks[name] = ConfigDict(type=kind, **settings)
+        hooks[name] = ConfigDict(type=kind)
     return hooks[name]
 
 
@@ -471,9 +489,16 @@ def set_bands(cfg: Config, bands: Sequence[int]) -> None:
             )
         if isinstance(node.get('backbone'), dict):
             _widen_detector(node, count)
-        if is_type(node, 'DualInputSegDataPreProcessor') and node.get('mean') is not None:
+        if is_type(node, 'DualInputSegDataPreProcessor') and _is_for_other_bands(node, count):
             mean, std = normalization_of(count)
             node.mean, node.std = [*mean] * 2, [*std] * 2
+
+
+def _is_for_other_bands(preprocessor: Any, count: int) -> bool:
+    """Whether its normalisation does not fit pairs of so many bands; one that does may be another
+    than ours, as that of BAN."""
+    mean = preprocessor.get('mean')
+    return isinstance(mean, (list, tuple)) and len(mean) not in (1, 2 * count)
 
 
 def _widen_detector(detector: Any, count: int) -> None:
@@ -670,9 +695,10 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
     if (
         not is_distributed()
     ):  # before the runner does: settings and data are checked by all processes together
-        set_multi_processing(**cfg.env_cfg.get('mp_cfg', {}), distributed=True)
+        env_cfg: Any = cfg.get('env_cfg') or {}
+        set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
         if on_gpu:
-            init_dist(launcher, **cfg.env_cfg.get('dist_cfg', {}))
+            init_dist(launcher, **env_cfg.get('dist_cfg', {}))
         else:
             torch.distributed.init_process_group('gloo')
     watch_others()

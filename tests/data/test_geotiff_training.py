@@ -222,6 +222,13 @@ def test_backbone_of_three_bands_says_so():
         adjust.set_bands(cfg, (1, 2, 3, 4, 5))
 
 
+def test_normalisation_that_fits_the_bands_stays():
+    cfg = adjust.load_config('configs/origin/ban_vitl14_mitb2.py')  # CLIP's, not ImageNet's
+    before = cfg.model.data_preprocessor.to_dict()
+    adjust.set_bands(cfg, (3, 2, 1))
+    assert cfg.model.data_preprocessor.to_dict() == before
+
+
 def test_pictures_of_16_bits_and_many_bands_are_drawn(geotiffs):
     path = sorted((geotiffs / 'test/B').iterdir())[1]
     photo = read_photo(path, (32, 32))

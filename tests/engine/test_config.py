@@ -209,3 +209,29 @@ def test_val_interval_counts_iterations_whatever_the_schedule_counts(stage):
         step, 'ttp_vitsam_l', RecipeOptions(CONFIGS, val_interval=50, iters=100, student_iters=100)
     )
     assert shortened.train_cfg == dict(type='ReplayableIterLoop', max_iters=100, val_interval=50)
+
+
+@pytest.mark.parametrize(
+    'loop', [dict(type='EpochBasedTrainLoop'), dict(by_epoch=True)], ids=['type', 'by_epoch']
+)
+def test_schedule_of_mmengines_loop_by_epochs_becomes_one_in_iterations(loop):
+    cfg = adjust.load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    cfg.train_cfg = dict(**loop, max_epochs=30, val_interval=1)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=5)  # of epochs
+    with pytest.raises(UserError, match='validates by epochs'):
+        adjust.set_val_interval(cfg, 7)
+    adjust.set_iters(cfg, 100)
+    assert cfg.train_cfg == dict(type='IterBasedTrainLoop', max_iters=100, val_interval=10)
+    checkpoint = cfg.default_hooks.checkpoint
+    assert (checkpoint.interval, checkpoint.by_epoch) == (10, False)
+
+
+def test_config_without_an_environment_runs_in_several_processes(monkeypatch):
+    cfg = adjust.load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    cfg.pop('env_cfg')  # which mmengine has defaults for
+    started = []
+    monkeypatch.setattr(torch.distributed, 'is_torchelastic_launched', lambda: True)
+    monkeypatch.setattr(torch.distributed, 'init_process_group', started.append)
+    monkeypatch.setattr(adjust, 'set_multi_processing', lambda **kwargs: started.append(kwargs))
+    adjust.set_machine(cfg, device='cpu', launcher='pytorch')
+    assert started == [dict(distributed=True), 'gloo']
