@@ -210,11 +210,12 @@ def _read_run(
 def _named(run: Run, label: str, whole_folder: bool, thresholds: Sequence[float] | None) -> Run:
     """The run under the user's label and with the user's thresholds, where these concern it."""
     identity = relabelled(run.identity, label, whole_folder) if label else run.identity
-    own = thresholds_of(identity.strategy)
-    foreign = run.table.provenance.strategy is None
-    # A table that names its strategy has the strategy's own ranges; the path of another may not.
-    chosen = (own if foreign else None) if own else thresholds
-    partition = CARPartition(chosen) if chosen else run.table.partition
+    # The recipe's tables of all strategies have the default's ranges. Of a variant those of its
+    # specialists are wanted, which say where its cascade was to send an image.
+    chosen = thresholds_of(identity.strategy) or thresholds
+    partition = run.table.partition
+    if chosen and tuple(chosen) != partition.thresholds:  # else the names are the table's own
+        partition = CARPartition(chosen)
     return Run(identity, run.path, replace(run.table, partition=partition))
 
 

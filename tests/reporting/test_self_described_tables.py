@@ -1,11 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.evaluation import Provenance
-from mtkd_cd.reporting import collect_runs
+from mtkd_cd.reporting import Settings, collect_runs, compare
+from mtkd_cd.reporting.failure import analyse_cascades
 from mtkd_cd.reporting.identity import Identity
 
 
@@ -66,3 +68,21 @@ def test_thresholds_of_the_command_hold_for_tables_whose_strategy_names_none(des
     assert _only_run(path, thresholds=(0.3,)).table.partition.thresholds == (0.3,)
     path = described('b.json', model='fc_ef', strategy='op@0.1', thresholds=(0.1,))
     assert _only_run(path, thresholds=(0.3,)).table.partition.thresholds == (0.1,)
+
+
+def test_cascade_of_other_thresholds_is_judged_by_its_own_ranges(table, tmp_path):
+    """The recipe cuts the tables of all strategies at the default thresholds."""
+    cars = np.array([0, 10, 50, 60, 100, 200, 300, 800]) / 1000  # of the table's labels
+    sent = [(car, 'small' if car <= 0.1 else 'large') for car in cars]
+    path = tmp_path / 'op@0.1.json'
+    told = Provenance(model='fc_ef', strategy='op@0.1')
+    replace(table(coarse=sent), provenance=told, partition=CARPartition()).save(path)
+    [analysis] = analyse_cascades(compare([_only_run(path)], settings=Settings(10)))
+    assert analysis.counts.tolist() == [[5, 0], [0, 3]]  # every image where its CAR sends it
+    assert analysis.follows == 1
+
+
+def test_thresholds_that_are_the_tables_own_keep_the_names_of_its_ranges(table, tmp_path):
+    path = tmp_path / 'op@0.1.json'
+    replace(table(), partition=CARPartition((0.1,), ('few', 'many'))).save(path)
+    assert _only_run(path).table.partition.names == ('few', 'many')
