@@ -147,7 +147,7 @@ def _score_folders(
         )
         counts, ignores = zip(*bar)
     table = np.stack(counts)
-    if any(ignores) and not table[:, [0, 2]].any():
+    if ignore_index is not None and any(ignores) and not table[:, [0, 2]].any():
         raise UserError(
             f'with ignore_index={ignore_index} no label in {labels} has a changed pixel: if '
             f'{ignore_index} means change, leave it out'
@@ -193,6 +193,7 @@ def _score_files(pair: Pair, ignore_index: int | None) -> tuple[np.ndarray, bool
             f'{sizes[1]}: bring predictions to the size of the '
             'labels'
         )
-    label[prediction == IGNORE_INDEX] = IGNORE_INDEX  # nodata of a map of `mtkd-cd predict`
+    unknown = prediction == IGNORE_INDEX  # nodata of a map of `mtkd-cd predict`
+    label[unknown], prediction[unknown] = IGNORE_INDEX, 0
     counts = confusion_counts(prediction, label, IGNORE_INDEX)
     return counts, int(counts.sum()) < label.size

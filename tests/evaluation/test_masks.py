@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import jaccard_score, precision_recall_fscore_support
 
 from mtkd_cd.cli.common import run_tool
@@ -187,6 +188,14 @@ def test_probabilities_are_refused_in_files_and_arrays(tmp_path):
         UserError, match=r'image 1: a mask holds 0 and 1, or 0 and 255; found 0, 0\.25, 0\.5'
     ):
         per_image_scores([np.zeros((1, 3)), np.array([[0, 0.25, 0.5]])], np.zeros((2, 1, 3)))
+
+
+def test_predictions_with_nodata_are_scored_where_nothing_changed(tmp_path):
+    predictions, labels = _pair(tmp_path, [[0]], [[0, 0], [0, 0]])
+    (predictions / '0.png').unlink()
+    stored = Image.fromarray(np.array([[0, 1], [0, 255]], np.uint8))
+    stored.save(predictions / '0.tif', tiffinfo={42113: '255'})  # GDAL's nodata value
+    assert per_image_scores(predictions, labels).counts.tolist() == [[0, 1, 0, 2]]
 
 
 def test_change_taken_for_ignored_is_noticed(tmp_path):
