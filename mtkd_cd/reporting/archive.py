@@ -7,6 +7,7 @@ counts. Validation curves lie beside it, in ``<name>.curves.csv.gz``.
 
 import csv
 import gzip
+import json
 import lzma
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -198,9 +199,25 @@ def _run_cells(run: Run, dataset: str | None) -> list[Any]:
         csv_text(told.dataset or dataset or ''),
         csv_text(told.version or ''),
         ' '.join(map(repr, partition.thresholds)),
-        '' if usual else csv_text(' '.join(partition.names)),
+        '' if usual else csv_text(_names_text(partition.names)),
         table.zero_division,
     ]
+
+
+def _names_text(names: Sequence[str]) -> str:
+    """Names of ranges, separated by spaces; as a JSON list where these would not tell them."""
+    text = ' '.join(names)
+    plain = text.split() == list(names) and not text.startswith('[')
+    return text if plain else json.dumps(names)
+
+
+def _names_of(text: str) -> list[str]:
+    if not text.startswith('['):
+        return text.split()
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f'the names of CAR ranges are no JSON list: {text[:60]}') from None
 
 
 def _image_cells(table: ImageTable) -> Iterator[list[Any]]:
@@ -259,7 +276,7 @@ def _run(path: Path, rows: Sequence[Mapping[str, str]]) -> Run:
         counts=counts,
         coarse_cars=cars,
         coarse_ranges=[row['coarse_range'] or None for row in rows],
-        partition=CARPartition(thresholds, about['names'].split() or None),
+        partition=CARPartition(thresholds, _names_of(about['names']) or None),
         zero_division=zero_division,
         provenance=Provenance(
             about['model'],

@@ -78,8 +78,9 @@ def test_a_label_goes_before_the_strategies_of_an_archive(folder, tmp_path):
     assert {run.identity.strategy for run in found.runs} == {'mine:origin', 'mine:op@0.1+validated'}
 
 
-def test_own_names_thresholds_and_zero_division_are_kept(table, tmp_path):
-    partition = CARPartition((0.3,), ('few', 'many'))
+@pytest.mark.parametrize('names', [('few', 'many'), ('very few', 'many'), ('[few', 'many')])
+def test_own_names_thresholds_and_zero_division_are_kept(table, tmp_path, names):
+    partition = CARPartition((0.3,), names)
     changed = replace(table(), partition=partition, zero_division=0.0, provenance=Provenance())
     changed.files[0] = '=1+1.png'
     pack([Run(Identity('-net', 'mine'), tmp_path / 'x.json', changed)], tmp_path / 'a.csv.gz')
