@@ -252,7 +252,8 @@ def _extremes(by_image: np.ndarray, num_images: int) -> list[int]:
     """Rows of the images that gained most, then of those that lost most, largest gain first."""
     order = np.argsort(-by_image, kind='stable')
     gained = [int(row) for row in order[:num_images] if by_image[row] > 0]
-    return gained + [int(row) for row in order[len(order) - num_images :] if by_image[row] < 0]
+    last = order[max(0, len(order) - num_images) :]
+    return gained + [int(row) for row in last if by_image[row] < 0]
 
 
 def _card(comparison: Comparison, found: Difference, row: int, pictures: Pictures) -> Card:

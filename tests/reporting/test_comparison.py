@@ -8,6 +8,7 @@ import pytest
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import image_scores, paired_difference, scores_by_quantile
+from mtkd_cd.reporting.build import _extremes
 from mtkd_cd.reporting.comparison import Settings, compare, holm
 from mtkd_cd.reporting.identity import Identity
 from mtkd_cd.reporting.scored_run import Run
@@ -162,3 +163,9 @@ def test_scores_of_an_image_belong_to_the_seeds_of_its_difference(run):
     found = by_name(compare(runs, settings=FAST).references[0].differences)['m/op']
     np.testing.assert_allclose(found.scores, mean_iou(runs[2]))
     np.testing.assert_allclose(found.scores - found.by_image, mean_iou(runs[0]))
+
+
+@pytest.mark.parametrize('number', [1, 3, 5])
+def test_images_that_moved_most_are_all_listed_where_there_are_few(number):
+    changes = np.array([-3.0, 0.0, 2.0, -1.0])
+    assert _extremes(changes, number) == {1: [2, 0], 3: [2, 3, 0], 5: [2, 3, 0]}[number]
