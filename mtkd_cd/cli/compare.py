@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--zero-division',
         type=float,
-        default=1.0,
-        help='score of 0 / 0 that CSV tables were written with',
+        help='score of 0 / 0 that CSV tables were written with (1), and that all runs get',
     )
     parser.add_argument(
         '--resamples',

@@ -62,7 +62,9 @@ class FoundRuns:
 
 
 def collect_runs(
-    arguments: Sequence[str], thresholds: Sequence[float] | None = None, zero_division: float = 1.0
+    arguments: Sequence[str],
+    thresholds: Sequence[float] | None = None,
+    zero_division: float | None = None,
 ) -> FoundRuns:
     """Load what the user names.
 
@@ -73,12 +75,15 @@ def collect_runs(
             somewhere in it, only the tables there.
         thresholds: CAR ranges of every run; by default what a JSON table stores, a strategy like
             ``op@0.1`` says, or 0.05 and 0.2.
-        zero_division: What CSV tables were scored with.
+        zero_division: What CSV tables were scored with, 1 by default, and all runs are scored with
+            now; by default a JSON table is scored as it was.
 
     Raises:
         UserError: A path does not exist; a folder without tables; a broken or empty table; two runs
-            of one identity.
+            of one identity; ``zero_division`` outside [0, 1].
     """
+    if zero_division is not None and not 0 <= zero_division <= 1:
+        raise UserError(f'--zero-division {zero_division:g}: a number from 0 to 1 is needed')
     runs: list[Run] = []
     ignored: list[tuple[Path, str]] = []
     curves: list[Curve] = []
@@ -96,6 +101,11 @@ def collect_runs(
         if several:
             found.sort(key=lambda run: _rank(run.identity))
         runs += found
+    if zero_division is not None:
+        runs = [
+            Run(run.identity, run.path, replace(run.table, zero_division=zero_division))
+            for run in runs
+        ]
     _refuse_repeats(runs)
     files_read = [run for run in runs if not is_archive(run.path)]
     return FoundRuns(runs, ignored, [*curves, *read_curves(files_read)])
@@ -189,7 +199,7 @@ def _read_run(
     label: str,
     whole_folder: bool,
     thresholds: Sequence[float] | None,
-    zero_division: float,
+    zero_division: float | None,
 ) -> Run:
     """A table under the names that it holds, or, of a foreign table, those that its path has."""
     guess = identity_of_path(file)
@@ -199,8 +209,9 @@ def _read_run(
         partition = CARPartition(
             thresholds_of(identity.strategy) or thresholds or DEFAULT_THRESHOLDS
         )
-        return Run(identity, file, load_table(file, partition, zero_division))
-    table = load_table(file, zero_division=zero_division)
+        scored_with = 1.0 if zero_division is None else zero_division
+        return Run(identity, file, load_table(file, partition, scored_with))
+    table = load_table(file)
     told = table.provenance
     seed = guess.seed if told.seed is None else told.seed
     guess = Identity(told.model or guess.model, told.strategy or guess.strategy, seed)
@@ -251,9 +262,15 @@ def aligned(runs: Sequence[Run], common: bool = False) -> list[Run]:
 
     Raises:
         UserError: Runs over different images (without ``common``), or without a common one; images
-            whose labels differ between runs.
+            whose labels differ between runs; runs with different scores of 0 / 0.
     """
     first = runs[0]
+    for run in runs:
+        if run.table.zero_division != first.table.zero_division:
+            raise UserError(
+                f'{first} counts 0 / 0 as {first.table.zero_division:g}, but {run} as '
+                f'{run.table.zero_division:g}: score all alike with --zero-division'
+            )
     shared = set(first.table.files).intersection(*(run.table.files for run in runs))
     if not common:
         _refuse_other_images(runs, len(shared))

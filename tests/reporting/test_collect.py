@@ -1,6 +1,7 @@
 """Finding tables, and refusing to compare what cannot be compared."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -146,3 +147,17 @@ def test_runs_are_restricted_to_the_images_of_a_set(save):
     assert (chosen[0].table.counts == runs[0].table.counts[3:]).all()
     with pytest.raises(UserError, match='no image like'):
         restricted(runs, 'clcd/*')
+
+
+def test_runs_with_other_scores_of_0_by_0_are_compared_only_when_scored_alike(table, tmp_path):
+    """The first image has no change: scored 100 by one run, 50 by the other."""
+    paths = [tmp_path / f'{name}.json' for name in ('origin', 'op')]
+    for path, zero_division in zip(paths, (1.0, 0.0)):
+        replace(table(), zero_division=zero_division).save(path)
+    with pytest.raises(UserError, match='origin.* counts 0 / 0 as 1, but .*op.* as 0: score all'):
+        aligned(collect(*paths).runs)
+    arguments = list(map(str, paths))
+    first, second = aligned(collect_runs(arguments, zero_division=0.0).runs)
+    assert first.scores['mIoU'][0] == second.scores['mIoU'][0] == 50.0
+    with pytest.raises(UserError, match='--zero-division 5'):
+        collect_runs(arguments, zero_division=5.0)
