@@ -3,10 +3,10 @@ that accounts for every cell."""
 
 import csv
 import dataclasses
-import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import TESTED_KINDS, WORK_DIRS, Layout, Strategy, of_each_fold
 from mtkd_cd.core.text import closest, csv_row
 from mtkd_cd.engine import config as adjust
-from mtkd_cd.engine.record import read_record, write_json
-from mtkd_cd.evaluation import load_table
+from mtkd_cd.engine.record import check_settings, read_record, settings_of, write_json
+from mtkd_cd.evaluation import load_table, mean_and_deviation
 from mtkd_cd.evaluation.scores import MEAN_NAMES
 from mtkd_cd.experiments import budget
 from mtkd_cd.recipe.options import RecipeOptions, option_fields
@@ -367,7 +367,14 @@ def gather(
         experiment: What there has to be.
         failures: What went wrong with the job of a model and seed.
     """
-    matrix = Matrix([_cell(experiment, *key, failures or {}) for key in experiment.cells])
+
+    @cache  # several cells rest on the same trainings
+    def check(step: Step, model: str, seed: int) -> None:
+        options = experiment.options(model, seed, step.strategy.of('mtkd'))
+        cfg = step_config(step, experiment.recipe_of(model), options)
+        check_settings(cfg.work_dir, settings_of(cfg))
+
+    matrix = Matrix([_cell(experiment, *key, failures or {}, check) for key in experiment.cells])
     matrix.write(experiment.work_dir)
     return matrix
 
@@ -378,13 +385,17 @@ def _cell(
     seed: int,
     strategy: str,
     failures: Mapping[tuple[str, int], str],
+    check: Callable[[Step, str, int], None],
 ) -> Cell:
     wanted = Strategy.parse(strategy, TESTED_KINDS)
     steps = [step for step in recipe(wanted) if step.strategy == wanted]
+    bases = [step for step in recipe(wanted) if _rests_on(wanted, step)]
     table = experiment.table(model, seed, strategy)
     why = failures.get((model, seed), '')
     if table.is_file():
         try:
+            for step in bases:
+                check(step, model, seed)
             if all(
                 _is_done(
                     step,
@@ -398,6 +409,13 @@ def _cell(
         except UserError as error:
             why = why or str(error)
     return Cell(model, strategy, seed, 'failed' if why else 'not run', why)
+
+
+def _rests_on(wanted: Strategy, step: Step) -> bool:
+    """Whether a cell's result follows from this training of another strategy."""
+    specialists = wanted.kind in ('op', 'mtkd') and wanted.routing != 'origin'
+    kinds = ('origin', 'partition') if specialists else ('origin',)
+    return step.action == 'train' and step.strategy.kind in kinds and step.strategy != wanted
 
 
 def _is_done(step: Step, model: str, options: RecipeOptions, table: Path) -> bool:
@@ -474,7 +492,7 @@ class Spread:
         """``None`` without values."""
         if not values:
             return None
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+        return cls(*mean_and_deviation(values))
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mtkd_cd.core.checkpoint import load_only_tensors
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.jobs import Cluster, Job, run_jobs
 from mtkd_cd.core.strategy import Strategy
-from mtkd_cd.evaluation import load_table
+from mtkd_cd.engine.record import settings_of, write_record
+from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.experiments import matrix as matrix_module
-from mtkd_cd.experiments.matrix import Cell, Matrix, Spread, read_experiment
+from mtkd_cd.experiments.matrix import Cell, Matrix, Spread, gather, read_experiment
 from mtkd_cd.recipe.steps import Step, step_config
 
 REPO = Path(__file__).parents[2]
@@ -130,6 +132,49 @@ def test_other_settings_are_not_taken_for_done(tool, argv, tmp_path):
         tool('experiments/run_matrix', *argv, '--gather', '--strategies', 'origin', 'mtkd')[0] == 1
     )
     assert cells(tmp_path)['fc_ef', 'mtkd', 0]['state'] == 'not run'
+
+
+def test_specialists_of_other_settings_leave_no_cell_done_that_follows_from_them(
+    scenes, tmp_path, monkeypatch
+):
+    """The settings of O-P's test, and of the student's training, say nothing of the specialists'."""
+    monkeypatch.setattr(matrix_module, '_is_done', lambda *_: True)
+    counts = np.array([[5, 0, 5, 90]])
+
+    def states(specialist_iters):
+        experiment = read_experiment(
+            None,
+            REPO / 'configs',
+            dict(
+                models=['fc_ef'],
+                seeds=[0],
+                strategies=['origin', 'continued', 'op', 'mtkd', 'mtkd@origin'],
+                work_dir=tmp_path,
+                data_root=scenes,
+                device='cpu',
+                iters=4,
+                specialist_iters=specialist_iters,
+            ),
+        )
+        for _, _, strategy in experiment.cells:
+            table = experiment.table('fc_ef', 0, strategy)
+            if not table.exists():
+                ImageTable(['a.png'], counts, [None], [None]).save(table)
+        step = Step(Strategy('partition'), 'train', 'medium')
+        cfg = step_config(step, 'fc_ef', experiment.options('fc_ef', 0, Strategy('mtkd')))
+        if not Path(cfg.work_dir).exists():
+            write_record(cfg.work_dir, dict(settings=settings_of(cfg), finished=True))
+        return {cell.strategy: cell for cell in gather(experiment).cells}
+
+    assert {cell.state for cell in states(2).values()} == {'done'}
+    now = states(3)
+    assert {name for name, cell in now.items() if cell.state == 'done'} == {
+        'origin',
+        'continued',
+        'mtkd@origin',
+    }
+    assert 'partition/fc_ef/medium holds another run: ' in now['op'].why
+    assert 'train_cfg.max_iters is 2 there, 3 now' in now['mtkd'].why
 
 
 @pytest.mark.slow

@@ -154,7 +154,7 @@ def test_runs_with_other_scores_of_0_by_0_are_compared_only_when_scored_alike(ta
     paths = [tmp_path / f'{name}.json' for name in ('origin', 'op')]
     for path, zero_division in zip(paths, (1.0, 0.0)):
         replace(table(), zero_division=zero_division).save(path)
-    with pytest.raises(UserError, match='origin.* counts 0 / 0 as 1, but .*op.* as 0: score all'):
+    with pytest.raises(UserError, match=r'origin.* counts 0 / 0 as 1, but .*op.* as 0: score all'):
         aligned(collect(*paths).runs)
     arguments = list(map(str, paths))
     first, second = aligned(collect_runs(arguments, zero_division=0.0).runs)
