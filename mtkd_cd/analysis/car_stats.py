@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mtkd_cd.analysis.check import splits_on_disk
 from mtkd_cd.core.car import THRESHOLD_RULES, CARPartition, car_histogram, propose_thresholds
@@ -21,6 +20,7 @@ from mtkd_cd.core.files import own_file
 from mtkd_cd.core.strategy import Layout, Strategy
 from mtkd_cd.core.text import csv_row, format_markdown_table
 from mtkd_cd.data.car_index import label_cars
+from mtkd_cd.data.images import read_header
 from mtkd_cd.data.pairs import list_pairs, raise_if_any
 
 Candidates = Mapping[str, Sequence[float]]
@@ -64,9 +64,7 @@ def read_splits(data_root: str, dataset_type: str | None = None) -> list[SplitLa
         raise_if_any(problems)
         files = [pair.label for pair in pairs if pair.label is not None]
         cars = label_cars(files, format_seg_map=dataset.format_seg_map)
-        with ThreadPoolExecutor() as pool:
-            sizes = np.array(list(pool.map(_num_pixels, files, chunksize=16)), np.float64)
-        splits.append(SplitLabels(name, files, cars, cars * sizes))
+        splits.append(split_labels(name, files, cars))
     if not any(split.files for split in splits):
         raise UserError(
             f'{data_root} has no label in any split, so there is no Change Area Ratio to look at'
@@ -74,9 +72,23 @@ def read_splits(data_root: str, dataset_type: str | None = None) -> list[SplitLa
     return splits
 
 
+def split_labels(name: str, files: Sequence[str], cars: np.ndarray) -> SplitLabels:
+    """Labels whose CARs are known, with their changed pixels.
+
+    Args:
+        name: Of the split.
+        files: (N) paths of the labels.
+        cars: (N,) their CARs.
+    """
+    with ThreadPoolExecutor() as pool:
+        sizes = np.array(list(pool.map(_num_pixels, files, chunksize=16)), np.float64)
+    return SplitLabels(name, list(files), cars, cars * sizes)
+
+
 def _num_pixels(path: str) -> int:
-    with Image.open(path) as image:
-        return image.width * image.height
+    with open(path, 'rb') as file:
+        header = read_header(file)
+    return header.width * header.height
 
 
 def propose_for(

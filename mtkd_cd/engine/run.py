@@ -124,7 +124,7 @@ def prepare_training(cfg: Config) -> Prepared:
     holds_run = holds_weights(cfg)
     if holds_run:
         check_settings(cfg.work_dir, settings)
-    train_set = _open_dataset(cfg, cfg.train_dataloader.dataset)
+    train_set = open_training_data(cfg)
     check_not_read(cfg.work_dir, folders_read(train_set))
     val_set, notes = _open_validation_data(cfg)
     stamps = {'train': data_stamp(train_set)}
@@ -160,6 +160,15 @@ def _open_validation_data(cfg: Config) -> tuple[Any, list[str]]:
             f'No validation image has a CAR in the range {range_of(cfg)!r}: validating on all of '
             'them'
         ]
+
+
+def open_training_data(cfg: Config) -> Any:
+    """The data set that a config trains on.
+
+    Raises:
+        UserError: As :func:`open_test_data`.
+    """
+    return _open_dataset(cfg, cfg.train_dataloader.dataset)
 
 
 def open_test_data(cfg: Config) -> Any:

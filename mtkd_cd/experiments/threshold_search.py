@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 
-from mtkd_cd.analysis.car_stats import propose_for, read_splits
+from mtkd_cd.analysis.car_stats import propose_for, split_labels
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, THRESHOLD_RULES, CARPartition
-from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import BEST, Strategy
 from mtkd_cd.core.text import format_markdown_table
+from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.engine.record import write_json
+from mtkd_cd.engine.run import open_training_data
 from mtkd_cd.evaluation import ImageTable
 from mtkd_cd.evaluation.scores import image_scores
 from mtkd_cd.evaluation.statistics import paired_difference
@@ -51,27 +53,26 @@ class Trial:
 
 
 def candidate_thresholds(
-    data_root: str, dataset_type: str | None, num_ranges: Sequence[int]
+    cfg: Config, num_ranges: Sequence[int]
 ) -> dict[tuple[float, ...], tuple[str, ...]]:
     """What there is to try: by thresholds, who proposed them.
 
     Args:
-        data_root: Folder of the data; the labels of its training folder alone are looked at.
-        dataset_type: Registered name of the data set class.
+        cfg: The origin's config; the labels that it trains on are looked at, and no others.
         num_ranges: Numbers of ranges, and so of teachers.
 
     Raises:
-        UserError: No labels, or more ranges than the labels have different CARs.
+        UserError: A pair without a label, or more ranges than the labels have different CARs; what
+            is wrong with the data.
     """
-    splits = [split for split in read_splits(data_root, dataset_type) if split.name == 'train']
-    if not splits:
-        raise UserError(
-            f'{data_root} has no folder train: thresholds are proposed from training labels'
-        )
+    data = open_training_data(cfg)
+    infos = [data.get_data_info(index) for index in range(len(data))]
+    cars = cars_of_data_infos(infos)
+    labels = split_labels('train', [info['seg_map_path'] for info in infos], cars)
     found: dict[tuple[float, ...], tuple[str, ...]] = {}
     for number in num_ranges:
         paper = {'paper': PAPER[number]} if number in PAPER else {}
-        for source, thresholds in (paper | propose_for(splits, number)[1]).items():
+        for source, thresholds in (paper | propose_for([labels], number)[1]).items():
             found[thresholds] = (*found.get(thresholds, ()), source)
     return found
 
@@ -102,9 +103,7 @@ def search_thresholds(
         UserError: As :func:`candidate_thresholds` and :func:`~mtkd_cd.recipe.steps.run_recipe`.
     """
     origin_step = Step(Strategy('origin'), 'train')
-    origin_cfg = step_config(origin_step, model, options)
-    dataset = origin_cfg.train_dataloader.dataset
-    candidates = candidate_thresholds(str(dataset.data_root), options.dataset_type, num_ranges)
+    candidates = candidate_thresholds(step_config(origin_step, model, options), num_ranges)
     kinds = ('origin', 'partition', *(('mtkd',) if kind == 'mtkd' else ()))
     trials = []
     for thresholds, sources in candidates.items():

@@ -137,7 +137,7 @@ def test_other_settings_are_not_taken_for_done(tool, argv, tmp_path):
 def test_specialists_of_other_settings_leave_no_cell_done_that_follows_from_them(
     scenes, tmp_path, monkeypatch
 ):
-    """The settings of O-P's test, and of the student's training, say nothing of the specialists'."""
+    """The settings of O-P's test and of the student's training say nothing of the specialists'."""
     monkeypatch.setattr(matrix_module, '_is_done', lambda *_: True)
     counts = np.array([[5, 0, 5, 90]])
 

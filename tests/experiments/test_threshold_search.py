@@ -4,10 +4,15 @@ split is not there at all."""
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 
+from mtkd_cd.core.car import suggest_thresholds
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.layout import LAYOUTS
+from mtkd_cd.data.splits import split_infos
 from mtkd_cd.data.synthetic import make_dataset
 from mtkd_cd.engine.config import load_config
 from mtkd_cd.evaluation import load_table
@@ -25,8 +30,15 @@ def scenes_without_test(tmp_path_factory) -> Path:
     return root
 
 
+def config(*roots: Path, kind: str = 'CDDataset') -> Config:
+    """An origin's config that trains on the data below ``roots`` together."""
+    sets = [dict(type=kind, data_root=str(root), split='train') for root in roots]
+    several = dict(type='ConcatDataset', datasets=sets)
+    return Config(dict(train_dataloader=dict(dataset=sets[0] if len(sets) == 1 else several)))
+
+
 def test_candidates_are_the_papers_and_those_of_the_training_labels(scenes_without_test, tmp_path):
-    found = candidate_thresholds(str(scenes_without_test), None, (2, 3))
+    found = candidate_thresholds(config(scenes_without_test), (2, 3))
     assert 'paper' in found[0.1,]
     assert 'paper' in found[0.05, 0.2]
     assert {source for sources in found.values() for source in sources} == {
@@ -39,7 +51,18 @@ def test_candidates_are_the_papers_and_those_of_the_training_labels(scenes_witho
     make_dataset(
         tmp_path / 'other', num_train=12, num_val=20, num_test=20, size=64, seed=0
     )  # more labels, the same for training
-    assert candidate_thresholds(str(tmp_path / 'other'), None, (2, 3)) == found
+    assert candidate_thresholds(config(tmp_path / 'other'), (2, 3)) == found
+
+
+def test_candidates_are_those_of_all_that_a_config_trains_on(scenes_without_test, scenes):
+    """Of ``scenes`` the tenth that is held out for validation has no say."""
+    infos = split_infos(LAYOUTS['CDDataset'], str(scenes), 'train')
+    labels = [info['seg_map_path'] for info in infos]
+    labels += sorted(map(str, (scenes_without_test / 'train' / 'label').iterdir()))
+    cars = [(cv2.imread(label, cv2.IMREAD_GRAYSCALE) > 127).mean() for label in labels]
+    assert len(cars) < 12 + 24
+    found = candidate_thresholds(config(scenes, scenes_without_test), (3,))
+    assert 'images' in found[suggest_thresholds(np.array(cars), 3, 'images')]
 
 
 def test_equal_proposals_are_tried_once(monkeypatch, scenes_without_test):
@@ -48,7 +71,7 @@ def test_equal_proposals_are_tried_once(monkeypatch, scenes_without_test):
         'propose_for',
         lambda splits, number: ('train', dict(images=(0.1,), log=(0.3,))),
     )
-    assert candidate_thresholds(str(scenes_without_test), None, (2,)) == {
+    assert candidate_thresholds(config(scenes_without_test), (2,)) == {
         (0.1,): ('paper', 'images'),
         (0.3,): ('log',),
     }
@@ -56,8 +79,8 @@ def test_equal_proposals_are_tried_once(monkeypatch, scenes_without_test):
 
 def test_data_without_a_training_folder_are_refused(tmp_path):
     make_dataset(tmp_path / 'data', num_train=0, num_val=3, num_test=0, size=64)
-    with pytest.raises(UserError, match='no folder train'):
-        candidate_thresholds(str(tmp_path / 'data'), None, (2,))
+    with pytest.raises(UserError, match="no split 'train'"):
+        candidate_thresholds(config(tmp_path / 'data'), (2,))
 
 
 @pytest.mark.slow
