@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             'ChannelsLastHook',
             'DivergenceHook',
             'ExactResumeHook',
+            'SharedBuffersHook',
             'StartingWeightsHook',
             'OptimizerByNameHook',
             'StopwatchHook',

@@ -31,6 +31,7 @@ from mtkd_cd.engine import (
     DivergenceHook,
     ExactResumeHook,
     OptimizerByNameHook,
+    SharedBuffersHook,
     StartingWeightsHook,
     StopwatchHook,
     TerminationHook,
@@ -282,7 +283,7 @@ def _run_training(
         own = (
             _RecordHook(dict(settings=settings, finished=False, seed=seed), prepared.data),
             *(ValidationCurveHook(), DivergenceHook(), ExactResumeHook()),
-            *(OptimizerByNameHook(), termination),
+            *(OptimizerByNameHook(), SharedBuffersHook(), termination),
         )
         for hook in (*own, *hooks):
             runner.register_hook(hook)

@@ -10,7 +10,8 @@ from torch import nn
 
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine import BestWeightsHook, StopwatchHook
+from mtkd_cd.engine import BestWeightsHook, SharedBuffersHook, StopwatchHook
+from mtkd_cd.engine.hooks import shared_buffers
 
 
 @pytest.fixture
@@ -113,3 +114,22 @@ def test_stopwatch_adds_the_time_before_an_interruption(runner, monkeypatch):
     second.after_load_checkpoint(runner, checkpoint)
     now[0] = 512.0
     assert second.seconds == 42.0
+
+
+def test_every_process_validates_the_statistics_of_the_first(monkeypatch):
+    """Two processes that have seen other images; of mmengine's broadcast, the second's end."""
+    first, second = (nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    for model, mean in ((first, 0.0), (second, 5.0)):
+        model(torch.randn(8, 1, 4, 4) + mean)
+    sent = iter([buffer.clone() for buffer in first.buffers()])
+    monkeypatch.setattr(shared_buffers, 'broadcast', lambda buffer: buffer.copy_(next(sent)))
+    image = torch.randn(1, 1, 4, 4)
+    expected = first.eval()(image)
+    assert not torch.allclose(second.eval()(image), expected)
+    hook, runner = SharedBuffersHook(), SimpleNamespace(model=second)
+    hook.before_val_epoch(runner)  # alone, a process waits for nobody
+    assert not torch.allclose(second(image), expected)
+    monkeypatch.setattr(shared_buffers, 'get_world_size', lambda: 2)
+    hook.before_val_epoch(runner)
+    assert torch.equal(second(image), expected)

@@ -7,6 +7,7 @@ from mtkd_cd.engine.hooks.compile import CompileHook
 from mtkd_cd.engine.hooks.divergence import DivergenceHook
 from mtkd_cd.engine.hooks.exact_resume import ExactResumeHook
 from mtkd_cd.engine.hooks.optimizer_by_name import OptimizerByNameHook
+from mtkd_cd.engine.hooks.shared_buffers import SharedBuffersHook
 from mtkd_cd.engine.hooks.starting_weights import StartingWeightsHook
 from mtkd_cd.engine.hooks.stopwatch import StopwatchHook
 from mtkd_cd.engine.hooks.termination import TerminationHook
@@ -20,6 +21,7 @@ __all__ = [
     'DivergenceHook',
     'ExactResumeHook',
     'OptimizerByNameHook',
+    'SharedBuffersHook',
     'StartingWeightsHook',
     'StopwatchHook',
     'TerminationHook',
