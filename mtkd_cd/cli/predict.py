@@ -120,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         '-m',
         '--model',
         required=True,
-        help='a bundle, an exported file, or a config (then --weights too)',
+        help='a bundle, an exported file, the folder of an exported cascade, or a config (then '
+        '--weights too)',
     )
     parser.add_argument(
         '-o',

@@ -51,11 +51,12 @@ def card():
     return Card('toy', MEAN, STD, training_size=SIZE, threshold=0.4, gsd_m=0.5)
 
 
-def toy_graph(batch='batch', size=SIZE, channels=6, metadata=None, outputs=1) -> bytes:
-    """ONNX: sigmoid of the mean of date B less that of date A."""
+def toy_graph(batch='batch', size=SIZE, channels=6, metadata=None, outputs=1, gain=1.0) -> bytes:
+    """ONNX: sigmoid of ``gain`` times the mean of date B less that of date A."""
     helper, kinds = onnx.helper, onnx.TensorProto
     half = channels // 2
-    signs = np.repeat([-1 / half, 1 / half], half).astype(np.float32).reshape(1, channels, 1, 1)
+    signs = np.repeat([-gain / half, gain / half], half).astype(np.float32)
+    signs = signs.reshape(1, channels, 1, 1)
     nodes = [
         helper.make_node('Conv', ['pair', 'weight'], ['margin']),
         helper.make_node('Sigmoid', ['margin'], ['probability']),
@@ -80,7 +81,7 @@ def toy_graph(batch='batch', size=SIZE, channels=6, metadata=None, outputs=1) ->
     return model.SerializeToString()
 
 
-def toy_probability(pairs: np.ndarray) -> np.ndarray:
+def toy_probability(pairs: np.ndarray, gain: float = 1.0) -> np.ndarray:
     """What :func:`toy_graph` computes, by numpy."""
     a, b = np.split(pairs.astype(np.float64), 2, axis=1)
-    return 1 / (1 + np.exp(a.mean(1) - b.mean(1)))
+    return 1 / (1 + np.exp(gain * (a.mean(1) - b.mean(1))))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import sys
 
 import numpy as np
@@ -101,6 +102,34 @@ def test_rasters_are_predicted_with_it(write, tmp_path, card, backend):
     with rasterio.open(tmp_path / 'o.tif') as file:
         np.testing.assert_array_equal(file.read(1), wanted > card.threshold)
         assert str(file.tags()['MTKD_CD_MODEL']).strip('"') == 'toy'
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_each_image_of_a_cascade_gets_the_graph_of_its_range(write, tmp_path, card, backend):
+    gains = dict(origin=1.0, small=0.5, large=2.0)
+    parts = {}
+    for name, gain in gains.items():
+        path = write(f'{name}.onnx', gain=gain)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        parts[name] = dict(file=path.name, sha256={path.name: digest})
+    content = dict(
+        schema='mtkd-cd exported cascade',
+        description=Description(card, size=SIZE).as_dict(),
+        ranges=dict(thresholds=[0.5], names=['small', 'large']),
+        routing=dict(teachers=['small', 'large'], cuts=[0.5], detectors=['small', 'large']),
+        detectors=parts,
+    )
+    (tmp_path / 'cascade.json').write_text(json.dumps(content))
+    rng = np.random.default_rng(2)
+    a = rng.integers(100, 130, (SIZE, SIZE, 3), dtype=np.uint8)
+    pairs = [(a, a - 60), (a, a + 60), (a, a - 80)]  # predicted CAR 0, 1, 0
+    found = ChangeInferencer(tmp_path, backend=backend)(pairs)
+    assert [one.detector for one in found] == ['small', 'large', 'small']
+    for one, dates in zip(found, pairs):
+        values = np.concatenate([date.transpose(2, 0, 1) for date in dates]).astype(np.float64)
+        values = (values - np.reshape(card.mean, (6, 1, 1))) / np.reshape(card.std, (6, 1, 1))
+        wanted = toy_probability(values[None], gains[one.detector])[0]
+        np.testing.assert_allclose(one.probability, wanted, atol=1e-5)
 
 
 def test_another_size_names_the_window_that_works(write, card):
