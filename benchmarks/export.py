@@ -1,6 +1,7 @@
 """Every benchmark model exported, compared with torch and timed in each runtime, as a table.
 
     python benchmarks/export.py OUT [tinycd changer_mitb0 ...] [--dynamic batch none] [--size 256]
+    python benchmarks/export.py OUT tinycd --weights tinycd=tinycd.mtkd --int8 LEVIR/val
     python benchmarks/export.py OUT --table
 
 One thread, float32, torch both plain and prepared (mtkd_cd/models/prepare.py), as the inferencer
@@ -9,7 +10,9 @@ after another in one run. ``--weights NAME=FILE`` takes a bundle or a checkpoint
 config. A model without one is initialised so that it is well conditioned: batch norms have seen
 made-up pairs, and logits are spread over both sides of the decision. Results are kept in
 OUT/results.json; what is there is not measured again. OUT/NAME.npz has the inputs and torch's
-probability, for benchmarks/load_onnx.py.
+probability, for benchmarks/load_onnx.py. ``--int8 DATA`` quantises OUT/NAME.batch.onnx for both
+runtimes: half of 32 pairs of DATA calibrate, the others are compared, and a pair is timed in
+float32 and in int8, one after the other.
 """
 
 import argparse
@@ -29,8 +32,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtkd_cd.apis import ChangeInferencer, init_model, list_models
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.export.exporting import Options, export_model, network_of
+from mtkd_cd.core.extras import require
+from mtkd_cd.export.description import from_metadata
+from mtkd_cd.export.exporting import (
+    Options,
+    export_model,
+    network_of,
+    save_openvino,
+    set_metadata,
+    write_openvino,
+)
 from mtkd_cd.export.parity import compare, made_up_pairs, normalised
+from mtkd_cd.export.quantise import loss, quantised_onnx, quantised_openvino, read_windows
 from mtkd_cd.export.runtime import open_exported
 from mtkd_cd.inference.predictor import Model, model_from_detector
 
@@ -152,12 +165,57 @@ def measure(
     return row
 
 
+def measure_int8(
+    name: str, folder: Path, weights: dict[str, str], data: str, size: int, rounds: int
+) -> dict[str, Any]:
+    """What 8-bit integers change in each runtime, and a pair's time before and after."""
+    onnx = require('onnx', 'export', 'int8')
+    model, _ = loaded(name, weights, size)
+    reference = model.predictor(), model.card
+    source = folder / f'{name}.batch.onnx'
+    graph = onnx.load(source)
+    described = from_metadata({one.key: one.value for one in graph.metadata_props}, source)
+    calibration, others = read_windows(data, described.card, size, 32).split()
+    as_int8 = dataclasses.replace(described, int8=True)
+    found: dict[str, Any] = {}
+    for backend, suffix in (('onnx', '.onnx'), ('openvino', '.xml')):
+        path = folder / f'{name}.int8{suffix}'
+        if backend == 'onnx':
+            result = quantised_onnx(graph, calibration, described)
+            set_metadata(result, as_int8)
+            path.write_bytes(result.SerializeToString())
+            plain = source
+        else:
+            plain = folder / f'{name}.batch.xml'
+            write_openvino(source.read_bytes(), described, plain)
+            save_openvino(
+                quantised_openvino(source.read_bytes(), calibration, described), as_int8, path
+            )
+        one = normalised(others.images[:1], described.card)
+        row: dict[str, Any] = {}
+        for kind, file in (('float32', plain), ('int8', path)):
+            exported = open_exported(file, backend)
+            predictor = exported.predictor()
+            size_bytes = sum(
+                part.stat().st_size for part in (file, file.with_suffix('.bin')) if part.is_file()
+            )
+            row[kind] = {
+                'ms': milliseconds(predictor.probability, one, rounds),
+                'bytes': size_bytes,
+            }
+        row['loss'] = loss(reference, (predictor, exported.card), others).as_dict()
+        print(name, 'int8', backend, row, flush=True)
+        found[backend] = row
+    return found
+
+
 def table(results: dict[str, Any]) -> str:
     """The rows as Markdown."""
     lines = [
         '| model | weights | static: max dp, flips | dynamic batch: max dp, flips | OpenVINO: '
-        'max dp, flips | MB | plain torch, ms | prepared, ms | onnxruntime, ms | OpenVINO, ms |',
-        '|---|---|---|---|---|---:|---:|---:|---:|---:|',
+        'max dp, flips | MB | torch, ms | prepared, ms | onnxruntime, ms | OpenVINO, ms | '
+        'int8 in onnxruntime, ms | int8 in OpenVINO, ms |',
+        '|---|---|---|---|---|' + '---:|' * 7,
     ]
 
     def parity(found: dict[str, Any] | None) -> str:
@@ -168,27 +226,48 @@ def table(results: dict[str, Any]) -> str:
         return f'{found["max_difference"]:.1e}, {found["flips"]}'
 
     for name, row in sorted(results.items()):
-        ms = row.get('ms', {})
+        ms = dict(row.get('ms', {}))
+        if 'plain' not in ms and 'torch' in ms:  # of an older version, which timed no prepared one
+            ms['plain'] = ms.pop('torch')
+        for backend, found in row.get('int8', {}).items():
+            ms[f'int8_{backend}'] = found['int8']['ms']
         size = (row.get('batch') or row.get('none') or {}).get('bytes')
-        lines.append(
-            f'| `{name}` | {row["weights"]} | {parity(row.get("none"))} | '
-            f'{parity(row.get("batch"))} | {parity(row.get("parity_openvino"))} | '
-            + (f'{size / 1e6:.1f}' if size else '-')
-            + ''.join(
-                f' | {ms[backend]:.0f}' if backend in ms else ' | -'
-                for backend in ('plain', 'torch', 'onnx', 'openvino')
-            )
-            + ' |'
-        )
-    timed = [row['ms'] for row in results.values() if 'plain' in row.get('ms', {})]
-    if timed:
-        for backend in ('onnx', 'openvino'):
-            ratios = [ms[backend] / ms['plain'] for ms in timed]
-            lines.append(
-                f'\n{backend} / plain torch, geometric mean: '
-                f'{statistics.geometric_mean(ratios):.2f}'
-            )
-    return '\n'.join(lines)
+        cells = [
+            f'`{name}`',
+            row['weights'],
+            parity(row.get('none')),
+            parity(row.get('batch')),
+            parity(row.get('parity_openvino')),
+            f'{size / 1e6:.1f}' if size else '-',
+            *(
+                f'{ms[what]:.0f}' if what in ms else '-'
+                for what in ('plain', 'torch', 'onnx', 'openvino', 'int8_onnx', 'int8_openvino')
+            ),
+        ]
+        lines.append(f'| {" | ".join(cells)} |')
+    timed = [row['ms'] for row in results.values() if 'onnx' in row.get('ms', {})]
+    for backend in ('onnx', 'openvino') if timed else ():
+        ratios = [ms[backend] / ms.get('plain', ms['torch']) for ms in timed]
+        mean = statistics.geometric_mean(ratios)
+        lines.append(f'\n{backend} / plain torch, {len(ratios)} models, geometric mean: {mean:.2f}')
+    return '\n'.join(lines + _int8_table(results))
+
+
+def _int8_table(results: dict[str, Any]) -> list[str]:
+    lines = [
+        '\n| model | runtime | float32: ms, MB, mIoU | int8: ms, MB, mIoU | pixels that flip |',
+        '|---|---|---|---|---:|',
+    ]
+    for name, row in sorted(results.items()):
+        for backend, found in row.get('int8', {}).items():
+            change = found['loss']
+            cells = [
+                f'{found[kind]["ms"]:.0f}, {found[kind]["bytes"] / 1e6:.2f}, {score:.2f}'
+                for kind, score in zip(('float32', 'int8'), change['miou'])
+            ]
+            flipped = f'{100 * change["flipped"]:.2f} %'
+            lines.append(f'| `{name}` | {backend} | {cells[0]} | {cells[1]} | {flipped} |')
+    return lines if len(lines) > 2 else []
 
 
 def main() -> None:
@@ -203,6 +282,7 @@ def main() -> None:
     parser.add_argument(
         '--weights', nargs='*', default=[], metavar='NAME=FILE[:WHAT]', help='of a model'
     )
+    parser.add_argument('--int8', metavar='DATA', help='pairs with labels, to quantise with')
     parser.add_argument('--table', action='store_true', help='print what has been measured')
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -221,6 +301,10 @@ def main() -> None:
                 args.rounds,
                 results.get(name, {}),
             )
+            if args.int8 and 'int8' not in row:
+                row['int8'] = measure_int8(
+                    name, args.out, weights, args.int8, args.size, args.rounds
+                )
             results = json.loads(kept.read_text()) if kept.exists() else {}
             results[name] = row
             kept.write_text(json.dumps(results, indent=1))
