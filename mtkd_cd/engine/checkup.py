@@ -14,6 +14,7 @@ from mmengine.device import get_device
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import os_error_message
+from mtkd_cd.engine.config import DISTILLER, LOADERS, is_type, nodes
 from mtkd_cd.engine.hooks.best_weights import choose_metric
 from mtkd_cd.evaluation.scores import CLASSES, MEAN_NAMES, SCORE_NAMES
 from mtkd_cd.registry import is_known, similar_name
@@ -21,7 +22,6 @@ from mtkd_cd.registry import is_known, similar_name
 SHARED_MEMORY = '/dev/shm'
 _LEAST_SHARED_MEMORY = 4 << 20  # bytes: less than a batch of any use
 LOADER_SECONDS = 600  # without a batch: a worker hangs
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _NUMBERS = ('optim_wrapper', 'param_scheduler', 'train_cfg')
 TRAINING_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 # Whole numbers that nothing goes on without, and the least that each may be.
@@ -95,6 +95,29 @@ def check_counts(cfg: Config) -> None:
             continue
         wanted = f'from {least} up' if most == math.inf else f'from {least} to {most}'
         raise UserError(f'{place}={value!r}: a whole number {wanted} is needed')
+
+
+def check_batches(cfg: Config) -> None:
+    """Refuse batches with and without labels that differ between processes of synchronised batch
+    norm. A student runs twice on a batch that has both, and its norms would wait for each other for
+    ever.
+
+    Raises:
+        UserError: Names the sampler that gives every process the same.
+    """
+    loader: Any = cfg.get('train_dataloader') or {}
+    unlabelled = is_type(cfg.get('model'), DISTILLER) and cfg.model.get('unlabelled') is not None
+    both = all(
+        any(is_type(node, kind) for node in nodes(loader))
+        for kind in ('UnlabelledDataset', 'ConcatDataset')
+    )
+    sampler = loader.get('sampler')
+    if unlabelled and both and cfg.get('sync_bn') and not is_type(sampler, 'RatioSampler'):
+        raise UserError(
+            f'train_dataloader.sampler={sampler}: on several GPUs every process has to get as many '
+            "pairs without labels in a batch as the others; take dict(type='RatioSampler', "
+            'ratio=(labelled, unlabelled)), or --cfg-options sync_bn=None'
+        )
 
 
 def check_optimizer(cfg: Config) -> None:
@@ -204,12 +227,12 @@ def keep_best_weights(cfg: Config) -> None:
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
     if (
         checkpoint
-        and _class_name(checkpoint) == 'CheckpointHook'
+        and is_type(checkpoint, 'CheckpointHook')
         and not checkpoint.get('backend_args')
         and not checkpoint.get('file_client_args')
     ):
         checkpoint.backend_args = dict(backend='atomic')
-    saved = [hook for hook in cfg.get('custom_hooks') or [] if _is_best(hook)]
+    saved = [hook for hook in cfg.get('custom_hooks') or [] if is_type(hook, 'BestWeightsHook')]
     wanted = [(f'BestWeightsHook(metric={one!r})', one) for one in _metrics_of(saved)]
     named = (checkpoint or {}).get('save_best')
     named = [named] if isinstance(named, str) else list(named or [])
@@ -232,27 +255,14 @@ def keep_best_weights(cfg: Config) -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
-def _is_best(hook: Any) -> bool:
-    return isinstance(hook, Mapping) and _class_name(hook) == 'BestWeightsHook'
-
-
 def _metrics_of(hooks: Sequence[Mapping[str, Any]]) -> list[str]:
     return [hook.get('metric', 'mIoU') for hook in hooks]
 
 
-def _class_name(node: Mapping[str, Any]) -> str:
-    kind = node.get('type')
-    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]
-
-
 def reported_metrics(evaluators: Any) -> list[str] | None:
     """Names of what evaluators report, from their configs; ``None`` where that is not known."""
-    if isinstance(evaluators, Mapping):
-        evaluators = (
-            evaluators.get('metrics', evaluators)
-            if _class_name(evaluators) == 'Evaluator'
-            else evaluators
-        )
+    if is_type(evaluators, 'Evaluator'):
+        evaluators = evaluators.get('metrics', evaluators)
     names: list[str] = []
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
         if not isinstance(evaluator, Mapping):
@@ -266,14 +276,13 @@ def reported_metrics(evaluators: Any) -> list[str] | None:
 
 
 def _reported_by(evaluator: Mapping[str, Any]) -> list[str] | None:
-    kind = _class_name(evaluator)
-    if kind == 'IoUMetric':
+    if is_type(evaluator, 'IoUMetric'):
         if evaluator.get('format_only'):
             return []
         chosen = evaluator.get('iou_metrics', ['mIoU'])
         chosen = [chosen] if isinstance(chosen, str) else chosen
         return list(dict.fromkeys(name for one in chosen for name in _IOU_METRICS.get(one, ())))
-    if kind == 'PerImageChangeMetric':
+    if is_type(evaluator, 'PerImageChangeMetric'):
         by_class = [f'{score}_{name}' for name in CLASSES for score in SCORE_NAMES]
         partition = CARPartition(
             evaluator.get('thresholds', DEFAULT_THRESHOLDS), evaluator.get('names')

@@ -647,8 +647,9 @@ def _add_hook(cfg: Config, name: str) -> None:
 def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> None:
     """Fit a config to the machine: device, processes and what follows from them.
 
-    Batch norms become synchronised ones among GPU processes, and only there. A recipe in mixed
-    precision is float32 on the CPU, unless :func:`set_amp` follows.
+    Batch norms become synchronised ones among GPU processes, and only there, unless the config says
+    otherwise (``sync_bn``). A recipe in mixed precision is float32 on the CPU, unless
+    :func:`set_amp` follows.
 
     Args:
         cfg: The config.
@@ -680,7 +681,7 @@ def set_machine(cfg: Config, device: str = 'auto', launcher: str = 'none') -> No
         )
     on_gpu = mmengine.device.utils.get_device() != 'cpu'
     if on_gpu:
-        cfg.sync_bn = 'torch'
+        cfg.setdefault('sync_bn', 'torch')
     else:  # mmengine's wrapper assumes a GPU per process
         wrapper = dict(
             type='MMDistributedDataParallel',

@@ -38,6 +38,7 @@ from mtkd_cd.engine import (
     ValidationCurveHook,
 )
 from mtkd_cd.engine.checkup import (
+    check_batches,
     check_counts,
     check_numbers,
     check_optimizer,
@@ -119,6 +120,7 @@ def prepare_training(cfg: Config) -> Prepared:
         )
     check_numbers(cfg)
     check_optimizer(cfg)
+    check_batches(cfg)
     fit_loaders(cfg)
     keep_best_weights(cfg)
     settings = settings_of(cfg)

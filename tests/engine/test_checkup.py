@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine import checkup
 from mtkd_cd.engine.checkup import (
+    check_batches,
     check_scope,
     fit_loaders,
     keep_best_weights,
@@ -114,3 +115,27 @@ def test_scope_of_a_toolbox_that_is_missing_is_named():
     with pytest.raises(UserError, match=r"default_scope='opencd'.*default_scope='mtkd_cd'"):
         check_scope(Config(dict(default_scope='opencd')))
     check_scope(Config(dict(default_scope='mmseg')))
+
+
+def test_mixed_batches_that_differ_between_gpus_are_refused():
+    """Synchronised norms of a process that runs the student once wait for those that run it
+    twice."""
+    parts = [dict(type='CDDataset'), dict(type='UnlabelledDataset', dataset=dict(type='CDDataset'))]
+    cfg = Config(
+        dict(
+            model=dict(type='MultiTeacherDistiller', unlabelled=dict(weight=1.0)),
+            train_dataloader=dict(
+                sampler=dict(type='InfiniteSampler'),
+                dataset=dict(type='ConcatDataset', datasets=parts),
+            ),
+        )
+    )
+    check_batches(cfg)  # nothing is synchronised
+    cfg.sync_bn = 'torch'
+    with pytest.raises(UserError, match='RatioSampler'):
+        check_batches(cfg)
+    cfg.train_dataloader.dataset = parts[1]
+    check_batches(cfg)  # every batch has no label
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    cfg.train_dataloader.sampler = dict(type='mtkd_cd.RatioSampler', ratio=(1, 3))
+    check_batches(cfg)

@@ -235,3 +235,16 @@ def test_config_without_an_environment_runs_in_several_processes(monkeypatch):
     monkeypatch.setattr(adjust, 'set_multi_processing', lambda **kwargs: started.append(kwargs))
     adjust.set_machine(cfg, device='cpu', launcher='pytorch')
     assert started == [dict(distributed=True), 'gloo']
+
+
+@pytest.mark.parametrize(('given', 'kept'), [({}, 'torch'), ({'sync_bn': None}, None)])
+def test_batch_norms_are_synchronised_among_gpus_unless_the_config_says_otherwise(
+    monkeypatch, given, kept
+):
+    cfg = load('origin', given)
+    monkeypatch.setattr(torch.distributed, 'is_torchelastic_launched', lambda: True)
+    monkeypatch.setattr(adjust.mmengine.device.utils, 'get_device', lambda: 'cuda')
+    for name in ('set_multi_processing', 'init_dist'):
+        monkeypatch.setattr(adjust, name, lambda *args, **kwargs: None)
+    adjust.set_machine(cfg, launcher='pytorch')
+    assert cfg.sync_bn == kept
