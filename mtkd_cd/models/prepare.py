@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.layers import AnyOrderInstanceNorm
 
 Precision = Literal['float32', 'bfloat16']
 _Module = TypeVar('_Module', bound=nn.Module)
@@ -58,7 +59,8 @@ def prepare(
     Args:
         detector: A detector in mmseg's form, of any scope, on the device that it is to run on.
         fold: Fold the batch norms that follow a convolution into it.
-        channels_last: Keep the convolutions' weights as (out, height, width, in) in memory.
+        channels_last: Keep the convolutions' weights as (out, height, width, in) in memory, and
+            replace instance norms by some that keep the maps in that order.
         precision: ``'bfloat16'`` computes convolutions and matrix products in it. Maps come back
             as float32.
         compiled: Compile features and head with ``torch.compile``; the first batch then takes a
@@ -79,6 +81,7 @@ def prepare(
             fold_batch_norms(prepared)
         if channels_last:
             _replace_weights(prepared, _in_channels_last, nn.Conv2d, nn.ConvTranspose2d)
+            _replace_instance_norms(prepared)
         if precision == 'bfloat16':
             _replace_weights(prepared, Tensor.bfloat16, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     if compiled:
@@ -320,6 +323,14 @@ def _replace_weights(
         if isinstance(module, kinds):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(change(parameter), requires_grad=False))
+
+
+def _replace_instance_norms(network: nn.Module) -> None:
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            has_weights = any(True for _ in _tensors(child))
+            if type(child) is nn.InstanceNorm2d and not has_weights and not _is_hooked(child):
+                setattr(parent, name, AnyOrderInstanceNorm(child.eps))
 
 
 def _compile(detector: Any) -> None:

@@ -82,6 +82,25 @@ class TestPrepare:
         name = 'backbone.layers.0.1.0.attn.attn.in_proj_weight'
         assert prepared.get_parameter(name) is model.get_parameter(name)
 
+    @pytest.mark.parametrize('order', [torch.contiguous_format, torch.channels_last])
+    def test_instance_norms_keep_the_order_of_maps(self, order):
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm = nn.InstanceNorm2d(6, eps=0.1)
+                self.with_weights = nn.InstanceNorm2d(6, affine=True)
+
+            def forward(self, images, mode):
+                return self.norm(images)
+
+        network = Network().eval()
+        prepared = prepare(network)
+        inputs = (5 + torch.randn(2, 6, 16, 24)).to(memory_format=order)
+        normed = prepared(inputs, mode='tensor')
+        torch.testing.assert_close(normed, network(inputs, mode='tensor'), atol=1e-6, rtol=0)
+        assert normed.is_contiguous(memory_format=order)
+        assert type(prepared.with_weights) is nn.InstanceNorm2d
+
     def test_predicts_as_the_detector(self, build_model, make_pairs):
         model = build_model('fc_ef').eval()
         inputs, _ = make_pairs(2, 32)

@@ -2,6 +2,7 @@
 
 from mtkd_cd.models.layers.attention import fuse_attention
 from mtkd_cd.models.layers.dates import on_both_dates, split_dates, stack_dates
+from mtkd_cd.models.layers.instance_norm import AnyOrderInstanceNorm
 from mtkd_cd.models.layers.interaction import (
     Aggregation_distribution,
     ChannelExchange,
@@ -17,6 +18,7 @@ from mtkd_cd.models.layers.size import check_divisible
 
 __all__ = [
     'Aggregation_distribution',
+    'AnyOrderInstanceNorm',
     'ChannelExchange',
     'ChannelNorm',
     'LN2d',
