@@ -92,12 +92,11 @@ def _without_init_files(node: Any) -> Any:
     return node
 
 
-def build_distiller(config: Any, low_precision_teachers: bool = False) -> Any:
+def build_distiller(config: Any, teacher_options: dict[str, Any] | None = None) -> Any:
     from mtkd_cd.registry import MODELS
 
-    options = dict(precision='bfloat16') if low_precision_teachers else {}
     model = MODELS.build(
-        dict(type='MultiTeacherDistiller', student=config, teacher_options=options)
+        dict(type='MultiTeacherDistiller', student=config, teacher_options=teacher_options or {})
     )
     model.teachers  # noqa: B018  (builds them)
     return model
@@ -165,9 +164,8 @@ def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, A
     for kind in ('origin', 'mtkd'):
         torch.manual_seed(0)
         config = model_config(name)
-        model = (
-            MODELS.build(config) if kind == 'origin' else build_distiller(config, 'bf16' in setting)
-        )
+        options = dict(precision='bfloat16') if 'bf16' in setting else {}
+        model = MODELS.build(config) if kind == 'origin' else build_distiller(config, options)
         model = model.to(device).to(memory_format=torch.channels_last).train()
         if 'compile' in setting:
             model.extract_feat = torch.compile(model.extract_feat)

@@ -12,10 +12,12 @@ does hits them alike; the medians are compared. ``steps``, for each model:
 - ``MTKD / origin``: our step under MTKD against our step of the origin alone.
 - ``teachers``: the teachers alone, as in the MTKD step.
 - ``teachers, stacked``: ours one after the other against ours stacked (``teacher_batching``).
-- ``forward``: one pair through a prepared detector against the detector as built.
 - ``windows``: sliding windows in batches through a prepared detector, against one by one.
 - ``O-P``: pairs through the cascade one by one, against detectors as built.
 
+``forward`` is one pair through a prepared detector against the network as the toolbox runs it: a
+pass for each date and mmcv's attention. ``compile`` is teachers and the MTKD step with
+``torch.compile`` of the teachers against those without; it needs a C++ compiler on the CPU.
 ``pipeline`` is the training pipeline of 512 x 512 pairs in PNG files (P1), from the files and with
 decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order. ``memory``
 is the peak of the resident memory during MTKD steps above what was resident before, each side in a
@@ -31,7 +33,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +51,14 @@ from mmengine.registry import DefaultScope
 import mtkd_cd  # noqa: F401  (registers)
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.synthetic import make_dataset
+from mtkd_cd.models.detectors.ban import BAN
 from mtkd_cd.models.mtkd.stacking import Asking
 from mtkd_cd.models.prepare import prepare
 from mtkd_cd.registry import DATASETS, MODELS
 
 _MODELS = ('changer_mitb0', 'bit_r18', 'fc_siam_diff', 'tinycd')
 _RANGES = ('small', 'medium', 'large')
-_PARTS = ('steps', 'pipeline', 'memory')
+_PARTS = ('steps', 'forward', 'compile', 'pipeline', 'memory')
 _DATA = Path(__file__).parents[1] / 'configs' / '_base_' / 'datasets' / 'jl1cd.py'
 _PAIRS = 12  # of the pipeline
 
@@ -148,9 +153,7 @@ def measure(name: str, size: int, pairs: int, rounds: int) -> list[tuple[str, fl
         teachers._ask = Asking('grouped')
         distiller.train_step(batch, wrapper)
 
-    pair = inputs[:1]
     as_built = MODELS.build(config).eval()
-    forward = prepare(as_built)
     cascade = MODELS.build(dict(type='OriginPartitionCascade', origin=config)).eval()
 
     def plain_cascade() -> None:
@@ -163,16 +166,11 @@ def measure(name: str, size: int, pairs: int, rounds: int) -> list[tuple[str, fl
         for one in inputs.split(1):
             cascade(one)
 
-    def plain_forward() -> None:
-        with torch.no_grad():
-            as_built(pair, mode='tensor')
-
     rows = [
         ('MTKD step', lambda: plain(batch), step),
         ('MTKD / origin', step, lambda: origin.train_step(batch, origin_wrapper)),
         ('teachers', lambda: plain.teach(inputs), teach),
         ('teachers, stacked', ask(Asking('grouped')), ask(Asking('stacked'))),
-        ('forward', plain_forward, lambda: forward(pair, mode='tensor')),
         ('windows', each_window, lambda: prepared(picture, mode='predict')),
         ('O-P', plain_cascade, our_cascade),
     ]
@@ -183,6 +181,94 @@ def measure(name: str, size: int, pairs: int, rounds: int) -> list[tuple[str, fl
         except UserError as error:
             print(f'{name}, {what}: {error}', file=sys.stderr)
     return found
+
+
+@contextmanager
+def as_the_toolbox() -> Iterator[None]:
+    """Inside, networks are built with mmcv's attention and run once for each date."""
+
+    def in_turn(function: Callable, date1: Any, date2: Any, weights: object) -> tuple[Any, Any]:
+        return function(date1), function(date2)
+
+    def leave(network: object) -> None:
+        pass
+
+    stacked = BAN.extract_feat
+
+    def encode_in_turn(self: Any, inputs: torch.Tensor) -> list[Any]:
+        date1, date2 = self.split_dates(inputs)
+        images1, images2 = (
+            torch.nn.functional.interpolate(date, **self.encoder_resolution)
+            for date in (date1, date2)
+        )
+        maps = [
+            [level if isinstance(level, torch.Tensor) else level[0] for level in levels]
+            for levels in (self.image_encoder(images1), self.image_encoder(images2))
+        ]
+        return [date1, date2, *maps]
+
+    replaced = []
+    for module in list(sys.modules.values()):
+        for name, other in (('on_both_dates', in_turn), ('fuse_attention', leave)):
+            if module.__name__.startswith('mtkd_cd.models') and hasattr(module, name):
+                replaced.append((module, name, getattr(module, name)))
+                setattr(module, name, other)
+    BAN.extract_feat = encode_in_turn
+    try:
+        yield
+    finally:
+        BAN.extract_feat = stacked
+        for module, name, function in replaced:
+            setattr(module, name, function)
+
+
+def measure_forward(name: str, size: int, rounds: int) -> tuple[float, float, float]:
+    """Seconds of a pair for the plain and the prepared network, and the largest difference of their
+    change maps in units of the largest value."""
+    pair = torch.randn(1, 6, size, size)
+    torch.manual_seed(0)
+    with as_the_toolbox():
+        plain = MODELS.build(model_config(name)).eval()
+    built = MODELS.build(model_config(name)).eval()
+    built.load_state_dict(plain.state_dict())
+    prepared = prepare(built)
+
+    def theirs() -> Any:
+        with as_the_toolbox(), torch.no_grad():
+            return plain(pair, mode='tensor')
+
+    def ours() -> Any:
+        return prepared(pair, mode='tensor')
+
+    one, other = (
+        found if isinstance(found, torch.Tensor) else found[-1] for found in (theirs(), ours())
+    )
+    difference = float((one - other).abs().max() / one.abs().max())
+    return (*compare(rounds, theirs, ours), difference)
+
+
+def measure_compile(
+    name: str, size: int, pairs: int, rounds: int
+) -> tuple[list[tuple[str, float, float]], float]:
+    """Rows (what, seconds as they are, seconds compiled), and the seconds of the first batch."""
+    batch = make_batch(size, pairs, 'cpu')
+    calls: dict[str, list[Callable[[], object]]] = {'teachers': [], 'MTKD step': []}
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        options = dict(compiled=compiled)
+        distiller = build_distiller(model_config(name), teacher_options=options).train()
+        wrapper = OptimWrapper(torch.optim.AdamW(distiller.parameters(), lr=1e-5, fused=True))
+        inputs = distiller.data_preprocessor(batch, True)['inputs']
+        questions = [(teacher, inputs[i :: len(_RANGES)]) for i, teacher in enumerate(_RANGES)]
+        teachers = distiller.distillation.teachers
+        calls['teachers'].append(partial(teachers.all_change_maps, questions))
+        calls['MTKD step'].append(partial(distiller.train_step, batch, wrapper))
+    start = time.perf_counter()
+    calls['teachers'][1]()
+    first = time.perf_counter() - start
+    return [
+        (f'{what}, teachers compiled', *compare(rounds, *both)) for what, both in calls.items()
+    ], first
 
 
 class PlainPipeline:
@@ -321,6 +407,16 @@ def main() -> None:
         for name in args.models:
             for what, plain, ours in measure(name, args.size, args.batch, args.rounds):
                 table.add(name, what, 1000 * plain, 1000 * ours, 'ms')
+    if 'forward' in args.parts:
+        for name in args.models:
+            plain, ours, difference = measure_forward(name, args.size, args.rounds)
+            table.add(name, 'forward', 1000 * plain, 1000 * ours, f'ms; differ by {difference:.0e}')
+    if 'compile' in args.parts:
+        for name in args.models:
+            rows, first = measure_compile(name, args.size, args.batch, args.rounds)
+            for what, plain, ours in rows:
+                unit = f'ms; first batch {first:.0f} s'
+                table.add(name, what, 1000 * plain, 1000 * ours, unit)
     if 'memory' in args.parts:
         for name in args.models:
             table.add(name, 'memory', *measure_memory(name, args.size, args.batch), 'MiB')

@@ -53,9 +53,7 @@ class MultiImgPackSegInputs(MultiImgTransform):
     def transform(self, results: dict) -> dict:
         packed = {}
         if 'img' in results:
-            packed['inputs'] = torch.from_numpy(
-                np.stack([channel for image in results['img'] for channel in cv2.split(image)])
-            )
+            packed['inputs'] = torch.from_numpy(_stacked(results['img']))
         sample = SegDataSample(
             metainfo={key: results[key] for key in self.meta_keys if key in results}
         )
@@ -66,3 +64,14 @@ class MultiImgPackSegInputs(MultiImgTransform):
                 )
         packed['data_samples'] = sample
         return packed
+
+
+def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:
+    """The channels of all (H, W, C) or (H, W) images as (channels, H, W)."""
+    images = [np.atleast_3d(image) for image in images]
+    channels = [image.shape[2] for image in images]
+    stacked = np.empty((sum(channels), *images[0].shape[:2]), images[0].dtype)
+    parts = np.split(stacked, np.cumsum(channels)[:-1])
+    for image, part in zip(images, parts):
+        cv2.split(image, list(part))  # straight into its place
+    return stacked

@@ -27,6 +27,20 @@ def test_each_date_has_its_own_draws(results):
     assert equal < 20
 
 
+@pytest.mark.parametrize('shift', [7.0, 3.6, -0.5, -3.6, 3.9999999, -3.0000001, 300.5, -300.5, 0.0])
+def test_brightness_is_the_truncated_sum_for_every_level(shift, monkeypatch):
+    coins = iter([1, 0, 0, 0, 0])  # brightness alone
+    monkeypatch.setattr(np.random, 'randint', lambda *_: next(coins))
+    monkeypatch.setattr(np.random, 'uniform', lambda *_: shift)
+    levels = np.arange(256, dtype=np.uint8)
+    image = np.stack([levels, levels[::-1], levels], axis=-1).reshape(16, 16, 3)
+    expected = np.clip(image.astype(np.float32) + np.float32(shift), 0, 255).astype(np.uint8)
+    # A view, as a crop gives it.
+    whole = np.pad(image, ((2, 1), (3, 4), (0, 0)))
+    found = MultiImgPhotoMetricDistortion(**SETTINGS)({'img': [whole[2:-1, 3:-4]]})
+    np.testing.assert_array_equal(found['img'][0], expected)
+
+
 def test_label_and_shape_stay(results):
     pair = results()
     distorted = MultiImgPhotoMetricDistortion(**SETTINGS)(dict(pair))
