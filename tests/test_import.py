@@ -104,6 +104,13 @@ def test_help_of_every_command_imports_neither_torch_nor_mmseg_nor_matplotlib():
     assert found.isdisjoint({*HEAVY, 'matplotlib'})
 
 
+def test_comparison_without_images_imports_nothing_that_builds_configs_or_reads_images(tmp_path):
+    statement = benchmark['whole_commands'](tmp_path)['mtkd-cd compare']
+    found = modules_after(f'import contextlib\nwith contextlib.suppress(SystemExit): {statement}')
+    assert (tmp_path / 'compare/report.html').is_file()
+    assert found.isdisjoint({*HEAVY, 'mmengine', 'cv2'})
+
+
 @pytest.mark.slow
 def test_commands_that_need_no_model_stay_light(tmp_path):
     commands = benchmark['whole_commands'](tmp_path)

@@ -2,29 +2,35 @@
 mistake, exit codes."""
 
 import argparse
+import gc
 import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
-from typing import Any, NoReturn
-
-from mmengine.config import Config, DictAction
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import os_error_message
 from mtkd_cd.core.processes import ending_together
-from mtkd_cd.registry import config_errors_explained
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+_MANY_OBJECTS = 50_000
 _LONGEST_MESSAGE = 4000  # letters; damaged files may have anything in a message
 
 
 def run_tool(
-    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+    main: Callable[[Sequence[str] | None], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    builds: bool = True,
 ) -> NoReturn:
     """Run a tool's ``main(argv)`` and exit the process: ``if __name__ == '__main__':
     run_tool(main)``.
@@ -40,6 +46,8 @@ def run_tool(
         main: Takes the arguments, ``None`` for those of the process; returns the exit code,
             ``None`` for 0.
         argv: Passed to ``main``.
+        builds: Whether the tool builds what configs name. Where it does not, mmengine is not
+            imported for it.
     """
     _refuse_pickled_code()
     # Threads that wait for others sleep, in this process and in those that it starts: spinning,
@@ -49,7 +57,7 @@ def run_tool(
         False  # a log file that cannot be written, on a full disk, must not bury the message
     )
     try:
-        with ending_together(user_message), config_errors_explained():
+        with ending_together(user_message), _config_errors_explained() if builds else _briefly():
             code = main(argv) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -74,6 +82,24 @@ def run_tool(
         if distributed is not None and distributed.is_initialized():
             distributed.destroy_process_group()
     sys.exit(code)
+
+
+def _config_errors_explained() -> AbstractContextManager[None]:
+    from mtkd_cd.registry import config_errors_explained
+
+    return config_errors_explained()
+
+
+@contextmanager
+def _briefly() -> Iterator[None]:
+    """For work of a second or two: look for garbage rarely. To look through all that was imported,
+    again and again, took a tenth of the time."""
+    usual = gc.get_threshold()
+    gc.set_threshold(_MANY_OBJECTS, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _refuse_pickled_code() -> None:
@@ -107,7 +133,7 @@ def _output_is_closed() -> bool:
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """``--cfg-options KEY=VALUE ...``, as mmengine's tools have it."""
+    """Add ``--cfg-options KEY=VALUE ...``, as mmengine's tools have it."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -119,15 +145,15 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every tool that runs a config takes, after mmengine's conventions."""
+    """Add what every tool that runs a config takes, as mmengine's tools name it."""
     parser.add_argument('--work-dir', help='default: work_dirs/<strategy>/<model>[/<range>]')
     add_config_options(parser)
     add_trust_argument(parser)
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """``--trust-checkpoint``, which takes effect when it is parsed: in ``load_from``, a resumed
-    run, the distiller, the cascade and wherever else a checkpoint is read."""
+    """Add ``--trust-checkpoint``. It takes effect when it is parsed, wherever a checkpoint is read:
+    ``load_from``, a resumed run, the distiller, the cascade."""
     parser.add_argument(
         '--trust-checkpoint',
         action=_TrustCheckpoint,
@@ -136,8 +162,8 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """The data, where they are not as the config says; :func:`apply_data_arguments` puts them into
-    it."""
+    """Add the options that replace what a config says about its data. :func:`apply_data_arguments`
+    puts them into the config."""
     parser.add_argument(
         '--data-root',
         help='folder with train/ and test/ (and val/, else a tenth of train is held out)',
@@ -164,7 +190,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
+def apply_data_arguments(cfg: 'Config', args: argparse.Namespace) -> None:
     """Make a config read what :func:`add_data_arguments` was told, in every split."""
     from mtkd_cd.engine.config import (
         band_numbers,
@@ -191,7 +217,8 @@ def apply_data_arguments(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
-    """What training costs; :func:`apply_cost_arguments` puts them into a config."""
+    """Add the options that trade time for memory in training. :func:`apply_cost_arguments` puts
+    them into a config."""
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU'
     )
@@ -217,7 +244,7 @@ def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def apply_cost_arguments(cfg: Config, args: argparse.Namespace) -> None:
+def apply_cost_arguments(cfg: 'Config', args: argparse.Namespace) -> None:
     """Make a config train as :func:`add_cost_arguments` was told; call ``set_machine`` first."""
     from mtkd_cd.engine.config import COSTS, set_costs
 
@@ -225,15 +252,15 @@ def apply_cost_arguments(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def add_range_argument(parser: argparse.ArgumentParser) -> None:
-    """The CAR range of a specialist; ``--partition`` is what it was called once."""
+    """Add ``--range``, the CAR range of a specialist. ``--partition`` is its old name."""
     parser.add_argument(
         '--range', '--partition', help='CAR range of a specialist: small, medium or large'
     )
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Device and processes. torchrun's own ``--local_rank`` is taken and left to the environment
-    variable that says the same."""
+    """Add device and launcher. ``--local_rank``, which torchrun passes, is accepted and not used:
+    an environment variable says the same."""
     parser.add_argument('--device', choices=['auto', 'cpu', 'cuda'], default='auto')
     parser.add_argument(
         '--launcher',
@@ -245,7 +272,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """The type of an argument that counts something."""
+    """Make the type of an argument that counts something."""
 
     def count(text: str) -> int:
         if int(text) < minimum:
@@ -255,13 +282,15 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return count
 
 
-class ConfigOptions(DictAction):
-    """mmengine's ``KEY=VALUE`` arguments; what it cannot parse is a usage error, not a
+class ConfigOptions(argparse.Action):
+    """Reads ``KEY=VALUE`` arguments as mmengine does. What cannot be parsed is a usage error, not a
     traceback."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        from mmengine.config import DictAction
+
         try:
-            super().__call__(parser, *args)
+            DictAction(self.option_strings, self.dest)(parser, *args)
         except (ValueError, AssertionError) as error:
             parser.error(f'--cfg-options takes KEY=VALUE pairs: {error}')
 

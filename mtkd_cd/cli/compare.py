@@ -12,8 +12,7 @@ from mtkd_cd.data.layout import SPLITS
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Load, compare, write."""
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'runs',
@@ -117,8 +116,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if args.show_dirs and not (args.data_root or args.images):
         parser.error('--show-dirs needs --data-root or --images')
+    return args
 
-    import numpy as np
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, compare, write."""
+    args = _parse(argv)
 
     from mtkd_cd.reporting import (
         Pictures,
@@ -129,30 +132,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         compare,
         restricted,
     )
-    from mtkd_cd.reporting.thumbnails import (
-        Scene,
-        check_scenes,
-        find_predictions,
-        read_data_set,
-        read_folders,
-    )
 
-    scenes: dict[str, Scene] = {}
-    cars: dict[str, np.ndarray] = {}
-    if args.data_root:
-        scenes, cars = read_data_set(args.data_root, args.split, args.dataset_type)
-    elif args.images:
-        scenes = read_folders(*args.images)
+    if with_images := bool(args.data_root or args.images):
+        from mtkd_cd.reporting.thumbnails import (
+            check_scenes,
+            find_predictions,
+            read_data_set,
+            read_folders,
+        )
+
+        if args.data_root:
+            scenes, cars = read_data_set(args.data_root, args.split, args.dataset_type)
+        else:
+            scenes, cars = read_folders(*args.images), {}
     found = collect_runs(args.runs, args.thresholds, args.zero_division)
     wanted = restricted(found.runs, args.only) if args.only else found.runs
     runs = aligned(wanted, args.common)
-    if scenes:
+    if with_images:
         check_scenes(scenes, runs[0].table.files)
     partition = CARPartition(args.thresholds) if args.thresholds else None
     comparison = compare(
         runs, partition, args.reference, Settings(args.resamples, args.confidence), args.bins
     )
-    pictures = Pictures(scenes, cars, find_predictions(args.show_dirs, comparison.entries))
+    pictures = Pictures()
+    if with_images:
+        predictions = find_predictions(args.show_dirs, comparison.entries)
+        pictures = Pictures(scenes, cars, predictions)
     dropped = len(set().union(*(run.table.files for run in wanted))) - len(comparison.files)
     report = build_report(
         comparison,

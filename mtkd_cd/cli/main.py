@@ -16,10 +16,17 @@ distillation (arXiv:2502.13407).
 
 
 class Command(NamedTuple):
-    """A command: its module in :mod:`mtkd_cd.cli`, imported when it is called, and one line."""
+    """A command.
+
+    Attributes:
+        module: Its module in :mod:`mtkd_cd.cli`, imported when the command is called.
+        help: What it does, in one line.
+        builds: Whether it builds what configs name: models, data sets. The others start sooner.
+    """
 
     module: str
     help: str
+    builds: bool = True
 
 
 GROUPS: dict[str, dict[str, Command]] = {
@@ -40,11 +47,17 @@ GROUPS: dict[str, dict[str, Command]] = {
         'check-data': Command('check_data', 'open every file of a data set, list what is wrong'),
         'car-stats': Command('car_stats', 'CAR distribution of a data set, and thresholds for it'),
         'browse': Command('browse', 'draw training pairs as the model sees them'),
-        'make-synthetic': Command('make_synthetic', 'write a synthetic data set; no download'),
+        'make-synthetic': Command(
+            'make_synthetic', 'write a synthetic data set; no download', builds=False
+        ),
     },
     'Results': {
-        'compare': Command('compare', 'one report on the per-image tables of several runs'),
-        'tables': Command('tables', 'pack per-image tables into one file, or unpack it'),
+        'compare': Command(
+            'compare', 'one report on the per-image tables of several runs', builds=False
+        ),
+        'tables': Command(
+            'tables', 'pack per-image tables into one file, or unpack it', builds=False
+        ),
         'evaluate': Command('evaluate', 'score change maps against labels on any grid'),
         'score': Command('score', 'score change masks on disk against their labels'),
         'visualize': Command('visualize', 'put predictions of runs beside images and label'),
@@ -78,15 +91,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     # argparse takes the name of the program that its usage line shows from here.
     sys.argv = [f'mtkd-cd {name}', *rest]
-    run_command(COMMANDS[name].module, rest)
+    command = COMMANDS[name]
+    run_command(command.module, rest, builds=command.builds)
 
 
-def run_command(module: str, argv: Sequence[str] | None = None) -> None:
+def run_command(module: str, argv: Sequence[str] | None = None, builds: bool = True) -> None:
     """Run the command in a module of :mod:`mtkd_cd.cli`, by default with the arguments of the
-    process, and exit."""
+    process, and exit. ``builds``: see :class:`Command`."""
     from mtkd_cd.cli.common import run_tool
 
-    run_tool(lambda argv: import_module(f'mtkd_cd.cli.{module}').main(argv), argv)
+    run_tool(lambda argv: import_module(f'mtkd_cd.cli.{module}').main(argv), argv, builds=builds)
 
 
 def _overview() -> str:

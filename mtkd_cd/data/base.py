@@ -15,8 +15,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.images import sample_values
 from mtkd_cd.data.labels import LABEL_FORMATS, check_not_black_and_white, read_label
-from mtkd_cd.data.layout import SPLITS, Layout
-from mtkd_cd.data.pairs import Pair, PairFolders, header_problems, list_pairs, raise_if_any
+from mtkd_cd.data.layout import SPLITS, Layout, PairFolders
+from mtkd_cd.data.pairs import Pair, header_problems, list_pairs, raise_if_any
 from mtkd_cd.data.radiometry import Rule, from_spec
 from mtkd_cd.data.splits import held_out_tenth, no_such_split
 from mtkd_cd.registry import DATASETS

@@ -3,15 +3,23 @@ about a data set without building it."""
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.data.pairs import PairFolders
 
 if TYPE_CHECKING:
     from mtkd_cd.data.benchmarks import CDDataset
 
 SPLITS = ('train', 'val', 'test')
+
+
+class PairFolders(NamedTuple):
+    """Where the images of date A, of date B and the labels are; ``label`` is ``None`` for pairs
+    without labels."""
+
+    date_a: str
+    date_b: str
+    label: str | None = None
 
 
 _FOLDERS = PairFolders('A', 'B', 'label')

@@ -24,20 +24,12 @@ from mtkd_cd.data.images import (
     read_header,
     read_image,
 )
+from mtkd_cd.data.layout import PairFolders
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 _SUFFIXES_TEXT = ', '.join(IMAGE_SUFFIXES)
 _SHOWN = 5
 _LOOKED_INTO = 8
-
-
-class PairFolders(NamedTuple):
-    """Where the images of date A, of date B and the labels are; ``label`` is ``None`` for pairs
-    without labels."""
-
-    date_a: str
-    date_b: str
-    label: str | None = None
 
 
 class Pair(NamedTuple):

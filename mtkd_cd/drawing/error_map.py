@@ -1,6 +1,5 @@
 """Masks, their errors and their outlines as pictures."""
 
-import cv2
 import numpy as np
 
 from mtkd_cd.core.car import IGNORE_INDEX
@@ -64,6 +63,8 @@ def outline_map(
     Returns:
         (zoom H, zoom W, 3) uint8 RGB.
     """
+    import cv2  # here, for it takes long to load and nothing else in this file needs it
+
     picture = image.repeat(zoom, 0).repeat(zoom, 1)
     thickness = max(1, picture.shape[1] // 256)
     square = np.ones((2 * thickness + 1,) * 2, np.uint8)

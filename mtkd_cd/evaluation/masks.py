@@ -14,7 +14,8 @@ from mtkd_cd.core.car import DEFAULT_THRESHOLDS, IGNORE_INDEX, CARPartition, is_
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.text import some
 from mtkd_cd.data.labels import read_label
-from mtkd_cd.data.pairs import Pair, PairFolders, Problem, list_pairs
+from mtkd_cd.data.layout import PairFolders
+from mtkd_cd.data.pairs import Pair, Problem, list_pairs
 from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.image_names import image_names
 from mtkd_cd.evaluation.image_table import ImageTable

@@ -14,7 +14,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.text import closest, from_csv_text, some
-from mtkd_cd.data.pairs import PairFolders, list_pairs
+from mtkd_cd.data.layout import PairFolders
+from mtkd_cd.data.pairs import list_pairs
 from mtkd_cd.version import __version__
 
 COLUMNS = ('a', 'b', 'out', 'mask', 'date_a', 'date_b', 'label')
@@ -37,13 +38,13 @@ class PairTask:
     """A pair to predict.
 
     Attributes:
-        name: Of the pair, unique: the path of its change map below the output folder, without
+        name: Unique name of the pair: the path of its change map below the output folder, without
             suffix.
         a: Files of date A: one, or the files of its bands in their order.
         b: Files of date B.
-        out: The change map below the output folder, ``town/7.tif``.
+        out: Path of the change map below the output folder, such as ``town/7.tif``.
         mask: See :meth:`~mtkd_cd.inference.inferencer.ChangeInferencer.predict_raster`.
-        date_a: Of the image, ISO 8601.
+        date_a: When the image was taken, ISO 8601.
         date_b: Likewise.
         label: The truth, for an evaluation.
         items: Where the STAC items of both dates are, if they have a place.

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,7 +36,9 @@ from mtkd_cd.reporting.score_tables import (
     teachers_table,
 )
 from mtkd_cd.reporting.table_formats import Table
-from mtkd_cd.reporting.thumbnails import Scene, prediction_thumbnail, scene_thumbnails
+
+if TYPE_CHECKING:
+    from mtkd_cd.reporting.thumbnails import Scene
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Pictures:
         predictions: Folder of the predictions of an entry.
     """
 
-    scenes: Mapping[str, Scene] = field(default_factory=dict)
+    scenes: Mapping[str, 'Scene'] = field(default_factory=dict)
     cars: Mapping[str, np.ndarray] = field(default_factory=dict)
     predictions: Mapping[Entry, Path] = field(default_factory=dict)
 
@@ -257,6 +260,8 @@ def _extremes(by_image: np.ndarray, num_images: int) -> list[int]:
 
 
 def _card(comparison: Comparison, found: Difference, row: int, pictures: Pictures) -> Card:
+    from mtkd_cd.reporting.thumbnails import prediction_thumbnail, scene_thumbnails
+
     file, change, score = comparison.files[row], found.by_image[row], found.scores[row]
     scene = pictures.scenes[file]
     tiles = scene_thumbnails(scene)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 
@@ -14,7 +15,9 @@ from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.core.text import markdown_text
 from mtkd_cd.reporting.figures import Picture
 from mtkd_cd.reporting.table_formats import Table, typographic
-from mtkd_cd.reporting.thumbnails import Thumbnail
+
+if TYPE_CHECKING:  # OpenCV and all that reads images: not for a report without images
+    from mtkd_cd.reporting.thumbnails import Thumbnail
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Card:
     name: str
     text: str
     tone: str
-    thumbnails: Sequence[Thumbnail]
+    thumbnails: Sequence['Thumbnail']
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.text import label_and_path
 from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.labels import read_label
-from mtkd_cd.data.layout import SPLITS, layout_of_class
-from mtkd_cd.data.pairs import PairFolders, list_pairs, raise_if_any
+from mtkd_cd.data.layout import SPLITS, PairFolders, layout_of_class
+from mtkd_cd.data.pairs import list_pairs, raise_if_any
 from mtkd_cd.data.splits import split_infos
 from mtkd_cd.drawing import error_map, mask_image, png_bytes
 from mtkd_cd.evaluation.image_names import image_names, image_paths

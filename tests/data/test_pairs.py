@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.data.pairs import PairFolders, header_problems, list_pairs, raise_if_any
+from mtkd_cd.data.layout import PairFolders
+from mtkd_cd.data.pairs import header_problems, list_pairs, raise_if_any
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import label_cars
 from mtkd_cd.data.images import read_image
 from mtkd_cd.data.labels import label_coding, read_label
-from mtkd_cd.data.pairs import PairFolders, list_pairs
+from mtkd_cd.data.layout import PairFolders
+from mtkd_cd.data.pairs import list_pairs
 
 hypothesis = pytest.importorskip('hypothesis')
 from hypothesis import HealthCheck, given, settings  # noqa: E402
