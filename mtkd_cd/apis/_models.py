@@ -69,7 +69,7 @@ def get_config(
 
 
 def as_config(cfg: Config | str | Path) -> Config:
-    """``cfg`` as it is, or the config of a file."""
+    """Return a config unchanged, or load the config of a file."""
     from mtkd_cd.engine.config import load_config
 
     return load_config(cfg) if isinstance(cfg, (str, Path)) else cfg

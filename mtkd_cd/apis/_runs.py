@@ -28,7 +28,8 @@ def train(
     """Train a config, as ``mtkd-cd train`` does.
 
     Args:
-        cfg: Of :func:`mtkd_cd.apis.get_config`, or the path of a file. It is changed.
+        cfg: A config of :func:`mtkd_cd.apis.get_config`, which is changed in place, or the path of
+            a file.
         work_dir: Folder of the run; default: the config's.
         resume: Go on with the run in the work dir, or start it.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -68,7 +69,8 @@ def test(
     """Test a config, as ``mtkd-cd test`` does.
 
     Args:
-        cfg: Of :func:`mtkd_cd.apis.get_config`, or the path of a file. It is changed.
+        cfg: A config of :func:`mtkd_cd.apis.get_config`, which is changed in place, or the path of
+            a file.
         weights: A checkpoint; default: the ``best.pth`` that the config's training left, and for a
             cascade those of origin and specialists.
         out: Table of each image to write, ``.json`` or ``.csv``.

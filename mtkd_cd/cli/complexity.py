@@ -1,7 +1,7 @@
 """Parameters and FLOPs of a config's detector, or of all 21, beside the paper's (arXiv:2502.13407,
 table 6).
 
-Counted at one pair of images, without auxiliary heads, by mmengine's analysis. Of an MTKD config
+Counted for one pair of images, without auxiliary heads. Of an MTKD config
 the student is counted: the teachers cost nothing at test time.
 """
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def line(one: 'Exported') -> str:
-    """What is said of a file."""
+    """The line that is printed for a file."""
     parity, loss = one.parity, one.loss
     if loss is not None:
         text = (

@@ -20,11 +20,11 @@ from mtkd_cd.recipe.options import RecipeOptions, option_fields
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser, leave_out: Container[str] = ()) -> None:
-    """The model, the options, and what every tool that runs a config takes besides.
+    """Add the model, the options, and what every tool that runs a config takes besides.
 
     Args:
         parser: Where to.
-        leave_out: Names of options that the tool has not.
+        leave_out: Names of options that the tool does not have.
     """
     parser.add_argument(
         'model',
@@ -45,8 +45,8 @@ def add_options(
 
     Args:
         parser: Where to.
-        leave_out: Names of options that the tool has not.
-        unset: Make ``None`` the default of all, which tells what has been given.
+        leave_out: Names of options that the tool does not have.
+        unset: Make ``None`` the default of all options. It tells the options that were not given.
     """
     for one in option_fields():
         if one.name not in leave_out:
@@ -59,7 +59,7 @@ def options_of(args: argparse.Namespace, configs: Path, **others: Any) -> Recipe
     Args:
         args: What :func:`add_options` made the parser read.
         configs: Folder of the configs.
-        others: Values of options that the tool has not.
+        others: Values of options that the tool does not have.
     """
     found = {one.name: getattr(args, one.name) for one in option_fields() if one.name in args}
     return RecipeOptions(configs, **{**found, **others})

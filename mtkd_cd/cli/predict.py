@@ -75,8 +75,8 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
 
 
 def raster_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What :meth:`~mtkd_cd.inference.inferencer.ChangeInferencer.predict_raster` is told beside the
-    files."""
+    """Arguments of :meth:`~mtkd_cd.inference.inferencer.ChangeInferencer.predict_raster`, besides
+    the files."""
     return dict(
         probability=args.probability,
         vector=args.vector,
@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
-    """What :func:`raster_options` reads."""
+    """Add the options that :func:`raster_options` reads."""
     files = parser.add_argument_group('files')
     files.add_argument('--probability', metavar='P.tif', help='write the probability of change')
     files.add_argument(
@@ -242,7 +242,7 @@ class _Progress:
 
 
 def plan_lines(report: dict[str, Any]) -> list[str]:
-    """What a dry run says."""
+    """The lines that a dry run prints."""
     grid, windows = report['grid'], report['windows']
     lines = [
         f'A: {report["a"]}',

@@ -23,7 +23,7 @@ _OF_A_PAIR = ('probability', 'vector')
 
 
 def add_pairs_arguments(parser: argparse.ArgumentParser) -> None:
-    """What :func:`predict_pairs` reads."""
+    """Add the options that :func:`predict_pairs` reads."""
     many = parser.add_argument_group('many pairs')
     many.add_argument(
         '--pairs',
@@ -86,15 +86,15 @@ def predict_pairs(
     """Predict the pairs of a list.
 
     Args:
-        args: Of the command.
-        options: Of :meth:`~mtkd_cd.inference.inferencer.ChangeInferencer.predict_raster`.
-        plan_lines: What to say of the plan of a pair.
+        args: Parsed arguments of the command.
+        options: Arguments of :meth:`~mtkd_cd.inference.inferencer.ChangeInferencer.predict_raster`.
+        plan_lines: Makes the lines that describe the plan of a pair.
 
     Returns:
         The exit code: 1 if a pair failed.
 
     Raises:
-        UserError: A mistake that is none of a single pair.
+        UserError: A mistake that concerns more than one pair.
     """
     from mtkd_cd.inference.batch import (
         DONE,

@@ -10,8 +10,7 @@ from mtkd_cd.core.files import CONFIGS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Search; origin and specialists have to be there, trained by the recipe with the same
-    options."""
+    """Search. The recipe must have trained origin and specialists with the same options."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_recipe_arguments(parser, leave_out=('show_dir', 'keep_checkpoints', 'bundle'))
     parser.add_argument(

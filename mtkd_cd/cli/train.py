@@ -15,7 +15,7 @@ from mtkd_cd.cli.common import (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train a config; its place is ``work_dirs/<strategy>/<model>[/<range>]`` unless told
+    """Train a config, in ``work_dirs/<strategy>/<model>[/<range>]`` unless ``--work-dir`` says
     otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='for instance configs/origin/fc_ef.py')

@@ -58,7 +58,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What :class:`~mtkd_cd.inference.inferencer.ChangeInferencer` is made of, in any process."""
+    """The arguments of a :class:`~mtkd_cd.inference.inferencer.ChangeInferencer`, which another
+    process can be given."""
 
     model: str
     weights: str | None = None
@@ -68,7 +69,7 @@ class ModelSource:
     cfg_options: Mapping[str, Any] | None = None
 
     def open(self) -> ChangeInferencer:
-        """The inferencer."""
+        """Make the inferencer."""
         return ChangeInferencer(
             self.model,
             self.weights,
@@ -79,7 +80,8 @@ class ModelSource:
         )
 
     def identity(self, inferencer: ChangeInferencer) -> str:
-        """Tells models apart whose outputs differ: hash of the bundle, or of config and weights."""
+        """A text that differs between models whose outputs may differ: a hash of the bundle, or of
+        config and weights."""
         if inferencer.card.sha256:
             return f'{self.backend}:{inferencer.card.sha256}'
         digest = hashlib.sha256()
@@ -107,9 +109,9 @@ class BatchOptions:
 
     Attributes:
         raster: Options of :meth:`~mtkd_cd.inference.inferencer.ChangeInferencer.predict_raster`.
-        probability: Name of the probability below the output folder, with ``{name}`` for that of
-            the pair; ``None``: none is written.
-        vector: The same of the polygons.
+        probability: Path of the probability below the output folder; ``{name}`` in it becomes the
+            name of the pair. ``None``: none is written.
+        vector: The same for the polygons.
         items: Whether a STAC item is written beside each change map.
         resume: Whether outputs that are there already, of this model, these inputs and options, are
             kept.
@@ -142,7 +144,7 @@ class BatchOptions:
         return files
 
     def run_key(self, task: PairTask, identity: str) -> str:
-        """Hash of all that the outputs of a pair follow from."""
+        """Hash of all that determines the outputs of a pair: model, input files, options."""
         options = {
             key: value if isinstance(value, (int, float, str, type(None))) else str(value)
             for key, value in self.raster.items()
@@ -255,8 +257,8 @@ def run_batch(
     retries: int = 2,
     finished: Callable[[Row], None] = lambda row: None,
 ) -> Results:
-    """Predict pairs into a folder, with ``results.csv`` in it; one that fails does not stop the
-    rest.
+    """Predict pairs into a folder, and write the table ``results.csv`` there. A pair that fails
+    does not stop the others.
 
     Args:
         source: The model.
@@ -568,8 +570,8 @@ def run_shard(
 ) -> None:
     """Predict a part of a batch in a process of its own.
 
-    One that was killed and is started again keeps what it has done: all that its table says, and
-    outputs that only its own first try can have written.
+    A shard that was killed and is started again keeps what it has done: the pairs in its table, and
+    outputs that nothing but its own first try can have written.
 
     Args:
         source: The model.

@@ -60,11 +60,11 @@ _OF_MODEL = ('init_cfg', 'checkpoints', 'routing_file')
 
 @dataclass(frozen=True)
 class Facts:
-    """What a bundle says about itself beside how to run it.
+    """What a bundle says about its model, besides how to run it.
 
     Attributes:
         data: What it was trained on.
-        licence: Of the weights.
+        licence: Licence of the weights.
         notes: Anything else.
     """
 
@@ -81,7 +81,7 @@ class Contents:
         card: How the model takes its input.
         cfg: Its config.
         weights: The state dict of each detector; a model that is no cascade has one, ``''``.
-        routing: Who serves which predicted CAR, of a cascade.
+        routing: Of a cascade: which detector predicts pairs of which coarse CAR.
         partition: The named CAR ranges.
         calibration: How threshold and temperature were chosen, and the scores on validation.
         golden: A pair, (H, W, C) uint8 each, and its probability, (H, W) float32.
@@ -276,7 +276,7 @@ class Bundle:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file."""
+        """SHA-256 of the file, in hexadecimal."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @cached_property
@@ -311,7 +311,7 @@ class Bundle:
 
     @property
     def routing(self) -> Routing | None:
-        """Who serves which predicted CAR, of a cascade."""
+        """Of a cascade: which detector predicts pairs of which coarse CAR."""
         found = self.description.get('cascade')
         if found is None:
             return None
@@ -335,7 +335,7 @@ class Bundle:
 
     @property
     def readme(self) -> str:
-        """The text for people."""
+        """The text of ``README.md``."""
         return self._parts.get(README, b'').decode(errors='replace')
 
     def build(self, device: str = 'auto', backend: str = 'torch') -> Model:
@@ -455,7 +455,7 @@ def _text(content: Any) -> bytes:
 
 
 def sanitised(cfg: Config) -> dict[str, Any]:
-    """A config without what names files of the machine that it comes from."""
+    """A copy of a config without the entries that name files of the machine it comes from."""
     plain = {key: value for key, value in cfg.to_dict().items() if key not in _LEFT_OUT}
 
     def clean(node: Any) -> Any:
@@ -474,8 +474,8 @@ def sanitised(cfg: Config) -> dict[str, Any]:
 
 
 def in_registries(node: Any) -> Any:
-    """A config with its types as a registry calls them: those of pure-Python configs come with the
-    module of their class."""
+    """A copy of a config whose types are names in a registry. Pure-Python configs name a class
+    together with its module."""
     if isinstance(node, dict):
         node = {key: in_registries(value) for key, value in node.items()}
         if isinstance(node.get('type'), str) and node['type'].count('.') > 1:
@@ -488,7 +488,8 @@ def in_registries(node: Any) -> Any:
 
 
 def encode(value: Any) -> Any:
-    """A config's values as JSON ones: tuples and classes are marked."""
+    """Turn a config's values into JSON values. Tuples and classes are marked, so that
+    :func:`decode` finds them."""
     if isinstance(value, Mapping):
         return {str(key): encode(inner) for key, inner in value.items()}
     if isinstance(value, tuple):
@@ -507,7 +508,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """What :func:`encode` made, undone; classes stay names."""
+    """Undo :func:`encode`. Classes stay names."""
     if isinstance(value, dict):
         if set(value) == {'__tuple__'}:
             return tuple(decode(inner) for inner in value['__tuple__'])
@@ -520,7 +521,7 @@ def decode(value: Any) -> Any:
 
 
 def check_types(node: Any) -> None:
-    """Refuse a config that names a type which is no name of a registry.
+    """Refuse a config with a ``type`` that no registry knows by that name.
 
     Raises:
         UserError: Names the type.
@@ -569,11 +570,11 @@ def create_bundle(
         weights: The checkpoint; None: those that the config's training left, or of a cascade those
             that it names.
         out: ``NAME.mtkd``.
-        facts: What to say of the model.
+        facts: What the bundle says about the model.
         name: What to call it; default: the name of ``out``.
         gsd_m: Ground sample distance of the training images in metres.
         training_size: Side of the training images in pixels; default: what the config crops to.
-        threshold: Instead of choosing it.
+        threshold: Threshold to write down, instead of choosing one.
         validation: Whether to use the validation data at all.
         device: To predict on.
         progress: Called with (done, all) validation images.

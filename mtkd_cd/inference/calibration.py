@@ -34,7 +34,7 @@ class Calibration:
     """What was found on validation.
 
     Attributes:
-        temperature: The margins are divided by it.
+        temperature: What the margins are divided by.
         threshold: On the calibrated probability.
         rule: How the threshold was chosen.
         images: How many there were.
@@ -56,7 +56,7 @@ class Calibration:
     pooled: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For the card."""
+        """As JSON values, for the bundle's card."""
         return {
             'rule': self.rule,
             'images': self.images,
@@ -74,7 +74,7 @@ class Calibration:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
+        """As lines of text."""
         before, after = self.likelihoods
         mean, low, high = self.scores['mIoU']
         return [
@@ -125,7 +125,7 @@ class MarginCounts:
         """Choose temperature and threshold.
 
         Args:
-            threshold: Instead of choosing it.
+            threshold: Threshold to take, instead of choosing one.
 
         Raises:
             UserError: No valid pixel was counted.

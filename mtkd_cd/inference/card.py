@@ -1,4 +1,4 @@
-"""What a model has to say of itself before a raster can be put into it."""
+"""What must be known about a model before it can be given an image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,17 +15,17 @@ class Card:
 
     Attributes:
         name: What the model is called in reports.
-        mean: Of both dates' channels, in the model's order, in units of 0 to 255.
-        std: Likewise.
-        bands: Of one date, in the model's order.
+        mean: Means of both dates' channels, in the model's order, on the scale of 0 to 255.
+        std: Standard deviations, likewise.
+        bands: Names of one date's bands, in the model's order.
         radiometry: What brings stored values to 0 to 255.
         gsd_m: Ground sample distance of the training images in metres; ``None`` if unknown.
         training_size: Side of the training images in pixels: the window of rasters, and the area
             that the cascade's thresholds hold at.
         divisor: Image sides are padded to multiples of it.
         threshold: A pixel has changed if its probability is above it.
-        temperature: That the logits are divided by; the predictor does it.
-        sha256: Of the bundle or the exported file, if there is one.
+        temperature: What the predictor divides the logits by.
+        sha256: Hash of the bundle or of the exported file, if there is one.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Card:
 
     @classmethod
     def of(cls, found: Mapping[str, Any], sha256: str | None) -> 'Card':
-        """The card in the JSON of a bundle or of an exported file.
+        """Read the card from the JSON of a bundle or of an exported file.
 
         Args:
             found: The JSON: ``name``, ``input``, ``threshold``, ``temperature``.
-            sha256: Of the bundle.
+            sha256: Hash of the file.
 
         Raises:
             KeyError, TypeError, ValueError: An entry is missing or of another kind.

@@ -34,14 +34,14 @@ _ROWS = 512  # of pixel centres that are brought to another CRS at a time
 
 @dataclass(frozen=True)
 class Objects:
-    """How many objects of a size were found.
+    """How many objects of one size class were found.
 
     An object is an 8-connected area of changed pixels; ignored pixels are left out of it. A
     predicted one and one of the label match if their intersection over union is above 0.5, so that
     no object has two partners (arXiv:1801.00868).
 
     Attributes:
-        name: Of the size class.
+        name: Name of the size class.
         label: Objects of the label in this class.
         found: Those of them that have a partner.
         predicted: Predicted objects in this class, by their own size.
@@ -72,7 +72,7 @@ class Evaluation:
     Attributes:
         table: Counts and scores, an entry per tile.
         objects: By size class, all of them last.
-        size_unit: Of the size classes: ``'pixels'`` or ``'m2'``.
+        size_unit: Unit of the size classes: ``'pixels'`` or ``'m2'``.
         ignored_pixels: Pixels that did not count: nodata of the map, or unknown to the label.
         notes: What a reader should know.
     """

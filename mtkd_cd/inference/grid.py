@@ -1,5 +1,5 @@
-"""Pixel grids on the ground: whether two are one, how large their pixels are, how a raster comes
-from one to another. The result does not depend on how much is read at a time."""
+"""Pixel grids on the ground: whether two are the same, how large their pixels are, how a raster is
+brought from one to another. The result does not depend on how much is read at a time."""
 
 import math
 import os
@@ -47,7 +47,7 @@ class Grid:
 
     @classmethod
     def of(cls, dataset: Any) -> 'Grid':
-        """That of an open rasterio dataset."""
+        """The grid of an open rasterio dataset."""
         return cls(dataset.crs, dataset.transform, dataset.width, dataset.height)
 
     @property
@@ -152,16 +152,16 @@ def check_overlap(a: Grid, b: Grid, names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Warp:
-    """How a raster comes to a grid.
+    """How a raster is brought to a grid.
 
     Attributes:
-        grid: Where it comes to.
+        grid: The grid that it is brought to.
         resampling: rasterio's name of the rule.
         scale: Pixels of the grid per pixel of the raster, across and down; fixed for the scene, so
             that a pixel does not depend on the window it is read in.
         nodata: Value of the pixels that nothing covers; ``None``: an alpha band tells.
         shift: Pixels of the grid by which the raster's content lies right and below.
-        crs: Of the raster, instead of its own.
+        crs: CRS to read the raster in, instead of its own.
     """
 
     grid: Grid
@@ -272,8 +272,8 @@ class Shift:
         right: Pixels of A's grid.
         down: Pixels of A's grid.
         spread: Median distance of the windows' shifts from this one, in pixels.
-        windows: In which a shift could be measured.
-        agreeing: Of these, within a pixel of this one.
+        windows: Number of windows in which a shift could be measured.
+        agreeing: Number of these whose shift is within a pixel of this one.
     """
 
     right: float
@@ -284,7 +284,7 @@ class Shift:
 
     @property
     def pixels(self) -> float:
-        """Its length."""
+        """Length of the shift."""
         return math.hypot(self.right, self.down)
 
     @property
@@ -302,8 +302,8 @@ def measure_shift(read: Any, width: int, height: int) -> Shift | None:
     Args:
         read: Function of a :class:`Window` that gives (h, w) float arrays of A and of B and the
             valid pixels.
-        width: Of the grid.
-        height: Of the grid.
+        width: Width of the grid in pixels.
+        height: Height of the grid in pixels.
 
     Returns:
         The median of the windows' shifts; ``None`` where no window has enough valid pixels and

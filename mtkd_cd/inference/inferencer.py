@@ -81,7 +81,8 @@ class PairResult:
         valid: (H, W) bool.
         car: Changed share of the valid pixels.
         range: The named CAR range that it lies in.
-        detector: Who served; ``''`` of a model that is no cascade.
+        detector: Name of the detector that predicted the pair; ``''`` where the model is no
+            cascade.
         report: Further facts.
     """
 
@@ -102,15 +103,15 @@ class RasterResult:
         change: The change map; ``None`` after a dry run.
         probability: The probability, if it was asked for.
         vector: The polygons, if they were asked for.
-        report: What was found of the inputs and done: ``grid``, ``windows``, ``gsd``, ``shift``,
-            ``stretch``, ``warnings`` and more, as JSON values.
+        report: What was found in the inputs, and what was done: ``grid``, ``windows``, ``gsd``,
+            ``shift``, ``stretch``, ``warnings`` and more, as JSON values.
         car: Changed share of the valid pixels.
         area_m2: Changed square metres, geodesic; ``None`` without a CRS.
-        changed_pixels: How many.
-        valid_pixels: How many.
+        changed_pixels: Number of changed pixels.
+        valid_pixels: Number of valid pixels.
         range: The named CAR range of the scene.
-        detectors: Who served, of a cascade.
-        seconds: That it took.
+        detectors: Of a cascade: the detectors that predicted.
+        seconds: How long it took.
     """
 
     change: Path | None
@@ -127,11 +128,11 @@ class RasterResult:
 
     @property
     def detector(self) -> str:
-        """Who served; of a cascade all of them, with commas between."""
+        """Name of the detector that predicted; of a cascade all that did, separated by commas."""
         return ', '.join(self.detectors)
 
     def read(self) -> PairResult:
-        """The written files as arrays, whole: for rasters that fit into memory.
+        """Read the written files as whole arrays, for rasters that fit into memory.
 
         ``probability`` is NaN where it is not known, and everywhere if it was not asked for.
 
@@ -229,8 +230,8 @@ class ChangeInferencer:
                 are not.
             batch_size: Pairs of one size that go through the network together. One gives the maps
                 of a test bit for bit; more may move a probability by 1e-5.
-            channel_order: Of arrays, ``'rgb'`` or ``'bgr'``.
-            threshold: Instead of the card's.
+            channel_order: Order of the channels of arrays, ``'rgb'`` or ``'bgr'``.
+            threshold: Threshold instead of the card's.
 
         Returns:
             One result per pair, in their order, at the size of the images.
@@ -313,11 +314,11 @@ class ChangeInferencer:
             probability: The probability of change to write, ``.tif``.
             vector: Polygons to write: ``.gpkg``, ``.fgb``, ``.geojson``, ``.parquet``.
             mask: Raster on A's grid; pixels that are not 0 are left out.
-            mask_values: Or those with one of these values.
+            mask_values: Leave out the pixels of ``mask`` with one of these values instead.
             overwrite: Whether existing outputs are replaced.
-            threshold: Instead of the card's.
+            threshold: Threshold instead of the card's.
             window: Side of the windows in pixels; default: the model's training size.
-            overlap: Of the windows, as a fraction below 1 or in pixels.
+            overlap: Overlap of the windows, as a fraction below 1 or in pixels.
             bands: Band numbers of the files, in the order red, green, blue or of the card's bands.
             stretch: Radiometry instead of the card's, as
                 :func:`~mtkd_cd.data.radiometry.from_spec` reads it.
@@ -339,12 +340,13 @@ class ChangeInferencer:
             offset_a: Added to the values of A, for instance -1000 for Sentinel-2 since 2022.
             offset_b: Added to the values of B.
             edge_buffer: Pixels within that distance of an invalid one are left out too.
-            resampling: How B comes to A's grid; default: bilinear, or average if B is more than
-                twice as fine.
+            resampling: Rule by which B is brought to A's grid; default: bilinear, or average if B
+                is more than twice as fine.
             assume_aligned: Whether rasters of equal size lie on one grid, whatever they say.
             route: Of a cascade: ``'window'``: the origin's CAR in each window picks the detector
                 that serves it; ``'raster'``: its CAR in the whole raster picks one for all.
-            detector_band: Whether the change map gets a second band that says who served.
+            detector_band: Whether the change map gets a second band, with the number of the
+                detector that predicted each pixel.
             date_a: For the polygons; default: what the file's tags say.
             date_b: Likewise.
             tags: Further tags of the change map and the probability, ``{'run': '7'}`` for

@@ -50,7 +50,7 @@ class TorchPredictor:
     Args:
         detector: Of any scope; its ``predict(inputs)`` gives samples with ``seg_logits``.
         temperature: The logits are divided by it.
-        convert: Makes this detector's input of what the caller normalised.
+        convert: Turns what the caller normalised into this detector's input.
     """
 
     def __init__(
@@ -131,13 +131,13 @@ def change_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 @dataclass
 class Model:
-    """What the inferencer works with.
+    """A model as the inferencer uses it.
 
     Attributes:
-        card: How to feed it.
-        load: Builds a predictor, by the detector's name; a model that is no cascade has one, called
-            ``''``.
-        routing: Who serves which predicted CAR, of a cascade.
+        card: How the model takes its input.
+        load: A function that builds the predictor, by the name of each detector. A model that is no
+            cascade has one detector, called ``''``.
+        routing: Of a cascade: which detector predicts pairs of which coarse CAR.
         partition: The named CAR ranges.
         cfg: The config that the model was trained with, for its test pipeline.
         device: The only one that it runs on, where that is so.
@@ -159,12 +159,12 @@ class Model:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The detectors, the cascade's origin first."""
+        """Names of the detectors; of a cascade the origin comes first."""
         return tuple(self.load)
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Those that have been needed so far."""
+        """Names of the detectors that have been built so far."""
         return tuple(self._loaded)
 
 
@@ -261,7 +261,7 @@ def model_from_detector(detector: Detector) -> Model:
 
 
 def card_of(detector: Detector, cfg: Config | None = None, name: str = '') -> Card:
-    """What a detector's data preprocessor, its head and its config say of its input."""
+    """Make the card of a detector from its data preprocessor, its head and its config."""
     preprocessor = detector.data_preprocessor
     channels = 2 * int(getattr(detector, 'backbone_inchannels', 3))
     swaps = bool(
@@ -288,7 +288,7 @@ def card_of(detector: Detector, cfg: Config | None = None, name: str = '') -> Ca
 
 
 def preprocessor_divisor(preprocessor: nn.Module) -> int:
-    """What image sides are padded to multiples of in tests."""
+    """The number to whose multiples a test pads image sides."""
     test_cfg = getattr(preprocessor, 'test_cfg', None) or {}
     return int(test_cfg.get('size_divisor') or 1)
 
@@ -346,9 +346,9 @@ def cascade_of(
 
     Args:
         cfg: The cascade's config.
-        routing: Who serves which predicted CAR.
+        routing: Which detector predicts pairs of which coarse CAR.
         build: Builds and loads a detector of this name and config.
-        card: Instead of what the origin says.
+        card: Card to use, instead of the one that the origin gives.
     """
     temperature = 1.0 if card is None else card.temperature
     others = dict(cfg.model.get('specialists') or {})
@@ -378,13 +378,14 @@ def _student_of(model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def build_plain(cfg: Config, model: Mapping[str, Any]) -> Detector:
-    """A detector in a config's scope, with the config's data preprocessor if it has none."""
+    """Build a detector in a config's scope, with the config's data preprocessor if it has none."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
         return build_detector(model, cfg.get('data_preprocessor'))
 
 
 def placed(detector: Detector, device: str) -> Detector:
-    """A detector on a device, in evaluation mode, without synchronised batch norms on the CPU."""
+    """Put a detector on a device, in evaluation mode. On the CPU, synchronised batch norms become
+    plain ones."""
     chosen = choose_device(device)
     if chosen.type == 'cpu':
         detector = revert_sync_batchnorm(detector)

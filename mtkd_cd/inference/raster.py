@@ -54,13 +54,13 @@ class PairOptions:
         bands: Band numbers of the files, from 1, in the order of the card's ``band_order``.
         band_names: What the model calls these bands.
         mask: Raster on A's grid whose pixels are left out where it is not 0.
-        mask_values: Or where it has one of these values.
+        mask_values: Leave out the pixels where it has one of these values instead.
         nodata: Value of invalid pixels in files that declare none.
-        bbox: (left, bottom, right, top) in A's CRS; only that window is predicted.
+        bbox: (left, bottom, right, top) in A's CRS. Only that window is predicted.
         aoi: File of polygons; only their bounds are predicted, and nothing outside of them.
         assume_aligned: Whether rasters of equal size lie on one grid, whatever they say.
-        resampling: How B comes to A's grid; ``None``: bilinear, or average if B is more than twice
-            as fine.
+        resampling: Rule by which B is brought to A's grid; ``None``: bilinear, or average if B is
+            more than twice as fine.
         edge_buffer: Valid pixels within that many pixels of an invalid one are left out too.
         offset_a: Added to the values of A.
         offset_b: Added to the values of B.
@@ -88,8 +88,8 @@ class Date:
         dataset: Open rasterio dataset, or a (C, H, W) array.
         bands: Which of its bands, from 1.
         alpha: Band that says where the date is valid.
-        row: Where the pair's grid begins in it.
-        col: Likewise.
+        row: Row of the dataset where the pair's grid begins.
+        col: Column, likewise.
         offset: Added to the values.
         nodata: Value of invalid pixels beside what the file declares.
     """
@@ -205,15 +205,15 @@ class Pair:
     """Two dates on one grid.
 
     Attributes:
-        grid: Of both, cropped.
+        grid: Grid of both, cropped to what is predicted.
         a: Date A.
         b: Date B.
-        warp: How B comes to the grid, where it has another.
-        mask: Date-like of the mask, where there is one.
+        warp: How B is brought to the grid, where it has another one.
+        mask: The mask, read as a date is.
         mask_values: Values that are left out; ``None``: all but 0.
         shapes: Polygons outside of which nothing is valid, in the grid's CRS.
         edge_buffer: See :class:`PairOptions`.
-        names: Of the files.
+        names: Names of the files.
         notes: Warnings.
         dates: What the files' tags say of their dates.
     """
@@ -288,7 +288,7 @@ class Pair:
             )
 
     def coregister(self, shift: Shift) -> None:
-        """Let B be warped once more or at last, its content moved onto A's."""
+        """Have B warped so that its content falls on A's, also where B is on A's grid already."""
         self.warp = _warp(
             self.b,
             self.grid,
@@ -316,8 +316,8 @@ class Pair:
         self.warp = None
 
     def resampled(self, factor: float, folder: Path, stem: str) -> 'Pair':
-        """Both dates in pixels ``1 / factor`` as large, in files in ``folder``, and what is left
-        out of them; without an edge buffer."""
+        """Resample both dates, and what is left out of them, to pixels ``1 / factor`` as large, in
+        files in ``folder``. The result has no edge buffer."""
         rasterio = require('rasterio', 'geo', 'a raster')
         grid = self.grid.scaled(factor)
         dates = []
@@ -701,12 +701,13 @@ def _date_tag(dataset: Any) -> str | None:
 
 
 class Staged:
-    """Files under temporary names beside their own, renamed together when all are complete.
+    """Files that are written under temporary names in their own folders, and renamed when all are
+    complete.
 
     Args:
         targets: {what a file is: its final path}.
 
-    Leaves nothing behind after an error; files that a killed run left are removed first.
+    It leaves nothing behind after an error, and first removes files that a killed run left.
     """
 
     def __init__(self, targets: Mapping[str, Path]) -> None:
@@ -730,7 +731,8 @@ class Staged:
         return path
 
     def commit(self) -> None:
-        """Give every file its name, the first one last: where it is, the others are too."""
+        """Rename every file to its own name, the first target last: where that one is, the others
+        are too."""
         for key, target in reversed(self.targets.items()):
             os.replace(self.paths[key], target)
 
@@ -789,7 +791,7 @@ def check_outputs(
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuse a disk that is too small.
+    """Refuse to start where the disk has too little room.
 
     Raises:
         UserError: Shows the estimate and what is free.
@@ -808,13 +810,14 @@ class MapWriter:
     """The change map and the probability, written by rows as they are finished.
 
     Args:
-        grid: Of both.
+        grid: Grid of both.
         change: File of the change map: 0, 1, and 255 where nothing is known.
         probability: File of the probability.
         probability_dtype: ``'uint8'``, in steps of 1/250, 255 where nothing is known; or
             ``'float32'`` with NaN there.
         threshold: A pixel has changed if its probability is above it.
-        detectors: Names for a second band of the change map, which says who served.
+        detectors: Names of the detectors, for a second band of the change map that numbers the one
+            that predicted each pixel.
     """
 
     def __init__(
@@ -966,7 +969,7 @@ class MapWriter:
             Image.fromarray(array).save(path, pnginfo=info)
 
     def abandon(self) -> None:
-        """Close without caring for what is in the files."""
+        """Close the files as they are, unfinished."""
         with contextlib.suppress(Exception):
             self._stack.close()
 

@@ -1,4 +1,4 @@
-"""Both dates in one raster: what tools take that know one image only, such as QGIS Deepness."""
+"""Both dates in one raster, for tools that take one image only, such as QGIS Deepness."""
 
 import os
 from collections.abc import Sequence

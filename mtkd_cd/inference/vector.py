@@ -98,17 +98,18 @@ def write_polygons(
     the map's; GeoJSON is in EPSG:4326.
 
     Args:
-        change: The change map: 1 is change, or with no nodata value whatever is not 0. A second
-            band called ``detector`` says who served, by number in the tag ``MTKD_CD_DETECTORS``.
+        change: The change map: 1 is change. In a map without a nodata value, whatever is not 0 is
+            change. A second band called ``detector`` holds the number of the detector that
+            predicted each pixel, counted in the tag ``MTKD_CD_DETECTORS``.
         probability: The probability on the same grid, or None.
         vector: File to write: ``.gpkg``, ``.fgb``, ``.geojson`` or ``.parquet``. The caller names a
             temporary file and renames it.
         min_area: Smallest polygon in square metres.
         simplify: Tolerance of the lines in metres.
         fill_holes: Holes up to that many square metres are filled.
-        detector: Who served, where the map does not say it.
-        date_a: Of the first date.
-        date_b: Of the second date.
+        detector: Name of the detector, where the map does not tell it.
+        date_a: Date of the first image, as text.
+        date_b: Date of the second image, as text.
 
     Returns:
         What was written. Without any change, a layer without polygons that has fields and CRS.

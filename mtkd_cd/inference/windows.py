@@ -97,8 +97,8 @@ class Window:
 
 @dataclass
 class Prediction:
-    """What a window gave: (h, w) float32 probabilities and valid pixels, and the index of the
-    detector that served it. ``probability`` is ``None`` where no pixel is valid."""
+    """What was predicted in a window: (h, w) float32 probabilities, (h, w) valid pixels, and the
+    index of the detector. ``probability`` is ``None`` where no pixel is valid."""
 
     probability: np.ndarray | None
     valid: np.ndarray
@@ -139,7 +139,7 @@ def stitch(
         predict: Gives the predictions of up to ``batch_size`` windows of one row.
         batch_size: Windows that are predicted together.
         strip: Columns at a time.
-        with_detector: Whether to keep who served each pixel.
+        with_detector: Whether to tell which detector weighs most at each pixel.
 
     Yields:
         Each pixel once: by strips, in each from top to bottom. The arrays are overwritten when the

@@ -48,7 +48,7 @@ class Layout(NamedTuple):
 
     Attributes:
         title: What the files are.
-        signature: Keys that tell them from others.
+        signature: Keys by which such files are recognised.
         convert: Their tensors to what our file holds.
         use: How to use our file, with ``{path}`` for it.
         options: Config entries that the file needs, beside those of the config in ``use``.

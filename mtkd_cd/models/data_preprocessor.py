@@ -23,15 +23,16 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
     and ``padding_size``, (left, right, top, bottom).
 
     Args:
-        mean: Of both dates' channels after the swap: six numbers, or one for all. ``None``: no
-            normalisation.
-        std: Likewise; needed with ``mean``.
+        mean: Means of both dates' channels after the swap: a number for each, or one for all.
+            ``None``: no normalisation.
+        std: Standard deviations, given as ``mean`` is. Both or none are needed.
         size: (h, w) to pad to in training; larger images stay.
-        size_divisor: Or the number to whose multiple the largest image of the batch is padded.
+        size_divisor: In place of ``size``: pad to the smallest multiples of this number that the
+            largest image of the batch fits into.
         pad_val: Fill of the images, after normalisation.
         seg_pad_val: Fill of the labels.
-        bgr_to_rgb: Whether to swap the channels of each date. Pairs that have not six channels stay
-            as they are.
+        bgr_to_rgb: Whether to reverse the channels of each date. Only pairs of six channels are
+            changed.
         rgb_to_bgr: The same.
         batch_augments: Function of (inputs, data_samples), called last in training.
         test_cfg: ``dict(size=...)`` or ``dict(size_divisor=...)`` for testing; labels are not
@@ -84,13 +85,13 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
         """Make the batch.
 
         Args:
-            data: ``inputs``, a list of (6, h, w) tensors, or one (N, 6, h, w) tensor, of any dtype;
-                ``data_samples``, a list of ``SegDataSample``, or ``None``.
+            data: ``inputs``, a list of (2C, h, w) tensors, or one (N, 2C, h, w) tensor, of any
+                dtype; ``data_samples``, a list of ``SegDataSample``, or ``None``.
             training: Whether to pad images and labels as for training, or images alone by
                 ``test_cfg``.
 
         Returns:
-            ``inputs``, (N, 6, H, W) float32, and ``data_samples``, the same objects.
+            ``inputs``, (N, 2C, H, W) float32, and ``data_samples``, the same objects.
 
         Raises:
             UserError: Images of a test batch differ in size, or of any batch in their channels;

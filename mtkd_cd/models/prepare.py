@@ -53,8 +53,8 @@ def prepare(
     """A copy of a detector for prediction alone, in eval mode and without gradients.
 
     In float32 the copy gives the detector's numbers within 1e-5 of the largest. It shares with the
-    detector every tensor that it need not change; the detector itself, its state dict and its mode
-    stay as they are. Prepare anew what gets other weights or moves to another device.
+    detector every tensor that it need not change. The detector, its state dict and its mode stay as
+    they are. Prepare a new copy once the detector has other weights or is on another device.
 
     Args:
         detector: A detector in mmseg's form, of any scope, on the device that it is to run on.
@@ -94,9 +94,9 @@ def prepare(
 
 
 class Prepared:
-    """A detector and its prepared copy, which is made when it is first asked for and again when the
-    detector has other weights or is on another device. No ``nn.Module``: the copy belongs into no
-    state dict.
+    """A detector and its prepared copy. The copy is made when it is first asked for, and made again
+    once the detector has other weights or is on another device. This is no ``nn.Module``, for the
+    copy belongs in no state dict.
 
     Args:
         detector: The detector.

@@ -81,8 +81,8 @@ class PretrainedBackbone(BaseModule):
 
 
 def widen_on_load(backbone: nn.Module) -> None:
-    """Let a backbone for more bands start from weights for three: convolutions that find weights of
-    three input channels for their own number, or of six for pairs, take them widened
+    """Let a backbone for more than three bands start from weights for three. From now on, a
+    convolution that loads weights of three input channels, or of six for pairs, widens them first
     (:func:`widened`)."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d) and module.groups == 1:
@@ -90,11 +90,12 @@ def widen_on_load(backbone: nn.Module) -> None:
 
 
 def widened(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """(out, C, h, w) of a first convolution's (out, 3, h, w), or (out, 2C, h, w) of (out, 6, h, w).
+    """Widen a first convolution's weights from (out, 3, h, w) to (out, C, h, w), or from (out, 6,
+    h, w) to (out, 2C, h, w).
 
-    The first three bands keep the weights of red, green and blue, further ones get their mean. All
-    are scaled by 3 / C, so that the sum over equal bands stays. Any other weight comes back as it
-    is.
+    The first three bands keep the weights of red, green and blue; further bands get their mean. All
+    are scaled by 3 / C, so that equal bands give the same sum as before. Any other weight is
+    returned unchanged.
     """
     fits = len(shape) == weight.ndim == 4 and shape[0] == weight.shape[0]
     if not fits or tuple(shape[2:]) != tuple(weight.shape[2:]):
@@ -113,16 +114,16 @@ def widened(weight: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def widening(model: nn.Module) -> Callable[[str, Tensor], Tensor]:
-    """What brings the weights of a detector of three bands to this one of more.
+    """Make the function that fits weights of a detector for three bands to one for more.
 
     Args:
         model: The detector, with its number of bands as ``backbone_inchannels``.
 
     Returns:
-        A function of a weight's name and tensor, for
-        :func:`~mtkd_cd.core.checkpoint.load_weights`: it gives first convolutions widened
-        (:func:`widened`), and those with a filter per band, as TinyCD's first one, with the mean
-        filter for each further band; any other tensor as it is.
+        A function of a weight's name and tensor, for :func:`~mtkd_cd.core.checkpoint.load_weights`.
+        It widens first convolutions (:func:`widened`). A convolution with one filter per band, such
+        as TinyCD's first, gets the mean filter for each further band. Any other tensor is returned
+        unchanged.
     """
     bands = getattr(model, 'backbone_inchannels', 3)
     convolutions = {
@@ -156,12 +157,12 @@ def _widen(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: An
 def load_published(
     module: nn.Module, weights: Mapping[str, Tensor], checkpoint: str, optional: Sequence[str] = ()
 ) -> None:
-    """Load ``weights``, in the module's own names, of a published file; what the file holds beside
-    them does not matter.
+    """Load the tensors of a published file into a module. The file may hold more than the module
+    needs.
 
     Args:
         module: The network.
-        weights: Its tensors.
+        weights: The file's tensors, renamed to those of the module.
         checkpoint: The file, for the error.
         optional: Parts of the names of tensors that the file may lack.
 
@@ -185,8 +186,8 @@ def load_published(
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Make sure that every file ``model.init_weights()`` will load is here, downloading what is
-    not, and holds weights only.
+    """Find or download every file that ``model.init_weights()`` will load, and check that it holds
+    weights only.
 
     Args:
         model: Its modules name their files in mmengine's way, ``init_cfg=dict(type='Pretrained',

@@ -14,13 +14,14 @@ from mtkd_cd.registry import MODELS
 
 
 def run_stem(network: ResNet, x: Tensor) -> Tensor:
-    """An image (N, C, H, W) to what the first stage of a ResNet takes, a quarter as large."""
+    """Run the stem: (N, C, H, W) images to the (N, C_stem, H/4, W/4) map that the first stage
+    takes."""
     x = network.stem(x) if network.deep_stem else network.relu(network.norm1(network.conv1(x)))
     return network.maxpool(x)
 
 
 class _InteractingStages(ResNet):
-    """Before another ResNet class among the bases: runs it on both dates.
+    """Run both dates through the ResNet class that comes next among the bases.
 
     Args:
         interaction_cfg: One interaction layer, or None, per stage.

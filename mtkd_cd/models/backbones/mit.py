@@ -14,8 +14,8 @@ from mtkd_cd.registry import MODELS
 
 
 def run_stage(stage: Sequence[Any], x: Tensor) -> Tensor:
-    """The map after a stage, an entry of ``MixVisionTransformer.layers``, from the one before it
-    (or the image)."""
+    """Run one stage, an entry of ``MixVisionTransformer.layers``, on the map of the stage before
+    it, or on the image."""
     embed, blocks, norm = stage
     tokens, size = embed(x)
     for block in blocks:

@@ -76,8 +76,9 @@ class VisionTransformer(MMSegVisionTransformer):
 
 
 def clip_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image encoder's tensors of a file in OpenAI's naming (``visual.transformer...``),
-    mmseg's, or ``image_encoder.`` and mmseg's."""
+    """Take the image encoder's tensors out of a file of CLIP's, by mmseg's names. The file may have
+    OpenAI's names (``visual.transformer...``) or mmseg's, with or without ``image_encoder.`` before
+    them."""
     if not any(key.startswith('visual.') for key in weights):
         prefix = (
             'image_encoder.' if any(key.startswith('image_encoder.') for key in weights) else ''

@@ -132,8 +132,8 @@ def _resample_grid(pos_embed: Tensor, size: Sequence[int], mode: str) -> Tensor:
 
 
 def _in_windows(attention: nn.Module, x: Tensor, size: int) -> Tensor:
-    """Attention on (B, H, W, C) inside windows. As in SAM, the zeros that fill the last windows
-    take part in it."""
+    """Attention on (B, H, W, C) inside windows. The zeros that fill the last windows take part, as
+    in SAM."""
     batch, height, width, channels = x.shape
     x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
     rows, columns = x.shape[1] // size, x.shape[2] // size
@@ -426,8 +426,8 @@ class ViTSAM_Custom(BaseModule):
 
 
 def sam_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors of a file in segment-anything's naming (``image_encoder.blocks...``),
-    or in mmpretrain's, by our names."""
+    """Take the encoder's tensors out of a file of SAM's, by our names. The file may have
+    segment-anything's names (``image_encoder.blocks...``) or mmpretrain's."""
     if not any(key.startswith('image_encoder.') for key in weights):
         return {key.removeprefix('backbone.'): value for key, value in weights.items()}
     renamed = {}

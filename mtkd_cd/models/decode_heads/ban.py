@@ -105,8 +105,8 @@ class SideAdapterNetwork(BaseModule):
 
     @abstractmethod
     def stages(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        """The stages of the side encoder, each from the map of the one before it (the first from
-        the image) to its own."""
+        """The stages of the side encoder. Each takes the map of the stage before it; the first one
+        takes the image."""
 
     def bridged_maps(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """An image (N, 3, H, W) and the foundation model's maps to the maps (N, C_i, H/s, W/s) of
@@ -160,7 +160,7 @@ class SideResNet(SideAdapterNetwork):
 
 
 def build_side_adapter_network(side_enc_cfg: dict[str, Any], **kwargs: Any) -> SideAdapterNetwork:
-    """The branch with the side encoder of a config; ``kwargs`` are further arguments of
+    """Build the branch whose side encoder a config describes. ``kwargs`` are further arguments of
     :class:`SideAdapterNetwork`.
 
     Raises:
@@ -191,8 +191,8 @@ class BAN_MLPDecoder(BaseModule):
         dropout_ratio: Channel dropout before the classifier.
         norm_cfg: Norm of the convolutions.
         act_cfg: Their activation.
-        align_corners: How levels are brought to the size of the first, with ``interpolate_mode``.
-        interpolate_mode: As ``align_corners``.
+        align_corners: Passed on when levels are resized to the first one.
+        interpolate_mode: Mode of that resizing.
     """
 
     def __init__(
@@ -262,7 +262,8 @@ class BitemporalAdapterHead(DecodeHead):
 
     Args:
         ban_cfg: Arguments of :func:`build_side_adapter_network`.
-        ban_dec_cfg: Config of the decoder, called with what the branch gives of either date.
+        ban_dec_cfg: Config of the decoder. It takes what the branch returns for date A and for date
+            B.
         kwargs: Arguments of mmseg's ``BaseDecodeHead`` but ``in_channels``, ``channels`` and
             ``num_classes``.
     """

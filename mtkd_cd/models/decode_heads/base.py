@@ -1,4 +1,4 @@
-"""What our decode heads share: mmseg's losses, with an accuracy that the host need not wait for."""
+"""What our decode heads share: mmseg's losses, and an accuracy for which the host does not wait."""
 
 from typing import Any
 

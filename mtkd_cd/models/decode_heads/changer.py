@@ -63,7 +63,7 @@ class Changer(DecodeHead):
     """Changer's head.
 
     Args:
-        interpolate_mode: How the levels are brought to the size of the first.
+        interpolate_mode: Mode in which levels are resized to the first one.
         kwargs: Arguments of mmseg's ``BaseDecodeHead``. ``in_channels`` are those of one date, half
             of what the incoming levels have; ``channels`` must be even.
     """

@@ -27,8 +27,8 @@ class IdentityHead(DecodeHead):
 
 @MODELS.register_module()
 class DSIdentityHead(IdentityHead):
-    """Deep supervision: the losses on every selected map, as ``aux_<i>_<loss name>``. An auxiliary
-    head only; it cannot predict."""
+    """Deep supervision: apply the losses to every selected map, as ``aux_<i>_<loss name>``. It is
+    an auxiliary head only: it cannot predict."""
 
     def loss_by_feat(self, seg_logits: list[Tensor], batch_data_samples: Any) -> dict[str, Tensor]:
         """Losses of all maps, each resized to the labels, and the accuracy of the last one."""

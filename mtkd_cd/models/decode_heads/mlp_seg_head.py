@@ -17,9 +17,9 @@ class MLPSegHead(DecodeHead, SegformerHead):
     """SegFormer's head (arXiv:2105.15203), which brings all levels to one given size.
 
     Args:
-        out_size: Height and width of the change map, whatever the size of the images. TTP's is made
-            for 512 x 512: with (128, 128) smaller images give a map that is too fine, larger ones
-                one too coarse. None: the first level's size.
+        out_size: Height and width of the change map, whatever the size of the images. TTP's (128,
+            128) is made for images of 512 x 512. Smaller images get a map finer than a quarter of
+            their size, larger ones a coarser map. None: the first level's size.
         kwargs: Arguments of mmseg's ``SegformerHead``.
     """
 

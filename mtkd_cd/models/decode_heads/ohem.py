@@ -10,13 +10,13 @@ from mtkd_cd.registry import TASK_UTILS
 
 @TASK_UTILS.register_module()
 class OHEMPixelSampler(MMSegOHEMPixelSampler):
-    """mmseg's sampler, same weights: a mask and, where few pixels are hard, one order statistic
-    take the place of its sort.
+    """mmseg's sampler, with the same weights but without its sort of all pixels. A mask finds the
+    hard pixels; where they are too few, one order statistic finds the rest.
 
     Args:
-        context: The head, for its ``ignore_index`` and losses.
-        thresh: Pixels whose true class has a lower probability are hard. None: those of the highest
-            loss are.
+        context: The head, whose ``ignore_index`` and losses are used.
+        thresh: Pixels whose true class has a lower probability are hard. None: the pixels of the
+            highest loss are hard.
         min_kept: Hard pixels per image to keep at least, over the batch.
     """
 

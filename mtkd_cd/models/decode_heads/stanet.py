@@ -210,8 +210,8 @@ class STAHead(DecodeHead):
         return torch.linalg.vector_norm(features1 - features2 + 1e-6, dim=1, keepdim=True)
 
     def predict_by_feat(self, seg_logits: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
-        """Logits (N, 1, H, W) of certainty: distances are judged at their own size, then
-        resized."""
+        """Compare the distances with the threshold, then resize the result: logits (N, 1, H, W),
+        large and positive where a pixel has changed."""
         judged = torch.where(seg_logits > self.distance_threshold, _CERTAIN, -_CERTAIN).to(
             seg_logits.dtype
         )

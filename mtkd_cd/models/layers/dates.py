@@ -1,4 +1,4 @@
-"""Both dates through shared weights: as one batch wherever that gives the numbers of two passes."""
+"""Both dates through shared weights: in one pass wherever that gives the numbers of two."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def on_both_dates(
     function: Callable[[Any], Any], date1: Any, date2: Any, weights: nn.Module
 ) -> tuple[Any, Any]:
-    """``function(date1), function(date2)``; in one call on a doubled batch when no sample's result
-    depends on the others'.
+    """Return ``function(date1), function(date2)``. Where no sample's result depends on other
+    samples, make one call with both dates in the batch.
 
-    The dependence is batch norm in training mode: there each date is normalised by its own
-        statistics, and the running statistics are
-    updated twice, date 1 first, as Open-CD's checkpoints were trained.
+    Results depend on other samples where batch norm is in training mode. Then each date is
+    normalised by its own statistics, and the running statistics are updated twice, with date 1
+    first. Open-CD's checkpoints were trained so.
 
     Args:
         function: Takes and returns (N, ...) tensors or sequences of them.

@@ -28,8 +28,8 @@ class LN2d(nn.LayerNorm):
 
 
 class ChannelNorm(nn.Module):
-    """The same, written out: the arithmetic that LightCDNet and BAN's projections use, and that the
-    paper's counts of operations leave out.
+    """Layer norm over channels, written out. LightCDNet and BAN's projections compute it so, and
+    the paper's counts of operations leave it out.
 
     Args:
         channels: C.

@@ -13,8 +13,8 @@ Match = Literal['mse', 'kl', 'margin']
 
 
 def with_channels(change_map: Tensor, channels: int) -> Tensor:
-    """Give a change map of one or two channels, (N, C, h, w) or (C, h, w), as many channels as
-    another has. The probabilities stay. Any other map is returned as it is."""
+    """Give a change map of one or two channels, (N, C, h, w) or (C, h, w), the number of channels
+    wanted. Its probabilities stay the same. Any other map is returned unchanged."""
     found = change_map.shape[-3]
     if (found, channels) == (1, 2):
         return torch.cat([torch.zeros_like(change_map), change_map], -3)

@@ -12,7 +12,7 @@ from mtkd_cd.registry import MODELS
 
 @MODELS.register_module()
 class DiceLoss(MMSegDiceLoss):
-    """mmseg's Dice loss (arXiv:1606.04797), and what it should be for one-channel logits.
+    """mmseg's Dice loss (arXiv:1606.04797), and a corrected one for one-channel logits.
 
     For those, mmseg takes the one-hot map of class 0 as the target: 1 where nothing changed, 0 at
     changed and ignored pixels. It pulls against the cross-entropy on the same logits.

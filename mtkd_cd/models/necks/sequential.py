@@ -11,7 +11,7 @@ from mtkd_cd.registry import MODELS
 
 @MODELS.register_module()
 class SequentialNeck(BaseModule):
-    """Apply necks in order; what one returns, a sequence, are the arguments of the next.
+    """Apply necks in order. Each returns a sequence, whose items are the arguments of the next.
 
     Args:
         necks: Their configs.

@@ -32,8 +32,8 @@ class TinyFPN(FPN):
         num_outs: Number of its outputs, the early map not counted.
         custom_block: Output blocks: ``tinyblock`` (batch norm and ReLU6 whatever ``norm_cfg`` and
             ``act_cfg`` say) or ``conv``.
-        exist_early_x: Put the first input, as it is, before the outputs.
-        early_x_for_fpn: It enters the pyramid too.
+        exist_early_x: Return the first input too, unchanged, as the first output.
+        early_x_for_fpn: Also let that input enter the pyramid.
         kwargs: Further arguments of mmseg's ``FPN``.
     """
 
