@@ -78,17 +78,20 @@ def as_change_maps(
 
 
 def comparable_change_maps(
-    students: ChangeMaps, teachers: ChangeMaps
+    students: ChangeMaps, teachers: ChangeMaps, shift: float = 0.0
 ) -> list[tuple[Tensor, Tensor]]:
     """Pair the change maps of two heads so that each pair has equal shapes.
 
     Equal shapes stay raw, as in the paper. A teacher of another resolution is resized bilinearly to
     the student's. One-channel (sigmoid) and two-channel (softmax) heads meet as logit margins,
-    ``changed - unchanged``. Heads with different numbers of maps meet at the mean of the teacher's.
+    ``changed - unchanged``. STANet's distances meet log-odds where both heads decide. Heads with
+    different numbers of maps meet at the mean of the teacher's.
 
     Args:
         students: (N, C, h, w) each.
         teachers: (N, C', h', w') each.
+        shift: From the teacher's :func:`decision_level` to the student's; added to the teacher's
+            margins.
 
     Returns:
         One (student, teacher) pair per student map.
@@ -99,10 +102,12 @@ def comparable_change_maps(
     if len(teachers) != len(students):
         mean = torch.stack(teachers).mean(0)
         teachers = (mean,) * len(students)
-    return [_comparable_pair(student, teacher) for student, teacher in zip(students, teachers)]
+    return [
+        _comparable_pair(student, teacher, shift) for student, teacher in zip(students, teachers)
+    ]
 
 
-def _comparable_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def _comparable_pair(student: Tensor, teacher: Tensor, shift: float) -> tuple[Tensor, Tensor]:
     if student.shape[1] != teacher.shape[1]:
         if {student.shape[1], teacher.shape[1]} != {1, 2}:
             raise UserError(
@@ -113,7 +118,14 @@ def _comparable_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         student, teacher = logit_margin(student), logit_margin(teacher)
     if student.shape[2:] != teacher.shape[2:]:
         teacher = resize(teacher, size=student.shape[2:], mode='bilinear', align_corners=False)
-    return student, teacher
+    # Of heads that both have two channels neither measures distances, and nothing is to be shifted.
+    return student, teacher + shift if shift else teacher
+
+
+def decision_level(decode_head: nn.Module) -> float:
+    """Where the scale of a head's change map has its middle: 0 of log-odds, the threshold of
+    STANet's distances, which are 0 or more."""
+    return float(getattr(decode_head, 'distance_threshold', None) or 0)
 
 
 def logit_margin(change_map: Tensor) -> Tensor:

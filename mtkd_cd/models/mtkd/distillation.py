@@ -14,7 +14,12 @@ from torch import Tensor
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.mtkd.building import Detector
-from mtkd_cd.models.mtkd.change_map import ChangeMaps, change_log_odds, comparable_change_maps
+from mtkd_cd.models.mtkd.change_map import (
+    ChangeMaps,
+    change_log_odds,
+    comparable_change_maps,
+    decision_level,
+)
 from mtkd_cd.models.mtkd.routing import (
     ORIGIN,
     Routing,
@@ -38,11 +43,13 @@ class Lesson(NamedTuple):
         positions: Of the images in the batch.
         change_maps: (n, C, h, w) each.
         weight: (n, 1, H, W), how much each pixel counts.
+        level: The :func:`~mtkd_cd.models.mtkd.change_map.decision_level` of its head.
     """
 
     positions: list[int]
     change_maps: ChangeMaps
     weight: Tensor
+    level: float
 
 
 @dataclass
@@ -154,24 +161,28 @@ class Distillation:
         for name, positions, maps in answers:
             is_labelled = [position not in unlabelled for position in positions]
             weight = self._pixel_weight(name, maps, samples_at(labels, positions), is_labelled)
-            lessons.append(Lesson(positions, maps, weight))
+            lessons.append(Lesson(positions, maps, weight, decision_level(self._head(name))))
         return lessons
 
-    def losses(self, student_maps: ChangeMaps, lessons: Sequence[Lesson]) -> dict[str, Tensor]:
+    def losses(
+        self, student_maps: ChangeMaps, lessons: Sequence[Lesson], level: float = 0.0
+    ) -> dict[str, Tensor]:
         """The loss over a batch, and its unweighted value for the log.
 
         Args:
             student_maps: (N, C, h, w) each.
             lessons: What the teachers say about the same batch.
+            level: The decision level of the student's head.
         """
         terms, masses = [], []
         samples = [change_map.unbind() for change_map in student_maps]  # once: one gradient each
-        for positions, teacher_maps, pixel_weight in lessons:
+        for positions, teacher_maps, pixel_weight, teachers_level in lessons:
             taught_maps = tuple(torch.stack([rows[i] for i in positions]) for rows in samples)
             # Of a cell, the mean over its pixels.
             size = (taught_maps[0].shape[2], taught_maps[0].shape[3])
             weight = F.adaptive_avg_pool2d(pixel_weight, size)
-            for student, teacher in comparable_change_maps(taught_maps, teacher_maps):
+            pairs = comparable_change_maps(taught_maps, teacher_maps, level - teachers_level)
+            for student, teacher in pairs:
                 terms.append(getattr(self.loss, 'distance', self.loss)(student, teacher, weight))
                 masses.append(weight.sum())
         mass = torch.stack(masses)
@@ -260,8 +271,10 @@ class Distillation:
         return (entropy * valid).sum((1, 2, 3)) / valid.sum((1, 2, 3)).clamp(min=1)
 
     def _log_odds(self, name: str, maps: ChangeMaps, labels: Tensor) -> Tensor:
-        head = self.teachers.detectors[name].decode_head  # type: ignore[index]  # loaded by now
-        return change_log_odds(head, maps, (labels.shape[2], labels.shape[3]))
+        return change_log_odds(self._head(name), maps, (labels.shape[2], labels.shape[3]))
+
+    def _head(self, name: str) -> Any:
+        return self.teachers.detectors[name].decode_head  # type: ignore[index]  # loaded by now
 
     def _pixel_weight(
         self, name: str, maps: ChangeMaps, labels: Tensor, is_labelled: list[bool]

@@ -27,6 +27,7 @@ from mtkd_cd.models.mtkd.change_map import (
     BINARY_MAP,
     ChangeMaps,
     as_change_maps,
+    decision_level,
     record_change_maps,
 )
 from mtkd_cd.models.mtkd.distillation import Distillation, TeacherRouting
@@ -255,7 +256,8 @@ class MultiTeacherDistiller(BaseModel):
             losses, maps = self._supervise_some(inputs, data_samples, unlabelled)
         else:
             losses, maps = self._supervise_none(inputs, data_samples)
-        return losses | self.distillation.losses(maps, lessons)
+        level = decision_level(self.decode_head)
+        return losses | self.distillation.losses(maps, lessons, level)
 
     def _supervise(
         self, inputs: Tensor, data_samples: list[SegDataSample]

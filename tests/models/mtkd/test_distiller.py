@@ -323,6 +323,29 @@ def test_one_channel_heads_compare_raw(toy):
     )
 
 
+@pytest.mark.parametrize('channels', [1, 2])
+@pytest.mark.parametrize('measures', ['teacher', 'student'])
+def test_distances_meet_log_odds_where_both_decide(toy, channels, measures):
+    """STANet's change map says change above a distance of 1, all others' above log-odds of 0."""
+    one, other = toy.config(out_channels=1), toy.config(out_channels=channels)
+    student, teacher = (other, one) if measures == 'teacher' else (one, other)
+    built = build(toy, config=student, configs=dict.fromkeys(('small', 'medium', 'large'), teacher))
+    distiller = without_dropout(built).eval()
+    inputs, samples = INPUTS[:1], toy.samples([0.9])
+    heads = dict(teacher=distiller.teachers['large'], student=distiller)
+    heads[measures].decode_head.distance_threshold = 1.5
+
+    def margin(detector):
+        maps = detector(inputs, mode='tensor')
+        return maps[:, -1:] - (maps[:, :1] if maps.shape[1] == 2 else 0)
+
+    above = {name: margin(detector) - 1.5 * (name == measures) for name, detector in heads.items()}
+    torch.testing.assert_close(
+        distiller.loss(inputs, samples)['loss_distill'],
+        F.mse_loss(above['student'], above['teacher']),
+    )
+
+
 def test_heads_that_return_two_maps_compare_map_by_map(toy):
     config = toy.config(head='TwoMapsHead', out_channels=1)
     distiller = without_dropout(build(toy, config=config)).eval()
