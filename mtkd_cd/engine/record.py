@@ -4,7 +4,7 @@ with."""
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -245,16 +245,27 @@ def check_settings(work_dir: str | Path, settings: Mapping[str, Any]) -> None:
         for key in {**there, **settings}
         if not key.startswith(_KNOWN_LATER) or (key in there and key in settings)
     ]
-    differences = [
-        f'{key} is {_text(there, key)} there, {_text(settings, key)} now'
-        for key in keys
-        if there.get(key) != settings.get(key)
-    ]
-    if differences:
-        shown = some(differences, _SHOWN_DIFFERENCES, '; ')
+    shown = differences(there, settings, keys)
+    if shown:
         raise UserError(
             f'{work_dir} holds another run: {shown}. Choose another --work-dir, or delete this one'
         )
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """What differs between two runs' settings, in words; empty where nothing does.
+
+    Args:
+        there: Settings of the run that there is.
+        now: Settings of the run that is wanted.
+        keys: Of the settings to compare.
+    """
+    found = [
+        f'{key} is {_text(there, key)} there, {_text(now, key)} now'
+        for key in keys
+        if there.get(key) != now.get(key)
+    ]
+    return some(found, _SHOWN_DIFFERENCES, '; ')
 
 
 def _text(settings: Mapping[str, Any], key: str) -> str:

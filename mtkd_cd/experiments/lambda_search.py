@@ -18,7 +18,9 @@ from mtkd_cd.core.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.core.text import format_markdown_table
-from mtkd_cd.engine.record import read_record
+from mtkd_cd.engine import BestWeightsHook
+from mtkd_cd.engine.hooks.best_weights import is_less_better
+from mtkd_cd.engine.record import differences, read_record, settings_of
 from mtkd_cd.engine.run import prepare_training, run_training
 from mtkd_cd.recipe.options import RecipeOptions
 from mtkd_cd.recipe.steps import (
@@ -31,7 +33,7 @@ from mtkd_cd.recipe.steps import (
 )
 
 PARAMETER = 'lambda'
-METRIC = 'mIoU'
+_SETTINGS = 'settings'  # of the students, in the study
 # Seconds. A trial whose process gives no sign of life for the second is drawn again.
 HEARTBEAT = 10
 GRACE = 60
@@ -53,6 +55,9 @@ class Search:
             them.
         grid: Lambdas to train with, three digits of each, none of them pruned, instead of drawing
             any.
+
+    Raises:
+        UserError: The students match something that lambda does not weigh.
     """
 
     model: str
@@ -62,6 +67,14 @@ class Search:
     trials: int = 20
     startup: int = 5
     grid: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        match = self.options.match
+        if match != 'mse':
+            raise UserError(
+                f'--match {match}: lambda weighs the raw map alone, every student would be the '
+                'same; search without --match'
+            )
 
     @property
     def name(self) -> str:
@@ -109,11 +122,11 @@ def run_search(search: Search, workers: int = 1, threads: int | None = None) -> 
         The table of all trials and the best lambda, also in ``<work_dir>/search/<model>.md``.
 
     Raises:
-        UserError: Origin or specialists are not finished, which names the command; there is no
-            Optuna; a worker failed.
+        UserError: Origin or specialists are not finished, which names the command; the study has
+            students of other settings; there is no Optuna; a worker failed.
     """
     _check_teachers(search)
-    _optuna()
+    _study(search)
     jobs = [Job('lambda = 0', train_control, (search,))]
     jobs += [Job(f'worker {number}', work, (search,)) for number in range(1, workers + 1)]
     outcomes: list[tuple[Job, Outcome]] = []
@@ -277,8 +290,15 @@ class PruningHook(Hook):
         self.trial = trial
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Report. Raises ``optuna.TrialPruned`` where the trial is not worth going on with."""
-        self.trial.report(float((metrics or {})[METRIC]), runner.iter)
+        """Report what the best weights are chosen by. Raises ``optuna.TrialPruned`` where the trial
+        is not worth going on with."""
+        best = next(hook for hook in runner.hooks if isinstance(hook, BestWeightsHook))
+        if is_less_better(best.metric, best.rule):
+            raise UserError(
+                f'BestWeightsHook(metric={best.metric!r}): the search looks for the largest score; '
+                'choose a metric of which more is better'
+            )
+        self.trial.report(float((metrics or {})[best.metric]), runner.iter)
         if runner.iter < runner.max_iters and self.trial.should_prune():
             raise _optuna().TrialPruned(f'iteration {runner.iter}')
 
@@ -311,16 +331,30 @@ def _study(search: Search) -> Any:
     study = optuna.create_study(
         study_name=search.name, storage=storage, direction='maximize', load_if_exists=True
     )
+    cfg = step_config(Step(search.strategy, 'train'), search.model, search.options)
+    _check_same_students(study, cfg, path)
     study.sampler = _sampler(search, study)
     if search.grid:
         study.pruner = optuna.pruners.NopPruner()
     else:
-        cfg = step_config(Step(search.strategy, 'train'), search.model, search.options)
         warmup = cfg.train_cfg.get('max_iters', 0) // 3
         study.pruner = optuna.pruners.MedianPruner(
             n_startup_trials=search.startup, n_warmup_steps=warmup
         )
     return study
+
+
+def _check_same_students(study: Any, cfg: Config, path: Path) -> None:
+    """Refuse a study whose trials were trained with other settings than are given now."""
+    settings = settings_of(cfg)
+    there = study.user_attrs.get(_SETTINGS)
+    if there is None:
+        study.set_user_attr(_SETTINGS, settings)
+    elif shown := differences(there, settings, {**there, **settings}):
+        raise UserError(
+            f'{path} holds a search with other students: {shown}. Choose another --work-dir, or '
+            'delete the file to search anew'
+        )
 
 
 def _sampler(search: Search, study: Any) -> Any:
@@ -335,6 +369,7 @@ def _sampler(search: Search, study: Any) -> Any:
 def as_markdown(search: Search) -> str:
     """The trials, and the best of them as lines for a config and a command."""
     control = read_record(_control_config(search).work_dir)
+    metric = control['metric']
     rows = [['', '0', 'complete', f'{control["score"]:.2f}', str(control['iter'])]]
     trials = sorted(filter(lambda trial: trial.params, _study(search).trials), key=weight_of)
     for trial in trials:
@@ -352,10 +387,10 @@ def as_markdown(search: Search) -> str:
             ]
         )
     lines = [
-        f'{search.name}: {METRIC} of the student on the validation data, in percent, by lambda; 0 '
+        f'{search.name}: {metric} of the student on the validation data, in percent, by lambda; 0 '
         'is the control without teachers.',
         '',
-        format_markdown_table(['trial', 'lambda', 'state', f'best {METRIC}', 'at iteration'], rows),
+        format_markdown_table(['trial', 'lambda', 'state', f'best {metric}', 'at iteration'], rows),
         '',
     ]
     complete = [trial for trial in trials if trial.state.name == 'COMPLETE']

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.engine import BestWeightsHook
 from mtkd_cd.experiments import lambda_search
 from mtkd_cd.experiments.lambda_search import (
     PruningHook,
@@ -224,7 +226,7 @@ def test_trial_below_the_median_is_ended_after_a_third_of_the_iterations(search)
         for step in (3, 15, 30):
             trial.report(score, step)
         study.tell(trial, score)
-    runner = SimpleNamespace(iter=3, max_iters=30)
+    runner = SimpleNamespace(iter=3, max_iters=30, hooks=[BestWeightsHook()])
     worse, better = PruningHook(ask(study)), PruningHook(ask(study))
     for hook in (worse, better):  # too early to tell
         hook.after_val_epoch(runner, dict(mIoU=50.0))
@@ -234,3 +236,27 @@ def test_trial_below_the_median_is_ended_after_a_third_of_the_iterations(search)
     better.after_val_epoch(runner, dict(mIoU=75.0))
     runner.iter = 30  # it is trained: let it count
     better.after_val_epoch(runner, dict(mIoU=50.0))
+
+
+def test_trial_is_judged_by_what_its_best_weights_are_chosen_by(search):
+    study = _study(search)
+    hook = PruningHook(ask(study))
+    runner = SimpleNamespace(iter=3, max_iters=30, hooks=[BestWeightsHook('pooled_mIoU')])
+    hook.after_val_epoch(runner, dict(mIoU=60.0, pooled_mIoU=40.0))
+    assert study.trials[0].intermediate_values == {3: 40.0}
+    runner.hooks = [BestWeightsHook('val_loss', rule='less')]
+    with pytest.raises(UserError, match='more is better'):
+        hook.after_val_epoch(runner, dict(val_loss=0.1))
+
+
+def test_search_does_not_go_on_with_students_of_other_settings(search):
+    _study(search)
+    _study(replace(search, trials=30, low=1e-4))  # the same students
+    longer = replace(search, options=replace(search.options, student_iters=40))
+    with pytest.raises(UserError, match='train_cfg.max_iters is 30 there, 40 now'):
+        _study(longer)
+
+
+def test_what_lambda_does_not_weigh_is_not_searched(search):
+    with pytest.raises(UserError, match='--match kl: lambda weighs the raw map alone'):
+        replace(search, options=replace(search.options, match='kl'))
