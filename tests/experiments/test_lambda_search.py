@@ -253,7 +253,7 @@ def test_search_does_not_go_on_with_students_of_other_settings(search):
     _study(search)
     _study(replace(search, trials=30, low=1e-4))  # the same students
     longer = replace(search, options=replace(search.options, student_iters=40))
-    with pytest.raises(UserError, match='train_cfg.max_iters is 30 there, 40 now'):
+    with pytest.raises(UserError, match=r'train_cfg.max_iters is 30 there, 40 now'):
         _study(longer)
 
 
