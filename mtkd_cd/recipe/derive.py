@@ -22,6 +22,7 @@ from mtkd_cd.engine.config import (
     is_type,
     model_of,
     own_type,
+    range_of,
     set_iters,
 )
 
@@ -72,6 +73,11 @@ def derive(
         raise UserError(
             f'{cfg.filename} has a model of type {cfg.model.type!r}: strategies are derived from '
             'the config of an origin, whose model is the detector itself'
+        )
+    if range_of(cfg):
+        raise UserError(
+            f'{cfg.filename} trains on the CAR range {range_of(cfg)} alone: strategies are derived '
+            'from the config of an origin, which trains on all images'
         )
     layout = Layout(model or model_of(cfg), Path(root))
     if strategy.teachers and teachers is None:
@@ -211,6 +217,11 @@ def _student_schedule(origin: Mapping[str, Any]) -> dict[str, Any]:
     """Half as long, validated more often, as the origin's config says."""
     if 'student_train_cfg' not in origin:
         return {}
+    if 'student_param_scheduler' not in origin:
+        raise UserError(
+            'the config has student_train_cfg, but no student_param_scheduler: set the schedule of '
+            "the student's learning rate, [] for a constant one"
+        )
     return dict(
         train_cfg=copy.deepcopy(origin['student_train_cfg']),
         param_scheduler=copy.deepcopy(origin['student_param_scheduler']),

@@ -87,6 +87,18 @@ def test_config_of_another_strategy_is_no_origin(origin):
         derive(derive(origin, Strategy('op')), Strategy('mtkd'))
 
 
+def test_config_of_a_specialist_is_no_origin(origin):
+    """Its specialists would learn from the images of two ranges at once, mostly from none."""
+    with pytest.raises(UserError, match='trains on the CAR range medium alone'):
+        derive(derive(origin, Strategy('partition'), 'medium'), Strategy('origin'))
+
+
+def test_student_schedule_needs_that_of_its_learning_rate(origin):
+    origin.pop('student_param_scheduler')
+    with pytest.raises(UserError, match='no student_param_scheduler'):
+        derive(origin, Strategy('continued'))
+
+
 def test_student_of_a_config_without_a_student_schedule_trains_half_as_long(origin):
     for key in ('student_train_cfg', 'student_param_scheduler'):
         origin.pop(key)
