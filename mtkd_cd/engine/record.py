@@ -15,6 +15,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.text import some
 from mtkd_cd.data.stamp import changes
+from mtkd_cd.engine.config import is_type
 from mtkd_cd.evaluation.scores import MEAN_NAMES
 
 FILENAME = 'run.json'
@@ -45,15 +46,31 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     'metric': (str,),
     'seed': (int,),
 }
-# Added to the settings once the data and the weights that a run starts from are there.
-_KNOWN_LATER = ('data.', 'weights.')
+_KEPT = 'best_weights.'
+# Compared where both sides have them: what is added once the data, and the weights that a run
+# starts from, are there; and what records of earlier versions lack.
+_KNOWN_LATER = ('data.', 'weights.', _KEPT)
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
     """The settings that determine a training run's result, flat: ``{'train_cfg.max_iters': 200000,
     ...}``."""
     chosen = {key: cfg.get(key) for key in _SETTINGS} | {'processes': get_world_size()}
-    return json.loads(json.dumps(dict(_flat(chosen)), default=name_of))
+    return json.loads(json.dumps(dict(_flat(chosen)) | _kept(cfg), default=name_of))
+
+
+def _kept(cfg: Config) -> dict[str, Any]:
+    """Which weights a run keeps: those of the best score of a metric, averaged ones or not."""
+    hooks = cfg.get('custom_hooks') or []
+    best = next((hook for hook in hooks if is_type(hook, 'BestWeightsHook')), None)
+    if best is None:  # one is added before a training
+        return {}
+    averaged = [hook for hook in hooks if is_type(hook, 'EMAHook')]
+    return {
+        f'{_KEPT}metric': best.get('metric', 'mIoU'),
+        f'{_KEPT}rule': best.get('rule', 'greater'),
+        f'{_KEPT}ema': json.dumps(averaged, default=name_of) if averaged else None,
+    }
 
 
 def name_of(value: Any) -> str:

@@ -12,7 +12,10 @@ import torch
 
 from mtkd_cd.core import files
 from mtkd_cd.core.checkpoint import load_weights, read_weights
+from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.engine.config import load_config
+from mtkd_cd.engine.record import check_settings, settings_of, write_record
 from mtkd_cd.registry import MODELS
 
 REPO = Path(__file__).parents[2]
@@ -309,3 +312,25 @@ def test_best_weights_of_the_student_load_into_the_origins_config(
     argv[argv.index('--work-dir') + 1] = str(tmp_path / 'student')
     assert tool('train', *argv) == (0, '')
     load_weights(MODELS.build(tiny_origin().model), tmp_path / 'student' / 'best.pth')
+
+
+def test_run_that_keeps_weights_by_another_score_is_another_run(tmp_path):
+    cfg = load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    write_record(tmp_path, dict(settings=settings_of(cfg)))
+    check_settings(tmp_path, settings_of(cfg))
+    cfg.custom_hooks[0].metric = 'pooled_mIoU'
+    with pytest.raises(UserError, match=r'best_weights.metric is "mIoU" there, "pooled_mIoU" now'):
+        check_settings(tmp_path, settings_of(cfg))
+    cfg.custom_hooks = [dict(type='BestWeightsHook', metric='mIoU'), dict(type='EMAHook')]
+    with pytest.raises(UserError, match=r'best_weights.ema is null there, .*EMAHook.* now'):
+        check_settings(tmp_path, settings_of(cfg))
+    cfg.custom_hooks = []  # before a training it gets one
+    check_settings(tmp_path, settings_of(cfg))
+
+
+def test_record_that_does_not_say_which_weights_it_keeps_is_gone_on_with(tmp_path):
+    settings = settings_of(load_config(CONFIGS / 'origin' / 'fc_ef.py'))
+    earlier = {k: v for k, v in settings.items() if not k.startswith('best_weights.')}
+    assert len(earlier) == len(settings) - 3
+    write_record(tmp_path, dict(settings=earlier))
+    check_settings(tmp_path, settings)
