@@ -7,6 +7,7 @@ report. This module alone reads and writes that text, and this module alone know
 work dir.
 """
 
+import glob
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -298,7 +299,7 @@ class Layout:
     def variants(self) -> list[Strategy]:
         """The variants that have files here, the default first, each as its ``mtkd`` strategy."""
         found = set()
-        for folder in Path(self.root).glob(f'*@*/{self.model}'):
+        for folder in Path(self.root).glob(f'*@*/{glob.escape(self.model)}'):
             with suppress(UserError):  # folders that are none of the recipe's
                 found.add(Strategy.parse(folder.parent.name).of('mtkd'))
         default = Strategy('mtkd')

@@ -500,7 +500,8 @@ def is_trained(cfg: Config) -> bool:
 
 def drop_checkpoints(place: Path) -> None:
     """Delete what a training in this work dir could be resumed from; the best weights stay."""
-    for path in (*place.glob('iter_*.pth'), place / 'last_checkpoint'):
+    numbered = (*place.glob('iter_*.pth'), *place.glob('epoch_*.pth'))
+    for path in (*numbered, place / 'last_checkpoint'):
         path.unlink(missing_ok=True)
 
 

@@ -236,3 +236,10 @@ def test_what_is_matched_is_part_of_a_students_name_alone():
     assert Strategy('op', match='kl') == Strategy('op')
     with pytest.raises(UserError, match='mse, kl, margin'):
         Strategy('mtkd', match='cosine')
+
+
+@pytest.mark.parametrize('model', ['net[1]', 'my net v1.5', 'what?'])
+def test_variants_of_a_model_whose_name_has_wildcards_are_found(tmp_path, model):
+    Layout(model, tmp_path).place(Strategy('op', (0.1,))).mkdir(parents=True)
+    found = [strategy.text for strategy in Layout(model, tmp_path).variants()]
+    assert found == ['mtkd', 'mtkd@0.1']

@@ -17,7 +17,7 @@ from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.inference.bundle import Bundle
-from mtkd_cd.recipe.steps import recipe
+from mtkd_cd.recipe.steps import drop_checkpoints, recipe
 
 REPO = Path(__file__).parents[2]
 
@@ -342,3 +342,11 @@ def test_two_processes(recipe_argv, tmp_path):
     with zipfile.ZipFile(bundle) as parts:
         card = json.loads(parts.read('card.json'))
     assert card['calibration']['images'] == 2  # all of the split, counted by one process
+
+
+def test_checkpoints_of_epochs_are_dropped_too(tmp_path):
+    names = ('best.pth', 'epoch_2.pth', 'iter_8.pth', 'last_checkpoint', 'own.pth')
+    for name in names:
+        (tmp_path / name).touch()
+    drop_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['best.pth', 'own.pth']
