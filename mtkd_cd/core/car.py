@@ -228,7 +228,7 @@ def suggest_thresholds(
             values.
         rule: What the ranges have equally much of: ``'images'``, ``'pixels'`` (changed pixels), or
             ``'log'``: equal steps in log CAR between the 5 % and the 95 % quantile of the changed
-                images, since the extremes are single images.
+            images, since the extremes are single images.
         changed_pixels: (N,) changed pixels of each image, for ``'pixels'``; without them all images
             count as equally large.
 

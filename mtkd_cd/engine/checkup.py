@@ -41,9 +41,9 @@ _IOU_METRICS = {
     'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall'),
 }
 # Toolboxes whose names are registered here too, so that their configs run without them.
+_IMPLEMENTED_HERE = ('opencd',)
 _QUEUE: Any = Queue
 _PYTHONS_OWN = _QUEUE._on_queue_feeder_error  # what torch's workers do without room
-_IMPLEMENTED_HERE = ('opencd',)
 
 
 def check_scope(cfg: Config) -> None:

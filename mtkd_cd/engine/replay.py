@@ -42,12 +42,14 @@ class ReplayableIterLoop(IterBasedTrainLoop):
     checkpoint, the loop validates first.
 
     Args:
-        runner: The runner. dataloader: A dataloader, which is then used as it is, or the config of
-        one. max_iters: Iterations. max_epochs: Epochs, instead of ``max_iters``. An epoch draws as
-        many images as the data set has. val_interval: Iterations between validations. With
-        ``max_epochs`` it counts epochs. val_by_epoch: ``False`` makes ``val_interval`` count
-        iterations with ``max_epochs`` too. kwargs: As in mmengine: ``val_begin``,
-        ``dynamic_intervals``, both in iterations.
+        runner: The runner.
+        dataloader: A dataloader, which is then used as it is, or the config of one.
+        max_iters: Iterations.
+        max_epochs: Epochs, instead of ``max_iters``. An epoch draws as many images as the data set
+            has.
+        val_interval: Iterations between validations. With ``max_epochs`` it counts epochs.
+        val_by_epoch: ``False`` makes ``val_interval`` count iterations with ``max_epochs`` too.
+        kwargs: As in mmengine: ``val_begin``, ``dynamic_intervals``, both in iterations.
 
     Raises:
         UserError: Both or neither of ``max_iters`` and ``max_epochs``.

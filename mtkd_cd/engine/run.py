@@ -232,8 +232,7 @@ def run_training(
 
     Returns:
         The record of the finished run: ``settings``, ``seconds`` (those before interruptions
-            included) and, of the best weights, ``iter``,
-        ``metric`` and ``score``.
+        included) and, of the best weights, ``iter``, ``metric`` and ``score``.
 
     Raises:
         UserError: The work dir holds a run and there is no ``resume``, or one that started from

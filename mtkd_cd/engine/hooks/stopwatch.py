@@ -13,7 +13,7 @@ class StopwatchHook(Hook):
     """Counts the seconds of a training run, validation included, across interruptions.
 
     The count travels in the checkpoints: after a resume it goes on from the time that the
-        checkpoint had cost. ``seconds`` is the count.
+    checkpoint had cost. ``seconds`` is the count.
     """
 
     def __init__(self) -> None:

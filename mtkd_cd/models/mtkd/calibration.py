@@ -143,7 +143,7 @@ def _plans(
     """The best plan with at most 0, 1, ..., ``len(partition)`` ranges of predicted CAR.
 
     Dynamic programming: ``best[r, j]`` is the largest gain over the origin on the j images of the
-        smallest CARs, cut into r ranges.
+    smallest CARs, cut into r ranges.
     """
     order = np.argsort(cars, kind='stable')
     cars, gains = cars[order], (scores - scores[0])[:, order]

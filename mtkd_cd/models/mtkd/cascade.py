@@ -51,8 +51,8 @@ class OriginPartitionCascade(BaseModel):
             for instance to load them by hand.
         routing: ``'car'``: the specialist of the predicted CAR's range, as in the paper.
             ``'validated'``: the detectors and cuts that ``routing_file`` holds; where the origin
-                serves, its coarse prediction is the result, and a specialist that serves nowhere is
-            not loaded.
+            serves, its coarse prediction is the result, and a specialist that serves nowhere is not
+            loaded.
         routing_file: A ``routing.json``, see :mod:`mtkd_cd.models.mtkd.routing`; not read with
             ``routing='car'``.
         prediction: Entry of the origin's result that holds the binary change map, whose CAR
@@ -169,10 +169,9 @@ class OriginPartitionCascade(BaseModel):
 
         Returns:
             N samples: ``pred_sem_seg`` and ``seg_logits`` of the detector that serves the image,
-                the origin's prediction as
-            ``coarse_pred_sem_seg``, and in the metainfo ``coarse_car``, the CAR that chose,
-            ``range``, the name of the range that it lies in, and ``detector``, the name of the one
-            that served.
+            the origin's prediction as ``coarse_pred_sem_seg``, and in the metainfo ``coarse_car``,
+            the CAR that chose, ``range``, the name of the range that it lies in, and ``detector``,
+            the name of the one that served.
         """
         coarse = self._prepared[ORIGIN].detector.predict(
             inputs, _copies(data_samples, range(len(inputs)))
