@@ -342,7 +342,8 @@ _REASONS = {
     errno.EROFS: 'the file system is read-only: choose another place',
     errno.ENOTDIR: 'a part of the path is a file and not a folder: choose another place',
     errno.EISDIR: 'it is a folder, and a file is wanted',
-    errno.EEXIST: 'it exists, as something else than what is wanted',
+    errno.EEXIST: 'a file is where a folder is wanted, or a folder where a file is: choose another '
+    'place',
     errno.ENOENT: 'it does not exist',
     errno.ENAMETOOLONG: 'the name is too long',
     errno.ELOOP: 'links lead round in a circle',
@@ -373,6 +374,16 @@ def os_error_message(error: BaseException) -> str | None:
                 )
             if one is error and one.errno in _REASONS and one.filename is not None:
                 other = f' -> {one.filename2}' if one.filename2 else ''
-                return f'{os.fsdecode(one.filename)}{other}: {_REASONS[one.errno]}'
+                return f'{_shown(one.filename)}{other}: {_REASONS[one.errno]}'
         one = one.__cause__ or one.__context__
+    if isinstance(error, OSError) and type(error).__module__.startswith('rasterio'):
+        reason = ' '.join(str(error.__cause__ or error).split())
+        return f'GDAL cannot read or write a file: {reason}. Check the place and the file'
     return None
+
+
+def _shown(filename: str | bytes) -> str:
+    """The file, or the folder of one that was to get its name later."""
+    path = Path(os.fsdecode(filename))
+    is_temporary = path.name.startswith('.') and (path.suffix == '.tmp' or '.part' in path.name)
+    return f'folder {path.parent}' if is_temporary else str(path)

@@ -15,7 +15,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.files import found_config
+from mtkd_cd.core.files import CONFIGS, found_config
 from mtkd_cd.core.processes import watch_others
 from mtkd_cd.core.strategy import Layout, Place, Strategy, of_each_fold, training_command
 from mtkd_cd.core.text import closest
@@ -72,7 +72,7 @@ def load_config(
     """
     path = found_config(path)
     if not path.is_file():
-        siblings = sorted(file.stem for file in path.parent.glob('*.py'))
+        siblings = sorted(file.stem for file in _neighbours(path))
         hint = closest(path.stem, siblings) if siblings else f'folder {path.parent} holds no config'
         raise UserError(f'config {path} does not exist: {hint}')
     try:
@@ -90,6 +90,14 @@ def load_config(
     if missing:
         raise UserError(f'config {path} has no {", ".join(missing)}: give one that has')
     return cfg
+
+
+def _neighbours(path: Path) -> list[Path]:
+    """The configs beside one that is missing, the package's own among them for ``configs/...``."""
+    folders = [path.parent]
+    if path.parts[:1] == ('configs',):
+        folders.append(CONFIGS.joinpath(*path.parent.parts[1:]))
+    return list({file.stem: file for folder in folders for file in folder.glob('*.py')}.values())
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:

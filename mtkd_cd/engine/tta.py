@@ -6,6 +6,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.engine.config import is_type
 
 # The pair as it is stored, and mirrored both ways.
 VIEWS = (
@@ -34,7 +35,7 @@ def set_tta(cfg: Config) -> None:
         )
     dataset.pipeline = pipeline
     model = dict(cfg.get('tta_model') or dict(type='mtkd_cd.ChangeTTAModel'))
-    if str(model['type']).rpartition('.')[2] == 'SegTTAModel':
+    if is_type(model, 'SegTTAModel'):
         # mmseg's takes neither a cascade nor the label of a pair whose views are mirrored first.
         model['type'] = 'mtkd_cd.ChangeTTAModel'
     cfg.model = ConfigDict(model, module=cfg.model)

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,16 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import SequentialSampler
 
-from mtkd_cd.core.checkpoint import read_weights
-from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine.config import check_exists, is_cascade, load_config, work_dir_of
-from mtkd_cd.engine.run import BEST
+from mtkd_cd.engine.config import load_config
 from mtkd_cd.inference.bundle import Contents
 from mtkd_cd.inference.calibration import MarginCounts
 from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.predictor import (
     Model,
     TorchPredictor,
-    build_plain,
     change_probability,
     model_from_config,
-    model_from_detector,
-    placed,
 )
-from mtkd_cd.models.conversion import published_layout
 from mtkd_cd.registry import DATASETS
 
 _GOLDEN_SIDE = 256  # at most, so that bundles stay small
@@ -49,14 +41,18 @@ def gather_contents(
 ) -> Contents:
     """See :func:`~mtkd_cd.inference.bundle.create_bundle`."""
     cfg = config if isinstance(config, Config) else load_config(os.fspath(config))
-    model = _open(cfg, weights, device)
+    model = model_from_config(cfg, weights, device)
     detectors = {key: _detector(model, key) for key in model.names}
     card = dataclasses.replace(model.card, name=name, gsd_m=gsd_m or model.card.gsd_m)
     if training_size is not None:
         card = dataclasses.replace(card, training_size=training_size)
     calibration = None
     if validation and cfg.get('val_dataloader'):
-        calibration = _counts(cfg, model, progress).calibrate(threshold)
+        counts, side = _counts(cfg, model, progress)
+        calibration = counts.calibrate(threshold)
+        if training_size is None and side < card.training_size:
+            # What the config crops to is more than the images have: nothing was cropped.
+            card = dataclasses.replace(card, training_size=side)
         card = dataclasses.replace(
             card, threshold=calibration.threshold, temperature=calibration.temperature
         )
@@ -81,36 +77,18 @@ def gather_contents(
     )
 
 
-def _open(cfg: Config, weights: str | os.PathLike | None, device: str) -> Model:
-    if is_cascade(cfg):
-        return model_from_config(cfg, weights, device)
-    path = Path(weights) if weights is not None else work_dir_of(cfg) / BEST
-    check_exists(path, str(path))
-    state_dict = read_weights(path)
-    layout = published_layout(state_dict)
-    if layout is None:
-        return model_from_config(cfg, path, device)
-    cfg.merge_from_dict(dict(layout.options))
-    detector = build_plain(cfg, cfg.model)
-    converted = layout.convert(state_dict)
-    wanted = converted.get('state_dict', converted)
-    missing = [key for key in detector.state_dict() if key not in wanted]
-    if [key for key in missing if not key.endswith('num_batches_tracked')]:
-        raise UserError(f'{path} is {layout.title}, which is not the model of {cfg.filename}')
-    detector.load_state_dict(wanted, strict=False)
-    detector.cfg = cfg
-    return model_from_detector(placed(detector, device))
-
-
 def _detector(model: Model, name: str) -> Any:
     predictor = model.predictor(name)
     assert isinstance(predictor, TorchPredictor)
     return predictor.detector
 
 
-def _counts(cfg: Config, model: Model, progress: Callable[[int, int], None] | None) -> MarginCounts:
-    """Margins over the validation split, each image at the size of its label."""
-    counts = MarginCounts()
+def _counts(
+    cfg: Config, model: Model, progress: Callable[[int, int], None] | None
+) -> tuple[MarginCounts, int]:
+    """Margins over the validation split, each image at the size of its label; and the longest side
+    of an image as the model got it."""
+    counts, side = MarginCounts(), 0
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
         loader = Runner.build_dataloader(_alone(cfg.val_dataloader))
     first = model.predictor(model.names[0])
@@ -120,6 +98,7 @@ def _counts(cfg: Config, model: Model, progress: Callable[[int, int], None] | No
         data = first.detector.data_preprocessor(batch, False)
         for sample in _predict(model, data):
             label = sample.gt_sem_seg.data.cpu().squeeze(0)
+            side = max(side, *sample.img_shape[:2])
             probability = change_probability(sample.seg_logits.data[None].float())
             if probability.shape[1:] != label.shape:
                 probability = torch.nn.functional.interpolate(
@@ -128,7 +107,7 @@ def _counts(cfg: Config, model: Model, progress: Callable[[int, int], None] | No
             counts.add(probability[0].cpu().numpy(), label.numpy())
         if progress is not None:
             progress(len(counts), total)
-    return counts
+    return counts, side
 
 
 def _alone(loader: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mtkd_cd.data.pairs import IMAGE_SUFFIXES
 from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.image_table import ImageTable
 from mtkd_cd.inference.batch import DONE, read_results
-from mtkd_cd.inference.grid import Grid
+from mtkd_cd.inference.grid import Grid, reading
 from mtkd_cd.inference.raster import is_picture
 
 VECTORS = ('.gpkg', '.fgb', '.geojson', '.shp', '.parquet')
@@ -292,8 +292,9 @@ def _open(prediction: str, label: str, ignore_index: int | None) -> _Scene:
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         with _raster(prediction) as dataset:
             grid = Grid.of(dataset)
-            values = dataset.read(1)
-            known = dataset.read_masks(1) > 0
+            with reading(dataset):
+                values = dataset.read(1)
+                known = dataset.read_masks(1) > 0
             tag = dataset.tags().get(_WINDOW)
         change = _changed(prediction, values, known).astype(np.uint8)
         if Path(label).suffix.lower() in VECTORS:
@@ -337,8 +338,9 @@ def _label_on(
         _check_size(label, array.shape, prediction, shape)
         return array
     with _raster(label) as dataset:
-        values = dataset.read(1)
-        known = dataset.read_masks(1) > 0
+        with reading(dataset):
+            values = dataset.read(1)
+            known = dataset.read_masks(1) > 0
         if dataset.nodata == 0:
             notes.append(f'{label}: its nodata value, 0, is read as unchanged')
             known[values == 0] = True

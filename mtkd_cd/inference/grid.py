@@ -225,6 +225,27 @@ def pixel_ratio(source: Grid, target: Grid) -> tuple[float, float]:
     return 1 / max(math.dist(west, east), 1e-9), 1 / max(math.dist(north, south), 1e-9)
 
 
+@contextmanager
+def reading(dataset: Any) -> Iterator[None]:
+    """Say which raster cannot be read to its end, around calls of ``read`` and ``read_masks``.
+
+    Raises:
+        UserError: GDAL opened the file, but its pixels are cut off or damaged.
+    """
+    errors = require('rasterio.errors', 'geo', 'a raster')
+    try:
+        yield
+    except errors.RasterioError as error:
+        path = str(dataset.name)
+        if path.startswith('WarpedVRT('):
+            path = path.removeprefix('WarpedVRT(').removesuffix(')')
+        reason = ' '.join(str(error.__cause__ or error).split())
+        raise UserError(
+            f'{path} cannot be read to its end, it is truncated or damaged ({reason}): restore the '
+            'file'
+        ) from error
+
+
 def warp_to_file(dataset: Any, warp: Warp, bands: Sequence[int], path: str | os.PathLike) -> None:
     """Warp once, in fixed blocks, to a temporary tiled file.
 
@@ -261,7 +282,9 @@ def warp_to_file(dataset: Any, warp: Warp, bands: Sequence[int], path: str | os.
                 block = rasterio.windows.Window(
                     col, row, min(BLOCK, grid.width - col), min(BLOCK, grid.height - row)
                 )
-                file.write(warped.read(indexes, window=block), window=block)
+                with reading(warped):
+                    values = warped.read(indexes, window=block)
+                file.write(values, window=block)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib
+import math
 import os
 import time
 import warnings
@@ -22,7 +23,7 @@ from torch import Tensor
 from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
-from mtkd_cd.core.files import OutputFolder
+from mtkd_cd.core.files import CONFIGS, OutputFolder
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec, needs_rule, no_rule_error
 from mtkd_cd.engine.record import name_of
 from mtkd_cd.inference.card import RGB, Card
@@ -45,6 +46,7 @@ from mtkd_cd.inference.raster import (
     check_outputs,
     check_space,
     open_pair,
+    order_notes,
     read_map,
     read_probability,
     to_cog,
@@ -364,6 +366,9 @@ class ChangeInferencer:
             inputs = [file for file in (a, b, mask, aoi) if file is not None]
             check_outputs(targets, inputs, overwrite)
         _check_choices(probability_dtype, route, gsd, batch_size, edge_buffer)
+        for name, offset in (('offset_a', offset_a), ('offset_b', offset_b)):
+            if not math.isfinite(offset):
+                raise UserError(f'{name}={offset:g}: a finite number is needed')
         options = PairOptions(
             bands=None if bands is None else tuple(bands),
             band_names=card.band_order,
@@ -391,6 +396,8 @@ class ChangeInferencer:
                 )
             if detector_band and self.model.routing is None:
                 raise UserError('--detector-band: only a cascade has several detectors')
+            dates = date_a or pair.dates[0], date_b or pair.dates[1]
+            pair.notes += order_notes(pair.names, dates)
             plan = self._plan(pair, stretch, threshold, window, overlap, gsd, coregister)
             if detector_band and plan.factor != 1:
                 raise UserError(
@@ -424,8 +431,8 @@ class ChangeInferencer:
                     min_area=min_area,
                     simplify=simplify,
                     fill_holes=fill_holes,
-                    date_a=date_a or pair.dates[0],
-                    date_b=date_b or pair.dates[1],
+                    date_a=dates[0],
+                    date_b=dates[1],
                 ),
             )
         result.seconds = time.perf_counter() - start
@@ -461,6 +468,11 @@ class ChangeInferencer:
             pair.coregister(shift)
             moved = True
         rule = _radiometry(pair, card, stretch)
+        if _differ_in_type(pair):
+            notes.append(
+                f'{pair.names[0]} holds {pair.a.dtype} and {pair.names[1]} {pair.b.dtype}, but '
+                f'{rule} is for both: are their values on one scale?'
+            )
         settings = _Settings(
             rule=rule,
             threshold=card.threshold if threshold is None else threshold,
@@ -870,17 +882,49 @@ def _open_model(
     if isinstance(model, (str, os.PathLike)):
         suffix = Path(model).suffix.lower()
         if suffix == BUNDLE:
+            _refuse_without_effect(f'bundle {model}', weights=weights, cfg_options=cfg_options)
             bundles = importlib.import_module('mtkd_cd.inference.bundle')
             return bundles.Bundle.open(model).build(device=device, backend=backend)
         runtime = importlib.import_module('mtkd_cd.export.runtime')
         if backend != 'torch' or runtime.is_exported(model):
+            _refuse_without_effect(f'exported model {model}', weights=weights)
             return runtime.open_exported(model, backend, cfg_options)
         if suffix in ('.pth', '.pt'):
             raise UserError(
-                f'model {model} is a checkpoint: give the config (or a bundle), and the checkpoint '
-                'as weights'
+                f'model {model} is a checkpoint: give its config as the model, and the checkpoint '
+                'as weights; or make a bundle of both with `mtkd-cd bundle create`'
             )
+        _check_is_config(Path(model))
     return model_from_config(model, weights, device, cfg_options, trusted=trusted)
+
+
+def _refuse_without_effect(model: str, **given: Any) -> None:
+    for name, value in given.items():
+        if value:
+            raise UserError(
+                f'{name}={value}: {model} has its own, so that would change nothing; leave it out, '
+                'or give the config as the model'
+            )
+
+
+def _check_is_config(path: Path) -> None:
+    """Refuse what is no config, where its reader would speak of configs alone."""
+    kinds = 'a bundle (.mtkd), an exported file (.onnx, .xml, .pt2) or a config (.py)'
+    if path.is_dir():
+        raise UserError(f'model {path} is a folder, and not that of an exported cascade: {kinds}')
+    if path.suffix.lower() in ('.py', '.json', '.yml', '.yaml'):
+        return
+    if path.exists():
+        raise UserError(f'model {path} is none: give {kinds}')
+    shipped = CONFIGS / 'origin' / f'{path.name}.py'
+    advice = (
+        f'of {path.name} itself there is a bundle where it was trained '
+        f'(work_dirs/mtkd/{path.name}/{path.name}{BUNDLE}), or a config, for instance '
+        f'configs/mtkd/{path.name}.py'
+        if shipped.is_file()
+        else f'give {kinds}'
+    )
+    raise UserError(f'model {path} does not exist: {advice}')
 
 
 def _targets(out: Any, probability: Any, vector: Any) -> dict[str, Path]:
@@ -962,11 +1006,24 @@ def _radiometry(pair: Pair, card: Card, stretch: str | Mapping | Rule | None) ->
     if isinstance(rule, Identity):
         if any(needs_rule(date.dtype) for date in dates):
             samples = {name: date.sample() for name, date in zip(pair.names, dates)}
-            raise no_rule_error('the pair', samples, option="--stretch '{rule}'")
+            error = no_rule_error('the pair', samples, option="--stretch '{rule}'")
+            if _differ_in_type(pair):
+                raise UserError(
+                    f'{error}. A rule is for both dates: bring them to one type and scale first, '
+                    'for instance with gdal_translate -ot -scale'
+                )
+            raise error
         return rule
     if rule.fitted:
         return rule
     return rule.fit(*(date.sample() for date in dates))
+
+
+def _differ_in_type(pair: Pair) -> bool:
+    """Whether the dates hold values that hardly have one scale: bytes and longer integers, or
+    integers and fractions. Offsets speak for themselves."""
+    kinds = [(date.dtype.kind == 'f', date.dtype.itemsize == 1) for date in (pair.a, pair.b)]
+    return kinds[0] != kinds[1] and not (pair.a.offset or pair.b.offset)
 
 
 def _grid_report(pair: Pair) -> dict[str, Any]:

@@ -16,17 +16,20 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mtkd_cd.core.car import CARPartition
-from mtkd_cd.core.checkpoint import load_weights
+from mtkd_cd.core.checkpoint import load_weights, read_weights
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import (
+    DISTILLER,
     check_exists,
     is_cascade,
+    is_type,
     load_config,
     specialist_ranges,
     work_dir_of,
 )
 from mtkd_cd.engine.run import BEST
 from mtkd_cd.inference.card import RGB, Card
+from mtkd_cd.models.conversion import published_layout
 from mtkd_cd.models.mtkd.building import Detector, build_detector
 from mtkd_cd.models.mtkd.normalisation import InputConverter
 from mtkd_cd.models.mtkd.routing import ORIGIN, Routing, choose_routing
@@ -181,7 +184,8 @@ def init_model(
     Args:
         config: A config file or a loaded config. Of a distiller's, the student is built; a
             cascade's loads the checkpoints that the config names.
-        checkpoint: Weights; ``None`` leaves them as they are initialised.
+        checkpoint: Weights, also a file of the TinyCD authors'; ``None`` leaves them as they are
+            initialised.
         device: ``'auto'``, ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
         cfg_options: Changes of config entries.
         trusted: Whether the file may hold pickled objects. Only for files of your own.
@@ -198,9 +202,38 @@ def init_model(
     detector = build_plain(cfg, _student_of(cfg.model))
     if checkpoint is not None:
         check_exists(os.fspath(checkpoint), str(checkpoint))
-        load_weights(detector, checkpoint, trusted=trusted)
+        try:
+            load_weights(detector, checkpoint, trusted=trusted)
+        except UserError:
+            published = _published(cfg, checkpoint, trusted)
+            if published is None:
+                raise
+            detector = published
     detector.cfg = cfg
     return placed(detector, device)
+
+
+def _published(cfg: Config, path: str | os.PathLike, trusted: bool) -> Detector | None:
+    """The detector of a published file in its authors' layout, if this is one; the options that it
+    needs are set in the config."""
+    weights = read_weights(path, trusted=trusted)
+    layout = published_layout(weights)
+    if layout is None:
+        return None
+    node = 'model.student' if 'student' in cfg.model else 'model'
+    options = {key.replace('model', node, 1): value for key, value in layout.options.items()}
+    problem = UserError(f'{path} is {layout.title}, which is not the model of {cfg.filename}')
+    if not layout.fits(_student_of(cfg.model)):
+        raise problem
+    cfg.merge_from_dict(options)
+    detector = build_plain(cfg, _student_of(cfg.model))
+    converted = layout.convert(weights)
+    wanted = converted.get('state_dict', converted)
+    missing = [key for key in detector.state_dict() if key not in wanted]
+    if [key for key in missing if not key.endswith('num_batches_tracked')]:
+        raise problem
+    detector.load_state_dict(wanted, strict=False)
+    return detector
 
 
 def model_from_config(
@@ -372,7 +405,7 @@ def cascade_of(
 
 def _student_of(model: Mapping[str, Any]) -> Mapping[str, Any]:
     """A distiller's student, whose weights its checkpoints hold; any other model itself."""
-    if str(model.get('type', '')).rpartition('.')[2] == 'MultiTeacherDistiller':
+    if is_type(model, DISTILLER):
         return model['student']
     return model
 
@@ -402,7 +435,7 @@ def _per_channel(values: Tensor | None, channels: int, default: float) -> tuple[
 def _training_size(cfg: Config | None) -> int:
     if cfg is not None:
         for node in _steps(cfg.get('train_dataloader')):
-            if str(node.get('type', '')).rpartition('.')[2] == 'MultiImgRandomCrop':
+            if is_type(node, 'MultiImgRandomCrop'):
                 side = node.get('crop_size')
                 return int(side if isinstance(side, int) else max(side))
         if cfg.get('image_size'):

@@ -29,11 +29,13 @@ from mtkd_cd.inference.grid import (
     check_overlap,
     measure_shift,
     pixel_ratio,
+    reading,
     warp_to_file,
 )
 from mtkd_cd.inference.windows import BLOCK, NO_DETECTOR, Rows, Window
 
 NODATA = 255
+_PICTURE_BITS = 8  # of a value, at most, that is read without GDAL
 # Of a probability in the written bytes.
 PROBABILITY_STEP = 1 / 250
 PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
@@ -117,19 +119,24 @@ class Date:
             rows = slice(window.row, window.row + window.height)
             cols = slice(window.col, window.col + window.width)
             values = self.dataset[:, rows, cols]
-            return values, np.ones(values.shape[1:], bool)
+            return self._with_offset(values), self._valid(values, None)
         windows = require('rasterio.windows', 'geo', 'a raster')
         place = windows.Window(
             self.col + window.col, self.row + window.row, window.width, window.height
         )
-        values = self.dataset.read(list(self.bands), window=place)
-        valid = self._valid(values, lambda: self._masks(window=place))
+        with reading(self.dataset):
+            values = self.dataset.read(list(self.bands), window=place)
+            valid = self._valid(values, lambda: self._masks(window=place))
         return self._with_offset(values), valid
 
     def sample(self, side: int = _SAMPLE_SIDE) -> np.ndarray:
         """Masked (C, h, w) of every n-th pixel of the whole date."""
         if isinstance(self.dataset, np.ndarray):
-            return np.ma.masked_array(thinned(self.dataset, side))
+            values = thinned(self.dataset, side)
+            invalid = ~self._valid(values, None)
+            return np.ma.masked_array(
+                self._with_offset(values), np.broadcast_to(invalid, values.shape)
+            )
         if any(self.dataset.overviews(band) for band in self.bands):
             # The sample must not depend on whether somebody has added overviews.
             rasterio = require('rasterio', 'geo', 'a raster')
@@ -141,8 +148,9 @@ class Date:
         dataset = self.dataset
         step = thinning_step(dataset.height, dataset.width, side)
         shape = math.ceil(dataset.height / step), math.ceil(dataset.width / step)
-        values = dataset.read(list(self.bands), out_shape=(len(self.bands), *shape))
-        valid = self._valid(values, lambda: self._masks(out_shape=shape))
+        with reading(dataset):
+            values = dataset.read(list(self.bands), out_shape=(len(self.bands), *shape))
+            valid = self._valid(values, lambda: self._masks(out_shape=shape))
         values = self._with_offset(values)
         return np.ma.masked_array(values, np.broadcast_to(~valid, values.shape))
 
@@ -154,7 +162,7 @@ class Date:
 
     def _valid(self, values: np.ndarray, masks: Any) -> np.ndarray:
         valid = np.ones(values.shape[1:], bool)
-        if self.alpha is not None or _has_mask(self.dataset, self.bands):
+        if masks is not None and (self.alpha is not None or _has_mask(self.dataset, self.bands)):
             valid &= (masks() > 0).all(0)
         if values.dtype.kind == 'f':
             valid &= np.isfinite(values).all(0)
@@ -384,7 +392,7 @@ def open_pair(
     """
     options = options or PairOptions()
     with ExitStack() as stack:
-        if is_picture(a) and is_picture(b):
+        if _are_plain_pictures(a, b):
             yield _pictures(a, b, options, stack)
             return
         rasterio = require('rasterio', 'geo', 'a raster')
@@ -403,6 +411,30 @@ def is_picture(path: str | os.PathLike) -> bool:
     return not any(file.is_file() for file in (*sidecars, Path(f'{path}.aux.xml')))
 
 
+def _are_plain_pictures(a: str | os.PathLike, b: str | os.PathLike) -> bool:
+    """Whether both dates are pictures of 8-bit values without transparent areas.
+
+    Others are read by GDAL: it takes values of any type, and alpha says where there are no data.
+    """
+    return is_picture(a) and is_picture(b) and not any(map(_needs_gdal, (a, b)))
+
+
+def _needs_gdal(path: str | os.PathLike) -> bool:
+    from mtkd_cd.data.images import read_header
+
+    try:
+        with open(path, 'rb') as file:
+            header = read_header(file)
+        if header.bits > _PICTURE_BITS or header.sample != 'uint':
+            return header.orientation == 1
+        if not header.alpha or header.orientation != 1 or header.bands != len('RGBA'):
+            return False
+        with Image.open(path) as image:
+            return image.mode == 'RGBA' and image.getchannel('A').getextrema()[0] < NODATA
+    except (OSError, ValueError):  # whoever reads it says what is wrong
+        return False
+
+
 def _pictures(
     a: str | os.PathLike, b: str | os.PathLike, options: PairOptions, stack: ExitStack
 ) -> Pair:
@@ -416,8 +448,13 @@ def _pictures(
         raise UserError(f'bands={list(options.bands)}: {a} has red, green and blue, bands 1, 2, 3')
     order = [index - 1 for index in options.bands or (1, 2, 3)]
     dates = [
-        Date(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)[order]), (1, 2, 3))
-        for image in images
+        Date(
+            np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)[order]),
+            (1, 2, 3),
+            offset=offset,
+            nodata=options.nodata,
+        )
+        for image, offset in zip(images, (options.offset_a, options.offset_b))
     ]
     height, width = images[0].shape[:2]
     pair = Pair(
@@ -431,15 +468,25 @@ def _pictures(
     )
     if options.mask is not None:
         if is_picture(options.mask):
-            values = cv2.imread(os.fspath(options.mask), cv2.IMREAD_UNCHANGED)
-            if values is None:
-                raise UserError(f'mask {options.mask} is missing or no image')
-            values = values if values.ndim == 2 else values.max(2)
+            values = _mask_values(options.mask)
             _check_mask_size(options.mask, values.shape[::-1], (width, height), a)
             pair.mask = Date(values[None], (1,))
         else:
             pair.mask = _open_mask(options.mask, Grid(None, None, width, height), a, stack)
     return pair
+
+
+def _mask_values(path: str | os.PathLike) -> np.ndarray:
+    """(H, W) values of a mask that is a picture: gray levels, or the numbers of a palette."""
+    if not os.path.exists(path):
+        raise UserError(f'mask {path} does not exist')
+    try:
+        with Image.open(path) as image:
+            stored = image.convert('L') if image.mode == '1' else image
+            values = np.asarray(stored.convert('RGB') if image.mode == 'RGBA' else stored)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f'mask {path} is no image that can be read: {error}') from None
+    return values if values.ndim == 2 else values.max(2)
 
 
 def _rasters(
@@ -478,11 +525,6 @@ def _rasters(
         dates=(tags[0], tags[1]),
         closing=stack,
     )
-    if tags[0] and tags[1] and tags[0] > tags[1]:
-        pair.notes.append(
-            f'date A ({a}) is of {tags[0]} and date B ({b}) of {tags[1]}, by their tags: are the '
-            'dates the wrong way round?'
-        )
     if options.mask is not None:
         pair.mask = _open_mask(options.mask, full, a, stack)
         pair.mask.row, pair.mask.col = window.row, window.col
@@ -681,6 +723,20 @@ def _check_mask_size(
         )
 
 
+def order_notes(names: Sequence[str | os.PathLike], dates: Sequence[str | None]) -> list[str]:
+    """A warning if date A is the later one, as far as both say: ``2018`` or ``2018-03-01T10``."""
+    a, b = dates
+    if not a or not b:
+        return []
+    shared = min(len(a), len(b))
+    if a[:shared] <= b[:shared]:
+        return []
+    return [
+        f'date A ({names[0]}) is of {a} and date B ({names[1]}) of {b}: are the dates the '
+        'wrong way round?'
+    ]
+
+
 def date_of(path: str | os.PathLike) -> str | None:
     """What a raster's tags say of its date."""
     if is_picture(path):
@@ -786,8 +842,22 @@ def check_outputs(
             raise UserError(f'{key} {path} is an input: give another name')
         if path.is_dir():
             raise UserError(f'{key} {path} is a folder: give the name of a file')
+        _check_folder(f'{key} {path}', path.parent)
         if path.exists() and not overwrite:
             raise UserError(f'{key} {path} exists: give another name or --overwrite')
+
+
+def _check_folder(what: str, folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, also one that is still to be made."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f'{what}: {folder} is a file, not a folder: choose another place')
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f'{what}: folder {folder} cannot be written to: choose another place, or '
+            'change its mode'
+        )
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -801,9 +871,17 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f'{folder} has {free / 1e9:.2f} GB free, but about {needed / 1e9:.2f} GB are needed '
-            'for the outputs and the warped date B: free space, or write to another disk'
+            f'{folder} has {_size(free)} free, but about {_size(needed)} are needed for '
+            'the outputs and the warped date B: free space, or write to another disk'
         )
+
+
+def _size(count: int) -> str:
+    """Bytes, in a unit that shows them."""
+    for unit, name in ((1e9, 'GB'), (1e6, 'MB')):
+        if count >= unit / 10:
+            return f'{count / unit:.2f} {name}'
+    return f'{count / 1e3:.0f} kB'
 
 
 class MapWriter:
@@ -996,7 +1074,7 @@ def _first_band(path: Path) -> np.ndarray:
     rasterio = require('rasterio', 'geo', 'a raster')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
+        with rasterio.open(path) as file, reading(file):
             return file.read(1)
 
 

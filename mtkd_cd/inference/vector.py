@@ -71,6 +71,9 @@ def check_polygons(
             require(module, 'parquet', 'writing Parquet')
     in_metres = dict(min_area=min_area, simplify=simplify, fill_holes=fill_holes)
     asked = [key for key, value in in_metres.items() if value is not None]
+    for key in asked:
+        if not 0 <= (value := in_metres[key] or 0.0) < math.inf:
+            raise UserError(f'{key}={value:g}: a number from 0 is needed')
     if crs is None and asked:
         raise UserError(
             f'{name} has no CRS, so {", ".join(asked)} in metres cannot be measured: leave it out, '

@@ -52,6 +52,7 @@ class Layout(NamedTuple):
         convert: Their tensors to what our file holds.
         use: How to use our file, with ``{path}`` for it.
         options: Config entries that the file needs, beside those of the config in ``use``.
+        backbone: Type of the detector's backbone, of a whole detector.
     """
 
     title: str
@@ -59,6 +60,12 @@ class Layout(NamedTuple):
     convert: Callable[[Weights], dict[str, Any]]
     use: str
     options: Mapping[str, Any] = MappingProxyType({})
+    backbone: str = ''
+
+    def fits(self, model: Mapping[str, Any]) -> bool:
+        """Whether a detector's config is of this kind."""
+        found = (model.get('backbone') or {}).get('type', '')
+        return getattr(found, '__name__', str(found)).rpartition('.')[2] == self.backbone
 
 
 _TINYCD_OPTIONS = MappingProxyType(
@@ -76,6 +83,7 @@ LAYOUTS = {
         'test_dataloader.dataset.data_root=LEVIR-CD-256 '
         'test_dataloader.dataset.pipeline.1.scale=[256,256]',
         _TINYCD_OPTIONS,
+        'TinyCD',
     ),
     'clip': Layout(
         "OpenAI's CLIP with a vision transformer",

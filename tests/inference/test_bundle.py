@@ -207,6 +207,19 @@ def test_published_file_needs_no_options_typed(tmp_path, pair):
     create_bundle(plain, tmp_path / 'published.pth', out, validation=False)
     wanted = ChangeInferencer(detector)([pair])[0]
     assert np.array_equal(ChangeInferencer(out)([pair])[0].probability, wanted.probability)
+    again = load_config(CONFIGS / 'origin' / 'tinycd.py', options)
+    direct = ChangeInferencer(again, tmp_path / 'published.pth')([pair])[0]
+    assert np.array_equal(direct.probability, wanted.probability)
+    with pytest.raises(UserError, match="TinyCD authors' checkpoint, which is not the model of"):
+        ChangeInferencer(tiny_config(), tmp_path / 'published.pth')
+
+
+@pytest.mark.parametrize('given', [None, 200])
+def test_training_size_is_no_more_than_the_images_have(weights, scenes, tmp_path, given):
+    cfg = tiny_config(scenes)
+    out = tmp_path / 'm.mtkd'
+    bundle = create_bundle(cfg, weights['origin'], out, training_size=given)
+    assert bundle.card.training_size == (given or 64)  # the config crops to 512
 
 
 def test_tool_creates_inspects_and_verifies(tool, weights, tmp_path):

@@ -256,3 +256,12 @@ def test_command_prints_the_table_and_writes_it(write_map, tmp_path, tool):
     assert (code, '--overwrite' in said) == (2, True)
     assert tool('evaluate', path, truth, '--out', truth.with_suffix('.csv'), '--tile', 30)[0] == 0
     assert len(truth.with_suffix('.csv').read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize('which', ['p', 'l'])
+def test_truncated_map_or_label_is_named(write_map, which):
+    files = {name: write_map(f'{name}.tif', blobs(200, 300, 0)) for name in 'pl'}
+    content = files[which].read_bytes()
+    files[which].write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf'{which}\.tif cannot be read to its end'):
+        evaluate(files['p'], files['l'])

@@ -493,7 +493,7 @@ def test_temperature_flattens():
 
 class TestRefusals:
     def test_checkpoint_in_the_place_of_a_model(self, tmp_path):
-        with pytest.raises(UserError, match='is a checkpoint: give the config'):
+        with pytest.raises(UserError, match='is a checkpoint: give its config'):
             ChangeInferencer(tmp_path / 'best.pth')
 
     def test_unknown_backend_and_device(self):

@@ -1,16 +1,20 @@
 """What is refused, and what the message tells to do about it."""
 
 import datetime
+import os
 import shutil
 import sys
 
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.control import GroundControlPoint
 
 from mtkd_cd.core.errors import UserError
-from tests.inference.conftest import ORIGIN, UTM, Constant
+from mtkd_cd.inference.inferencer import ChangeInferencer
+from mtkd_cd.inference.stack import stack_pair
+from tests.inference.conftest import ORIGIN, UTM, Constant, Difference
 
 SHAPE = (3, 40, 50)
 
@@ -244,7 +248,7 @@ def test_disk_too_small(refused, monkeypatch):
     usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
     message = refused()
-    assert '0.00 GB free' in message
+    assert '1 kB free' in message
     assert 'are needed' in message
 
 
@@ -296,3 +300,180 @@ def test_polygons_are_refused_before_the_prediction(refused, write_raster, gray,
     assert "pip install 'mtkd-cd[parquet]'" in refused(vector='v.parquet')
     monkeypatch.setitem(sys.modules, 'shapely', None)
     assert "pip install 'mtkd-cd[geo]'" in refused(vector='v.gpkg')
+
+
+def cut(path):
+    """The file without its second half: GDAL opens it, and finds pixels missing."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+@pytest.mark.parametrize('which', ['a', 'b', 'b elsewhere', 'mask'])
+def test_truncated_raster_is_named(refused, write_raster, gray, which, tmp_path):
+    large = np.tile(gray, (1, 4, 4))
+    a, b, mask = (write_raster(f'{name}.tif', large) for name in ('a', 'b', 'mask'))
+    if which == 'b elsewhere':
+        b = write_raster('b.tif', large, origin=(ORIGIN[0] + 3, ORIGIN[1]))
+    if which == 'mask':  # it is read with the windows
+        mask = cut(write_raster('mask.tif', large[:1]))
+        with pytest.raises(UserError, match=r'mask\.tif cannot be read to its end') as error:
+            stack_pair(a, b, tmp_path / 'o.tif', mask=mask)
+        message = str(error.value)
+    else:
+        cut(a if which == 'a' else b)
+        message = refused(a=a, b=b)
+        assert f'{which[0]}.tif cannot be read to its end, it is truncated or damaged' in message
+    assert 'restore the file' in message
+    assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.parametrize('key', ['min_area', 'simplify', 'fill_holes'])
+@pytest.mark.parametrize('value', [-1.0, float('nan'), float('inf')])
+def test_measures_of_polygons_are_numbers_from_zero(refused, key, value):
+    assert f'{key}={value:g}: a number from 0 is needed' in refused(vector='v.gpkg', **{key: value})
+
+
+def test_offset_that_is_no_number(refused):
+    assert 'offset_b=nan: a finite number is needed' in refused(offset_b=float('nan'))
+
+
+def test_output_in_a_folder_that_is_a_file(refused, write_raster, gray):
+    write_raster('a.tif', gray)
+    message = refused(out='a.tif/there/o.tif')
+    assert 'a.tif is a file, not a folder: choose another place' in message
+
+
+def test_folder_that_cannot_be_written_to(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    assert f'folder {tmp_path} cannot be written to' in refused(out='new/o.tif')
+
+
+@pytest.mark.parametrize(
+    ('model', 'parts'),
+    [
+        ('.', ['is a folder', 'a bundle (.mtkd)']),
+        ('a.tif', ['is none: give a bundle (.mtkd)', 'a config (.py)']),
+        ('tinycd', ['work_dirs/mtkd/tinycd/tinycd.mtkd', 'configs/mtkd/tinycd.py']),
+        ('tynicd', ['does not exist: give a bundle (.mtkd)']),
+        ('configs/origin/fc_eff.py', ["does not exist: did you mean 'fc_ef'?"]),
+        ('best.pth', ['is a checkpoint: give its config', 'mtkd-cd bundle create']),
+    ],
+)
+def test_model_that_is_none(model, parts, tmp_path, monkeypatch, write_raster, gray):
+    monkeypatch.chdir(tmp_path)
+    write_raster('a.tif', gray)
+    with pytest.raises(UserError) as error:
+        ChangeInferencer(model)
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize('given', [dict(weights='w.pth'), dict(cfg_options={'model.x': 1})])
+def test_what_would_not_change_a_bundle_is_refused(given):
+    with pytest.raises(UserError, match='bundle m[.]mtkd has its own'):
+        ChangeInferencer('m.mtkd', **given)
+    if 'weights' in given:
+        with pytest.raises(UserError, match='exported model m[.]onnx has its own'):
+            ChangeInferencer('m.onnx', **given)
+
+
+def test_dates_of_two_types_warn_and_are_told_apart(write_raster, gray, inferencer_of, tmp_path):
+    a, b = write_raster('a.tif', gray), write_raster('b.tif', gray.astype(np.uint16) * 20)
+    inferencer = inferencer_of(Constant(0.4))
+    with pytest.raises(UserError, match='for both dates: bring them to one type and scale first'):
+        inferencer.predict_raster(a, b, tmp_path / 'o.tif')
+    with pytest.warns(UserWarning, match=r'a\.tif holds uint8 and .*b\.tif uint16'):
+        inferencer.predict_raster(a, b, tmp_path / 'o.tif', stretch='linear(low=0, high=3000)')
+
+
+@pytest.mark.parametrize(
+    ('dates', 'warns'),
+    [
+        (('2020-01-01', '2018-01-01'), True),
+        (('2020', '2018-05'), True),
+        (('2018', '2018-05'), False),
+        (('2018-05-01', '2020-05-01'), False),
+        (('2020-01-01', None), False),
+    ],
+)
+def test_order_of_given_dates(write_raster, gray, inferencer_of, tmp_path, dates, warns):
+    a, b = write_raster('a.tif', gray), write_raster('b.tif', gray)
+    report = (
+        inferencer_of(Constant(0.4))
+        .predict_raster(a, b, tmp_path / 'o.tif', date_a=dates[0], date_b=dates[1], dry_run=True)
+        .report
+    )
+    assert any('wrong way round' in note for note in report['warnings']) == warns
+
+
+@pytest.fixture
+def pictures(scene, tmp_path):
+    """(3, H, W) arrays, and two PNG files of them."""
+    arrays = scene(40, 50)
+    paths = tmp_path / 'a.png', tmp_path / 'b.png'
+    for array, path in zip(arrays, paths):
+        Image.fromarray(np.moveaxis(array, 0, -1)).save(path)
+    return arrays, paths
+
+
+def test_nodata_and_offsets_hold_for_pictures_too(
+    pictures, inferencer_of, write_raster, read, tmp_path
+):
+    (a, b), paths = pictures
+    a[:, 5:9, 3:30] = 7
+    Image.fromarray(np.moveaxis(a, 0, -1)).save(paths[0])
+    rasters = [write_raster(name, date, crs=None) for name, date in (('a.tif', a), ('b.tif', b))]
+    maps = []
+    for index, files in enumerate((paths, rasters)):
+        maps.append(tmp_path / f'o{index}.tif')
+        inferencer_of(Difference()).predict_raster(
+            *files, maps[-1], nodata=7.0, offset_a=40.0, stretch='linear(low=0, high=255)'
+        )
+    found, wanted = map(read, maps)
+    assert np.array_equal(found, wanted)
+    assert np.array_equal(found == 255, ((a == 7) | (b == 7)).any(0))
+
+
+def test_transparent_pixels_of_a_picture_are_left_out(pictures, inferencer_of, read, tmp_path):
+    (_, b), paths = pictures
+    opacity = np.full((1, 40, 50), 255, np.uint8)
+    opacity[:, :10] = 0
+    Image.fromarray(np.moveaxis(np.concatenate([b, opacity]), 0, -1)).save(paths[1])
+    inferencer_of(Difference()).predict_raster(*paths, tmp_path / 'o.tif')
+    assert np.array_equal(read(tmp_path / 'o.tif') == 255, opacity[0] == 0)
+
+
+def test_sixteen_bit_pictures_take_a_stretch(pictures, inferencer_of, write_raster, read, tmp_path):
+    (a, b), _ = pictures
+    paths = []
+    for name, date in (('a16.png', a), ('b16.png', b)):
+        paths.append(write_raster(name, date.astype(np.uint16) * 20, crs=None, driver='PNG'))
+    inferencer = inferencer_of(Difference())
+    with pytest.raises(UserError, match='set --stretch'):
+        inferencer.predict_raster(*paths, tmp_path / 'o.tif')
+    inferencer.predict_raster(*paths, tmp_path / 'o.tif', stretch='linear(low=0, high=5100)')
+    rasters = [write_raster(name, date, crs=None) for name, date in (('a.tif', a), ('b.tif', b))]
+    inferencer.predict_raster(*rasters, tmp_path / 'w.tif')
+    assert np.array_equal(read(tmp_path / 'o.tif'), read(tmp_path / 'w.tif'))
+
+
+def test_picture_masks_hold_numbers_of_a_palette_or_opaque_colours(
+    pictures, inferencer_of, read, tmp_path
+):
+    _, paths = pictures
+    classes = np.zeros((40, 50), np.uint8)
+    classes[:10], classes[10:15] = 3, 4
+    palette = Image.fromarray(classes, 'P')
+    palette.putpalette([90, 90, 90, 1, 2, 3, 4, 5, 6, 90, 90, 90, 200, 0, 0])
+    palette.save(tmp_path / 'classes.png')
+    opaque = np.dstack([classes, classes, classes, np.full_like(classes, 255)])
+    Image.fromarray(opaque).save(tmp_path / 'opaque.png')
+    for name, options, out in (
+        ('classes.png', dict(mask_values=[3]), classes == 3),
+        ('opaque.png', {}, classes > 0),
+    ):
+        inferencer_of(Difference()).predict_raster(
+            *paths, tmp_path / 'o.tif', mask=tmp_path / name, overwrite=True, **options
+        )
+        assert np.array_equal(read(tmp_path / 'o.tif') == 255, out)

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mtkd_cd.core.checkpoint import non_finite
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.text import some
+from mtkd_cd.engine.config import is_type
 from mtkd_cd.registry import HOOKS
 
 _SHOWN = 3
@@ -90,7 +91,7 @@ def _advice(runner: Runner) -> str:
         advice += (
             f', or the weight of the distillation (model.distill_loss.loss_weight is {weight})'
         )
-    if str(wrapper.get('type')).rpartition('.')[2] not in ('OptimWrapper', 'None'):
+    if wrapper.get('type') and not is_type(wrapper, 'OptimWrapper'):
         advice += ', or train without --amp'
     if 'clip_grad' not in wrapper:
         advice += ', or clip gradients (optim_wrapper.clip_grad.max_norm=1)'
