@@ -11,6 +11,8 @@ from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import MODELS
 
+# Of detectors beside the specialists, whose names are those of their ranges.
+_TAKEN = ('origin', 'student')
 Detector: TypeAlias = Any  # an mmseg-style detector of any scope; mmseg ships no types
 
 
@@ -56,7 +58,14 @@ def build_detectors(
 
 
 def check_range_names(overrides: Mapping[str, Any] | None, partition: CARPartition) -> None:
-    """Raise a UserError if ``overrides``, configs by range, names a range that does not exist."""
+    """Raise a UserError if ``overrides``, configs by range, names a range that does not exist, or a
+    range has a name that means another detector."""
+    for name in partition.names:
+        if name in _TAKEN or '@' in name:
+            raise UserError(
+                f'names={partition.names}: {name!r} means another detector than a specialist here '
+                f'(so do {", ".join(_TAKEN)}, and names with @); call the range otherwise'
+            )
     for name in overrides or {}:
         partition.index_of_name(name)
 

@@ -160,8 +160,8 @@ class MultiTeacherDistiller(BaseModel):
     ) -> None:
         # Not super().__init__(): the student is complete.
         partition = CARPartition(thresholds, names)
-        if not is_one_detector(teachers):
-            check_range_names({n: None for n in teachers or {} if n != ORIGIN}, partition)
+        by_name = {} if is_one_detector(teachers) else dict(teachers or {})
+        check_range_names({n: None for n in by_name if n != ORIGIN}, partition)
         self.distillation = Distillation(
             TeacherChoice(partition, car_source, compat, ignore_index),
             routing,

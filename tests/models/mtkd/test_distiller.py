@@ -610,6 +610,8 @@ def test_pickle_with_code_is_refused(toy, tmp_path):
         (dict(checkpoints=dict(student='a', small='b', large='c')), 'missing: medium'),
         (dict(checkpoints=dict.fromkeys((*THREE, 'huge'), 'a')), 'unknown: huge'),
         (dict(teachers=dict(tiny={})), "unknown CAR range 'tiny'.*small, medium, large"),
+        (dict(names=('origin', 'medium', 'large')), "'origin' means another detector"),
+        (dict(names=('small', 'medium@1', 'large')), "'medium@1' means another detector"),
         (dict(car_source='label'), "car_source='label'.*'auto', 'stored', 'augmented'"),
         (dict(compat='mmseg'), "compat='mmseg'"),
     ],
