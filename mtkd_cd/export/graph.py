@@ -188,7 +188,9 @@ def _failing_part(error: BaseException, network: nn.Module) -> str:
 def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip(' -') for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith('Constraints violated'):
+        del lines[0]  # the next says which dimension became a constant
     return f'{type(error).__name__}: {lines[0][:200]}' if lines else type(error).__name__
 
 

@@ -99,6 +99,21 @@ def test_a_part_that_cannot_be_exported_is_named(tiny_detector, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class _Counting(nn.Module):
+    """Makes a Python number of the batch."""
+
+    def forward(self, features):
+        return features * len(features)
+
+
+def test_a_batch_that_becomes_a_constant_is_said(tiny_detector, tmp_path):
+    detector = copy.deepcopy(tiny_detector)
+    detector.decode_head.dropout = _Counting()
+    with pytest.raises(UserError, match=r'batch.*constant \(2\).*--dynamic none may do'):
+        export_model(model_from_detector(detector), tmp_path / 'm.onnx', size=SIZE)
+    assert not list(tmp_path.iterdir())
+
+
 class _Wrong(TorchPredictor):
     def probability(self, pairs):
         return super().probability(pairs) + 0.01

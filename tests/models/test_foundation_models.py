@@ -258,6 +258,17 @@ def test_checkpoints_of_old_peft_load():
     assert torch.equal(loaded, weights['vision_encoder.base_model.model.layers.0.attn.qkv.weight'])
 
 
+def test_an_exported_layer_of_two_dates_takes_any_number_of_pairs():
+    torch.manual_seed(0)
+    layer = TimeFusionTransformerEncoderLayer(8, 2, 16, window_size=2).eval()
+    maps = torch.randn(6, 4, 4, 8)
+    free = dict(x={0: 2 * torch.export.Dim('pairs')})
+    program = torch.export.export(layer, (maps[:4],), dynamic_shapes=free).module()
+    with torch.no_grad():
+        for count in (4, 6):
+            torch.testing.assert_close(program(maps[:count]), layer(maps[:count]))
+
+
 def test_without_lora_all_is_frozen_and_gates_train_when_asked():
     encoder_cfg = dict(
         type='ViTSAM_Custom', layer_cfgs=dict(type='TimeFusionTransformerEncoderLayer'), **_SAM

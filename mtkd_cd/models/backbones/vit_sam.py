@@ -249,10 +249,10 @@ class TimeFusionTransformerEncoderLayer(SAMEncoderLayer):
         x = super().forward(x)
         if not self.window_size:
             return x
-        if len(x) % 2:
+        if x.shape[0] % 2:  # len() would fix the batch of an exported graph
             raise UserError(
                 'TimeFusionTransformerEncoderLayer needs the maps of date A and of as many of '
-                f'date B, found {len(x)} maps'
+                f'date B, found {x.shape[0]} maps'
             )
         x1, x2 = split_dates(x.permute(0, 3, 1, 2))
         gate = self.down_channel(torch.cat((x1, x2), dim=1)).sigmoid()  # (N, 1, H, W)
