@@ -203,6 +203,13 @@ def _range_in(data: Any) -> Any:
     return data['range'] if 'range' in data else data['partition']
 
 
+def innermost_data(data: Any) -> Any:
+    """The data set that has a ``data_root``, below its wrappers; of several sets their wrapper."""
+    while 'data_root' not in data and 'dataset' in data:
+        data = data['dataset']
+    return data
+
+
 def is_cascade(cfg: Config) -> bool:
     """Whether the config's model is the O-P cascade, which is tested and not trained."""
     return is_type(cfg.get('model'), CASCADE)

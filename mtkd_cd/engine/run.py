@@ -52,6 +52,7 @@ from mtkd_cd.engine.config import (
     check_checkpoints,
     check_exists,
     describe_scale,
+    innermost_data,
     is_cascade,
     is_type,
     model_of,
@@ -561,9 +562,7 @@ def set_provenance(cfg: Config, strategy: Strategy) -> None:
         cfg: The config.
         strategy: What is tested.
     """
-    data = cfg.test_dataloader.dataset
-    while 'data_root' not in data and 'dataset' in data:
-        data = data.dataset
+    data = innermost_data(cfg.test_dataloader.dataset)
     names = (Path(str(data.get('data_root') or '')).name, data.get('split'))
     of_range = range_of(cfg)
     per_image_evaluator(cfg)['provenance'] = dict(

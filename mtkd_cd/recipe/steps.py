@@ -338,11 +338,13 @@ def _summary(step: Step, cfg: Config) -> str:
         return cfg.work_dir
     schedulers = cfg.get('param_scheduler') or []
     schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
-    warmup = next((one.end for one in schedulers if adjust.is_type(one, 'LinearLR')), 0)
+    warmup = next((one.get('end', 0) for one in schedulers if adjust.is_type(one, 'LinearLR')), 0)
     epochs = cfg.train_cfg.get('max_epochs')
     length = f'{epochs} epochs' if epochs else f'{cfg.train_cfg.max_iters} iterations'
     unit = 'epochs' if epochs and cfg.train_cfg.get('val_by_epoch', True) else 'iterations'
-    schedule = f'{length}, warm-up {warmup}, validation every {cfg.train_cfg.val_interval} {unit}'
+    schedule = f'{length}, warm-up {warmup}'
+    if interval := cfg.get('val_dataloader') and cfg.train_cfg.get('val_interval'):
+        schedule += f', validation every {interval} {unit}'
     return f'{schedule}, in {cfg.work_dir}'
 
 
@@ -356,7 +358,8 @@ def _bundle_student(step: Step, model: str, options: RecipeOptions) -> None:
     if path.is_file() and path.stat().st_mtime_ns >= weights.stat().st_mtime_ns:
         return
     cfg = step_config(step, model, options)
-    facts = Facts(data=f'train split of {cfg.val_dataloader.dataset.get("data_root", "")}')
+    data = adjust.innermost_data(cfg.train_dataloader.dataset)
+    facts = Facts(data=f'train split of {data.get("data_root", "")}')
     try:
         create_bundle(cfg, weights, path, facts=facts, name=layout.model)
     except UserError as error:  # the student and its scores are there
@@ -413,13 +416,16 @@ def _test_once(
     show_dir: Path | None = None,
     weights: Path | None = None,
 ) -> None:
-    """Test, unless these weights, by default those of the work dir, have been tested like this
-    before."""
-    if is_tested(cfg, table, weights) and (show_dir is None or show_dir.is_dir()):
-        return
+    """Test, unless these weights, by default those of the work dir, have been tested, and drawn to
+    ``show_dir``, like this before."""
     record_path = Path(cfg.work_dir) / TEST_RECORD
+    record = read_test_record(record_path)
+    pictures = None if show_dir is None else str(show_dir.resolve())
+    drawn = show_dir is None or (show_dir.is_dir() and record.get('pictures') == pictures)
+    if drawn and is_tested(cfg, table, weights):
+        return
     stamp, data = _test_stamp(cfg, weights), stamp_of_test_data(cfg)
-    _say_what_changed(cfg, read_test_record(record_path), stamp, data)
+    _say_what_changed(cfg, record, stamp, data)
     start = time.monotonic()
     tested = None if adjust.is_cascade(cfg) else weights or Path(cfg.work_dir) / BEST
     cfg.work_dir = str(Path(cfg.work_dir) / 'test')
@@ -435,7 +441,13 @@ def _test_once(
             table.with_suffix(other).unlink(missing_ok=True)
         write_json(
             record_path,
-            dict(stamp=stamp, data=data, metrics=metrics, seconds=time.monotonic() - start),
+            dict(
+                stamp=stamp,
+                data=data,
+                metrics=metrics,
+                seconds=time.monotonic() - start,
+                pictures=pictures,
+            ),
         )
     barrier()
 
@@ -481,7 +493,9 @@ def _test_stamp(cfg: Config, weights: Path | None) -> dict[str, Any]:
     )
     for path in files:
         adjust.check_exists(path, str(path))
-    test = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator', 'tta')}
+    views = ('tta_model', 'tta_pipeline') if cfg.get('tta') else ()
+    keys = ('model', 'test_dataloader', 'test_evaluator', 'tta', *views)
+    test = {key: cfg.get(key) for key in keys}
     return dict(
         test=json.dumps(test, default=name_of, sort_keys=True),
         weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],

@@ -12,12 +12,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mtkd_cd.core.checkpoint import read_weights
+from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.evaluation import load_table
-from mtkd_cd.inference.bundle import Bundle
-from mtkd_cd.recipe.steps import drop_checkpoints, recipe
+from mtkd_cd.evaluation.scores import MEAN_NAMES
+from mtkd_cd.inference import bundle
+from mtkd_cd.inference.bundle import SUFFIX, Bundle
+from mtkd_cd.recipe import steps
+from mtkd_cd.recipe.options import RecipeOptions
+from mtkd_cd.recipe.steps import (
+    Step,
+    _bundle_student,
+    _summary,
+    _test_once,
+    _test_stamp,
+    drop_checkpoints,
+    recipe,
+    step_config,
+)
 
 REPO = Path(__file__).parents[2]
 
@@ -350,3 +365,61 @@ def test_checkpoints_of_epochs_are_dropped_too(tmp_path):
         (tmp_path / name).touch()
     drop_checkpoints(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['best.pth', 'own.pth']
+
+
+def test_config_without_validation_goes_through_the_recipe_to_its_bundle(tmp_path, monkeypatch):
+    """It has no val_interval either: mmengine's loops have a default."""
+    config = tmp_path / 'my net v1.5.py'
+    config.write_text(
+        f"_base_ = '{CONFIGS}/origin/fc_ef.py'\n"
+        'val_dataloader = val_cfg = val_evaluator = None\n'
+        'train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=8)\n'
+        'param_scheduler = dict(_delete_=True, type="LinearLR", start_factor=0.1)\n'
+    )
+    options = RecipeOptions(CONFIGS, tmp_path / 'work', data_root=tmp_path / 'My set', folds=2)
+    step = Step(Strategy('mtkd', folds=2), 'test')
+    cfg = step_config(Step(Strategy('origin'), 'train'), str(config), options)
+    place = tmp_path / 'work' / 'origin' / 'my net v1.5'
+    assert (
+        _summary(Step(Strategy('origin'), 'train'), cfg) == f'8 iterations, warm-up 0, in {place}'
+    )
+    told = []
+    monkeypatch.setattr(bundle, 'create_bundle', lambda *_, facts, **__: told.append(facts.data))
+    monkeypatch.setattr(steps, '_announce', told.append)
+    student = step.place(options.layout('my net v1.5'))
+    student.mkdir(parents=True)
+    (student / 'best.pth').touch()
+    _bundle_student(step, str(config), options)
+    assert told == [
+        f'train split of {tmp_path / "My set"}',
+        f'bundle of the student: {student / "my net v1.5"}{SUFFIX}',
+    ]
+
+
+def test_pictures_of_another_run_are_not_taken_for_those_of_this_one(tmp_path, monkeypatch):
+    drawn = []
+    scores = dict.fromkeys(MEAN_NAMES, 50.0)
+    monkeypatch.setattr(
+        steps, 'run_test', lambda *_, show_dir, **__: drawn.append(show_dir) or dict(scores)
+    )
+    monkeypatch.setattr(steps, 'stamp_of_test_data', lambda _: {})
+    monkeypatch.setattr(steps, 'set_provenance', lambda *_: None)
+    for name in ('best.pth', 'table.json'):
+        (tmp_path / name).touch()
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()  # of another model, say
+    for show_dir in (None, None, pictures, pictures, None):
+        cfg = Config(dict(model={}, work_dir=str(tmp_path)))
+        _test_once(cfg, tmp_path / 'table.json', Strategy('origin'), show_dir)
+    assert drawn == [None, pictures]
+
+
+def test_test_with_other_views_is_another_test(tmp_path):
+    (tmp_path / 'best.pth').touch()
+
+    def stamp(**entries):
+        return _test_stamp(Config(dict(model={}, work_dir=str(tmp_path), **entries)), None)
+
+    views = [[dict(type='TestTimeAug', transforms=[[]])], [dict(type='TestTimeAug')]]
+    assert stamp(tta=True, tta_pipeline=views[0]) != stamp(tta=True, tta_pipeline=views[1])
+    assert stamp(tta_pipeline=views[0]) == stamp(tta_pipeline=views[1])  # nobody uses them
