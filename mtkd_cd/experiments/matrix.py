@@ -118,7 +118,8 @@ class Experiment:
         own.setdefault('keep_checkpoints', False)
         own.setdefault('bundle', False)
         own |= dict(seed=seed, thresholds=variant.thresholds, routing=variant.routing)
-        own['teachers'] = variant.teachers or None
+        by = variant.teachers
+        own['teachers'] = (self.recipe_of(by) if by in self.models else by) or None
         own['match'] = variant.match
         own['folds'] = variant.folds or None
         return RecipeOptions(configs=self.configs, work_dir=self.seed_dir(seed), **own)

@@ -478,3 +478,18 @@ def test_shorter_experiments_ask_the_second_question_alone(name):
         student = step_config(Step(kl, 'train'), experiment.recipe_of(model), own)
         assert student.model.distill_loss.loss_weight == 1
         assert student.model.unlabelled.confidence == 'probability'
+
+
+def test_teachers_of_an_own_config_are_built_from_it(tmp_path):
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{CONFIGS}/origin/fc_siam_diff.py'\n")
+    (tmp_path / 'experiment.py').write_text(
+        'strategies = ("origin",)\niters = 4\nmodels = dict(mine=dict(config="mine.py"), '
+        'fc_ef=dict(strategies=("mtkd@origin+by_mine", "mtkd@origin+by_tinycd")))\n'
+    )
+    experiment = read_experiment(tmp_path / 'experiment.py', CONFIGS, dict(work_dir=tmp_path))
+    for text, backbone in (('by_mine', 'FC_Siam_diff'), ('by_tinycd', 'TinyCD')):
+        variant = Strategy.parse(f'mtkd@origin+{text}')
+        options = experiment.options('fc_ef', 0, variant)
+        assert options.strategy('mtkd') == variant
+        cfg = step_config(Step(variant, 'train'), 'fc_ef', options)
+        assert cfg.model.teachers.backbone.type == backbone
