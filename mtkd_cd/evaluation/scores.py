@@ -135,12 +135,16 @@ def scores_by_quantile(
         zero_division: As in :func:`image_scores`.
     """
     cars = true_cars(counts)
-    parts = np.array_split(np.argsort(cars, kind='stable'), min(num_bins, len(counts)) or 1)
     return [
         _car_bin(f'q{i}', float(cars[rows[0]]), float(cars[rows[-1]]), counts[rows], zero_division)
-        for i, rows in enumerate(parts, 1)
+        for i, rows in enumerate(quantile_rows(cars, num_bins), 1)
         if len(rows)
     ]
+
+
+def quantile_rows(cars: np.ndarray, num_bins: int) -> list[np.ndarray]:
+    """Rows of the images in each bin of :func:`scores_by_quantile`, by ascending CAR."""
+    return np.array_split(np.argsort(cars, kind='stable'), min(num_bins, len(cars)) or 1)
 
 
 def _car_bin(

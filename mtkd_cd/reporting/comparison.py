@@ -10,7 +10,7 @@ import numpy as np
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import Interval, bootstrap_intervals, mean_and_deviation, paired_p_value
-from mtkd_cd.evaluation.scores import true_cars
+from mtkd_cd.evaluation.scores import quantile_rows, true_cars
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
 from mtkd_cd.reporting.identity import Identity
 from mtkd_cd.reporting.scored_run import Run
@@ -260,7 +260,7 @@ def compare(
         references=references_found,
         quantiles=[
             bin_of(f'q{i}', cars[rows].min(), cars[rows].max(), rows)
-            for i, rows in enumerate(_quantiles(cars, num_bins), 1)
+            for i, rows in enumerate(quantile_rows(cars, num_bins), 1)
         ],
         ranges=[
             bin_of(name, low, high, np.flatnonzero(index == i))
@@ -426,11 +426,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     result = np.empty(len(p_values))
     result[order] = corrected
     return result.tolist()
-
-
-def _quantiles(cars: np.ndarray, num_bins: int) -> list[np.ndarray]:
-    """Images of the bins of :func:`~mtkd_cd.evaluation.scores.scores_by_quantile`."""
-    return np.array_split(np.argsort(cars, kind='stable'), min(num_bins, len(cars)))
 
 
 def _bin_intervals(
