@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import EarlyStoppingHook
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine import BestWeightsHook, SharedBuffersHook, StopwatchHook
+from mtkd_cd.engine import BestWeightsHook, ReplayableIterLoop, SharedBuffersHook, StopwatchHook
 from mtkd_cd.engine.hooks import shared_buffers
+from mtkd_cd.engine.hooks.exact_resume import inexact_because
 
 
 @pytest.fixture
@@ -133,3 +136,13 @@ def test_every_process_validates_the_statistics_of_the_first(monkeypatch):
     monkeypatch.setattr(shared_buffers, 'get_world_size', lambda: 2)
     hook.before_val_epoch(runner)
     assert torch.equal(second(image), expected)
+
+
+def test_resumed_run_says_that_the_patience_of_early_stopping_is_lost(runner):
+    runner.train_loop = object.__new__(ReplayableIterLoop)
+    runner.optim_wrapper = OptimWrapper(torch.optim.SGD(runner.model.parameters(), lr=0.1))
+    runner.hooks = []
+    assert not inexact_because(runner, 10)
+    runner.hooks = [EarlyStoppingHook('mIoU', rule='greater')]
+    (reason,) = inexact_because(runner, 10)
+    assert 'EarlyStoppingHook' in reason

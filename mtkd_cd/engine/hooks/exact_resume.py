@@ -3,7 +3,7 @@
 from typing import Any
 
 from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
@@ -79,6 +79,8 @@ def inexact_because(runner: Runner, steps: int) -> list[str]:
             f'{type(wrapper).__name__} has no state_dict of its own: whatever it keeps beside the '
             "optimiser's state starts anew"
         )
+    if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
+        reasons.append('EarlyStoppingHook keeps nothing in a checkpoint: its patience starts anew')
     if get_world_size() > 1 and inside_cycle(wrapper, steps):
         reasons.append(
             f'iteration {steps} is between two steps of the optimiser '
