@@ -226,9 +226,9 @@ def compare_with_geoai(venvs: Path, sizes: list[int]) -> dict[str, Any]:
     )
 
 
-def noise(path: Path, size: int, bands: int) -> None:
+def noise(path: Path, size: int, bands: int, seed: int = 0) -> None:
     """A raster of blocks of noise, written without being held."""
-    block = np.random.default_rng(0).integers(0, 256, (bands, 512, 512), dtype=np.uint8)
+    block = np.random.default_rng(seed).integers(0, 256, (bands, 512, 512), dtype=np.uint8)
     write(path, block[:, :1, :1])
     with rasterio.open(path) as file:
         profile = {**file.profile, 'width': size, 'height': size}

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import torch
-from rasterio.windows import Window
+from peers import noise
 from torch import Tensor
 
 from mtkd_cd.apis import ChangeInferencer, init_model
@@ -48,35 +47,10 @@ class Constant:
         return torch.full((len(pairs), *pairs.shape[2:]), 0.7)
 
 
-def write_raster(path: Path, size: int, seed: int) -> None:
-    """A tiled, deflated uint8 raster of blocks of noise, written without being held."""
-    block = np.random.default_rng(seed).integers(0, 256, (3, 512, 512), dtype=np.uint8)
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        width=size,
-        height=size,
-        count=3,
-        dtype='uint8',
-        tiled=True,
-        blockxsize=512,
-        blockysize=512,
-        compress='deflate',
-        zlevel=1,
-        crs='EPSG:32632',
-        transform=rasterio.transform.from_origin(5e5, 4.8e6, 1, 1),
-    ) as file:
-        for row in range(0, size, 512):
-            for col in range(0, size, 512):
-                height, width = min(512, size - row), min(512, size - col)
-                file.write(block[:, :height, :width], window=Window(col, row, width, height))
-
-
 def overhead(folder: Path, model: str, size: int, repeats: int) -> dict[str, Any]:
     """CPU seconds in the network and beside it, the median of some runs."""
     for seed, name in enumerate('ab'):
-        write_raster(folder / f'{name}.tif', size, seed)
+        noise(folder / f'{name}.tif', size, 3, seed)
     torch.manual_seed(0)
     loaded = model_from_detector(
         init_model(CONFIGS / f'{model}.py', device='cpu', cfg_options={'model.pretrained': None})
@@ -107,7 +81,7 @@ def overhead(folder: Path, model: str, size: int, repeats: int) -> dict[str, Any
 def peak(folder: Path, size: int) -> dict[str, Any]:
     """Peak memory of a process of its own, in MiB, and its CPU seconds."""
     for seed, name in enumerate('ab'):
-        write_raster(folder / f'{name}.tif', size, seed)
+        noise(folder / f'{name}.tif', size, 3, seed)
     start = time.process_time()
     ChangeInferencer(
         Model(Card('constant', (0.0,) * 6, (1.0,) * 6), {'': Constant}), device='cpu'

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _add_create_arguments(parser: argparse.ArgumentParser) -> None:
-    from mtkd_cd.cli.common import add_data_arguments, add_run_arguments
+    from mtkd_cd.cli.common import add_data_arguments, add_device_argument, add_run_arguments
 
     parser.add_argument('config', metavar='CONFIG', help='for instance configs/mtkd/tinycd.py')
     parser.add_argument(
@@ -36,9 +36,9 @@ def _add_create_arguments(parser: argparse.ArgumentParser) -> None:
         help='weights, also a published TinyCD file; default: what the training left',
     )
     parser.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.mtkd')
-    parser.add_argument('--name', help='of the model; default: the name of the file')
+    parser.add_argument('--name', help='name of the model; default: the name of the file')
     parser.add_argument('--data', default='', help='what it was trained on, a sentence')
-    parser.add_argument('--licence', default='', help='of the weights')
+    parser.add_argument('--licence', default='', help='licence of the weights')
     parser.add_argument('--notes', default='', help='anything else to know')
     parser.add_argument('--gsd', type=float, metavar='M', help='ground sample distance in metres')
     parser.add_argument(
@@ -49,7 +49,7 @@ def _add_create_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-validation', action='store_true', help='threshold 0.5 and temperature 1'
     )
     parser.add_argument('--overwrite', action='store_true', help='replace FILE.mtkd')
-    parser.add_argument('--device', default='auto')
+    add_device_argument(parser)
     add_data_arguments(parser)
     add_run_arguments(parser)
 

@@ -14,20 +14,14 @@ from mtkd_cd.analysis.car_stats import (
     stats_text,
 )
 from mtkd_cd.analysis.check import draw_car_histograms
-from mtkd_cd.cli.common import at_least
+from mtkd_cd.cli.common import add_data_set_arguments, at_least
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables; with --suggest, the config lines too."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'data_root',
-        help='folder with train/, val/, test/ (A, B and label in each), or with list/<split>.txt',
-    )
-    parser.add_argument(
-        '--dataset-type', help='data set class whose folder names, suffixes and label coding hold'
-    )
+    add_data_set_arguments(parser)
     parser.add_argument(
         '--thresholds',
         type=float,

@@ -6,21 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtkd_cd.analysis.check import check_dataset, draw_car_histograms, report_text
-from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.cli.common import add_data_set_arguments, add_thresholds_argument
+from mtkd_cd.core.car import CARPartition
 from mtkd_cd.data.images import band_numbers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report; 1 if something is wrong with the data set."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'data_root',
-        help='folder with train/, val/, test/ (A, B and label in each), or with list/<split>.txt',
-    )
-    parser.add_argument(
-        '--type',
-        help='data set class whose folder names, suffixes and label coding hold, for instance '
-        'JL1_CD_Dataset',
-    )
+    add_data_set_arguments(parser)
     parser.add_argument(
         '--bands',
         help='bands that the model takes, from 1: 4,3,2',
@@ -29,13 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--radiometry',
         help='rule of the data set for images of more than 8 bits: "linear(low=0, high=3000)"',
     )
-    parser.add_argument(
-        '--thresholds',
-        type=float,
-        nargs='+',
-        default=DEFAULT_THRESHOLDS,
-        help='CAR thresholds (default: %(default)s)',
-    )
+    add_thresholds_argument(parser)
     parser.add_argument(
         '--figure',
         type=Path,
@@ -46,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     partition = CARPartition(args.thresholds)
     reports = check_dataset(
         args.data_root,
-        args.type,
+        args.dataset_type,
         progress=True,
         bands=None if args.bands is None else band_numbers(args.bands),
         radiometry=args.radiometry,

@@ -251,6 +251,45 @@ def apply_cost_arguments(cfg: 'Config', args: argparse.Namespace) -> None:
     set_costs(cfg, **{name: getattr(args, name) for name in COSTS})
 
 
+def add_data_set_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a tool needs to find the files of a data set. ``--type`` is an old name."""
+    parser.add_argument(
+        'data_root',
+        help='folder with train/, val/, test/ (A, B and label in each), or with list/<split>.txt',
+    )
+    parser.add_argument(
+        '--dataset-type',
+        '--type',
+        help='data set class whose folder names, suffixes and label coding hold, for instance '
+        'JL1_CD_Dataset',
+    )
+
+
+def add_thresholds_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--thresholds``, one set of CAR thresholds."""
+    from mtkd_cd.core.car import DEFAULT_THRESHOLDS
+
+    parser.add_argument(
+        '--thresholds',
+        type=float,
+        nargs='+',
+        default=DEFAULT_THRESHOLDS,
+        help='CAR thresholds (default: %(default)s)',
+    )
+
+
+def add_weights_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--weights``, for tools that take a trained model by its config too."""
+    parser.add_argument(
+        '--weights', help="the config's checkpoint; default: what its training left"
+    )
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, any that torch knows."""
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+
+
 def add_range_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--range``, the CAR range of a specialist. ``--partition`` is its old name."""
     parser.add_argument(
@@ -259,8 +298,7 @@ def add_range_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add device and launcher. ``--local_rank``, which torchrun passes, is accepted and not used:
-    an environment variable says the same."""
+    """Add device and launcher."""
     parser.add_argument('--device', choices=['auto', 'cpu', 'cuda'], default='auto')
     parser.add_argument(
         '--launcher',
@@ -268,6 +306,11 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='how processes were started',
     )
+    add_local_rank_argument(parser)
+
+
+def add_local_rank_argument(parser: argparse.ArgumentParser) -> None:
+    """Accept torchrun's ``--local_rank`` without a word: an environment variable says the same."""
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 

@@ -38,7 +38,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--only',
         metavar='PATTERN',
-        help="images whose names match alone: 'levir/*', one of several data sets",
+        help="compare only images whose names match: 'levir/*', one of several data sets",
     )
     parser.add_argument(
         '--thresholds',
@@ -61,13 +61,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--resamples',
         type=at_least(1),
         default=NUM_RESAMPLES,
-        help='of bootstrap and test (default: %(default)s)',
+        help='resamples of bootstrap and test (default: %(default)s)',
     )
     parser.add_argument(
         '--confidence',
         type=float,
         default=CONFIDENCE,
-        help='of the intervals (default: %(default)s)',
+        help='confidence of the intervals (default: %(default)s)',
     )
     parser.add_argument(
         '--dataset',
@@ -89,7 +89,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--split',
         choices=SPLITS,
         default='test',
-        help='of --data-root that was evaluated (default: %(default)s)',
+        help='split of --data-root that was evaluated (default: %(default)s)',
     )
     parser.add_argument(
         '--dataset-type',
@@ -107,7 +107,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--num-images',
         type=at_least(0),
         default=5,
-        help='that gained and that lost most (default: %(default)s)',
+        help='images to show that gained most, and that lost most (default: %(default)s)',
     )
     args = parser.parse_args(argv)
     if args.images and len(args.images) not in (2, 3):

@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 
-from mtkd_cd.cli.common import at_least
+from mtkd_cd.cli.common import add_device_argument, at_least
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--max-pixels', type=_above_zero, default=16.0, metavar='MILLION', help='of one image'
     )
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    add_device_argument(parser)
     return parser
 
 

@@ -6,7 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtkd_cd.cli.common import add_config_options, add_trust_argument, at_least
+from mtkd_cd.cli.common import (
+    add_config_options,
+    add_trust_argument,
+    add_weights_argument,
+    at_least,
+)
 
 if TYPE_CHECKING:
     from mtkd_cd.export.exporting import Exported
@@ -74,9 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         help='m.onnx, m.pt2, m.xml (OpenVINO); m.mtkd: the bundle with ONNX in it; of a cascade a '
         'folder',
     )
-    parser.add_argument(
-        '--weights', help="the config's checkpoint; default: what its training left"
-    )
+    add_weights_argument(parser)
     parser.add_argument(
         '--size', type=at_least(1), metavar='S', help="side of the input; default: the model's"
     )

@@ -15,7 +15,12 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from mtkd_cd.cli.common import ConfigOptions, add_trust_argument, at_least
+from mtkd_cd.cli.common import (
+    ConfigOptions,
+    add_local_rank_argument,
+    add_trust_argument,
+    at_least,
+)
 from mtkd_cd.recipe.options import RecipeOptions, option_fields
 
 
@@ -32,8 +37,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, leave_out: Container[s
     )
     add_options(parser, leave_out)
     add_trust_argument(parser)
-    # torchrun's own, which says what an environment variable says too.
-    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+    add_local_rank_argument(parser)
 
 
 def add_options(

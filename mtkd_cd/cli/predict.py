@@ -8,7 +8,12 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtkd_cd.cli.common import add_config_options, at_least
+from mtkd_cd.cli.common import (
+    add_config_options,
+    add_device_argument,
+    add_weights_argument,
+    at_least,
+)
 from mtkd_cd.cli.predict_pairs import (
     add_pairs_arguments,
     predict_pairs,
@@ -129,14 +134,12 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help='the change map to write, .tif or .png; with --pairs a folder',
     )
-    parser.add_argument(
-        '--weights', help="the config's checkpoint; default: what its training left"
-    )
+    add_weights_argument(parser)
     add_config_options(parser)
     add_raster_arguments(parser)
     add_pairs_arguments(parser)
     parser.add_argument('--backend', choices=['torch', 'onnx', 'openvino'], default='torch')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    add_device_argument(parser)
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
@@ -159,8 +162,8 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument('--min-area', type=float, metavar='M2', help='smallest polygon')
     files.add_argument('--simplify', type=float, metavar='M', help="tolerance of polygons' lines")
     files.add_argument('--fill-holes', type=float, metavar='M2', help='largest hole to fill')
-    files.add_argument('--date-a', help="for the polygons; default: the file's tag")
-    files.add_argument('--date-b', help='likewise')
+    files.add_argument('--date-a', help="date of A for the polygons; default: the file's tag")
+    files.add_argument('--date-b', help='date of B, likewise')
     files.add_argument('--cog', action='store_true', help='cloud-optimised, with overviews')
     files.add_argument('--overwrite', action='store_true', help='replace existing outputs')
     files.add_argument(
@@ -169,20 +172,24 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
     place = parser.add_argument_group('which pixels')
     place.add_argument('--mask', help="raster on A's grid; pixels that are not 0 are left out")
     place.add_argument(
-        '--mask-values', type=_integers, metavar='3,8,9', help='or those with one of these values'
+        '--mask-values', type=_integers, metavar='3,8,9', help='leave out these values instead'
     )
-    place.add_argument('--nodata', type=float, help='of files that declare none')
+    place.add_argument('--nodata', type=float, help='invalid value, for files that declare none')
     place.add_argument(
-        '--edge-buffer', type=at_least(0), default=0, metavar='N', help='pixels round invalid ones'
+        '--edge-buffer',
+        type=at_least(0),
+        default=0,
+        metavar='N',
+        help='leave out N pixels round invalid ones',
     )
     place.add_argument(
         '--bbox',
         type=float,
         nargs=4,
         metavar=('LEFT', 'BOTTOM', 'RIGHT', 'TOP'),
-        help="in A's CRS: only its pixels",
+        help="predict only its pixels; in A's CRS",
     )
-    place.add_argument('--aoi', metavar='F.gpkg', help='polygons: only their pixels')
+    place.add_argument('--aoi', metavar='F.gpkg', help='predict only the pixels in its polygons')
     values = parser.add_argument_group('values and grids')
     values.add_argument(
         '--bands', type=_integers, metavar='3,2,1', help='which bands are red, green, blue'
@@ -202,23 +209,23 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
     values.add_argument(
         '--coregister', action='store_true', help='take out the shift between the dates'
     )
-    values.add_argument('--resampling', choices=RESAMPLING, help="of B to A's grid")
+    values.add_argument('--resampling', choices=RESAMPLING, help="how B is brought to A's grid")
     values.add_argument(
-        '--assume-aligned', action='store_true', help='equal pixels are equal places'
+        '--assume-aligned', action='store_true', help='take equal pixels as equal places'
     )
     work = parser.add_argument_group('prediction')
     work.add_argument('--window', type=at_least(1), help="pixels; default: the model's")
-    work.add_argument('--overlap', type=_overlap, default=0.25, help='25%%, or pixels')
+    work.add_argument('--overlap', type=_overlap, default=0.25, help='of windows: 25%%, or pixels')
     work.add_argument('--threshold', type=float, help="default: the model's")
     work.add_argument('--batch-size', type=at_least(1), default=8, help='windows at a time')
     work.add_argument(
         '--route',
         choices=['window', 'raster'],
         default='window',
-        help='who picks the detector of a cascade: the CAR of a window, or of the raster',
+        help='what picks the detector of a cascade: the CAR of a window, or of the raster',
     )
     work.add_argument(
-        '--detector-band', action='store_true', help='a second band that says who served'
+        '--detector-band', action='store_true', help='add a band: which detector predicted a pixel'
     )
 
 

@@ -38,7 +38,7 @@ def add_pairs_arguments(parser: argparse.ArgumentParser) -> None:
         help='keep outputs that are of this model, these inputs and options',
     )
     many.add_argument(
-        '--assets', metavar='red,green,blue', help='of STAC items: which hold the bands'
+        '--assets', metavar='red,green,blue', help='assets of STAC items that hold the bands'
     )
     many.add_argument(
         '--stac', action='store_true', help='write a STAC item beside each change map'

@@ -8,8 +8,7 @@ Both folders hold one mask per image under the same relative name, up to the suf
 import argparse
 from collections.abc import Sequence
 
-from mtkd_cd.cli.common import at_least
-from mtkd_cd.core.car import DEFAULT_THRESHOLDS
+from mtkd_cd.cli.common import add_thresholds_argument, at_least
 from mtkd_cd.core.files import check_own_file
 from mtkd_cd.evaluation import per_image_scores
 from mtkd_cd.evaluation.image_table import check_table_suffix, is_table
@@ -28,13 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=int,
         help='value of label pixels that do not count; default: all count',
     )
-    parser.add_argument(
-        '--thresholds',
-        type=float,
-        nargs='+',
-        default=DEFAULT_THRESHOLDS,
-        help='CAR thresholds (default: %(default)s)',
-    )
+    add_thresholds_argument(parser)
     parser.add_argument('--jobs', type=at_least(1), help='threads; default: one per CPU')
     args = parser.parse_args(argv)
     if args.out:
