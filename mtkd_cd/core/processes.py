@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _FAILURE = 'mtkd_cd/failure'
 _HEARD = 'mtkd_cd/heard'  # how many processes know of it
@@ -42,7 +42,7 @@ class _Board:
 
         self.rank = distributed.get_rank()
         self._others = distributed.get_world_size() - 1
-        store = distributed.distributed_c10d._get_default_store()
+        store = _meeting_place()
         # A connection of its own: the other one is taken while a process waits for another.
         self._store = store.clone() if hasattr(store, 'clone') else store
         self._lock = threading.Lock()
@@ -71,6 +71,20 @@ class _Board:
             while time.monotonic() < until and self._store.add(_HEARD, 0) < self._others:
                 time.sleep(_POLL / 5)
             time.sleep(_POLL)  # they get their answers
+
+
+def _meeting_place() -> Any:
+    """The store through which the processes found each other.
+
+    A store of our own would need a port of its own, which a cluster's firewall may close.
+    """
+    from torch import distributed
+
+    world = distributed.group.WORLD
+    if hasattr(world, 'get_group_store'):
+        return world.get_group_store()
+    # Older releases of torch, which change no more, have no public way.
+    return distributed.distributed_c10d._get_default_store()
 
 
 _boards: list[_Board] = []
