@@ -17,7 +17,7 @@ from PIL import Image
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.strategy import strategy_title
-from mtkd_cd.core.text import percent_text
+from mtkd_cd.core.text import counted, percent_text
 from mtkd_cd.drawing.car_histogram import SMALLEST_DRAWN_CAR, car_ticks, draw_car_histogram
 from mtkd_cd.paper.published import model_title, published_scores
 from mtkd_cd.reporting.comparison import Bin, Comparison, Entry, Reference
@@ -391,10 +391,8 @@ def _band(entry: Entry, bins: Sequence[Bin]) -> tuple[np.ndarray, np.ndarray]:
 def _draw_bounds(axis: Axes, bins: Sequence[Bin]) -> None:
     """From the smallest to the largest CAR of each bin, on a logarithmic axis."""
     for place, car_bin in enumerate(bins):
-        low, high = (
-            max(car_bin.low, SMALLEST_DRAWN_CAR),
-            max(car_bin.high, 1.2 * SMALLEST_DRAWN_CAR),
-        )
+        low = max(car_bin.low, SMALLEST_DRAWN_CAR)
+        high = max(car_bin.high, 1.2 * low)  # images of one CAR would leave nothing to see
         axis.bar(place, high - low, 0.6, low, color='#bdbdbd')
     axis.set_yscale('log')
     axis.set_ylim(SMALLEST_DRAWN_CAR, 1)
@@ -404,7 +402,7 @@ def _draw_bounds(axis: Axes, bins: Sequence[Bin]) -> None:
 
 
 def _tick(car_bin: Bin, partition: CARPartition) -> str:
-    images = f'{len(car_bin.rows)} images'
+    images = counted(len(car_bin.rows), 'image')
     if car_bin.name in partition.names:
         return f'{car_bin.name}\n{partition.bounds_text(car_bin.name).replace("<=", "≤")}\n{images}'
     return f'{percent_text(car_bin.low)}\nto {percent_text(car_bin.high)}\n{images}'
