@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mtkd_cd.analysis.check import splits_on_disk
+from mtkd_cd.core.car import IGNORE_INDEX, change_area_ratio
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.core.text import did_you_mean, label_and_path, some
@@ -26,8 +27,8 @@ from mtkd_cd.drawing.error_map import (
 )
 from mtkd_cd.drawing.panel import Row, Sheet, png_bytes, zoom_of
 from mtkd_cd.drawing.photo import read_photo
-from mtkd_cd.evaluation.counts import confusion_counts
-from mtkd_cd.evaluation.scores import image_scores, predicted_cars, true_cars
+from mtkd_cd.evaluation.counts import map_counts
+from mtkd_cd.evaluation.scores import image_scores, predicted_cars
 
 SHEET_FORMATS = ('png', 'pdf', 'svg')
 CHOICES = ('best', 'worst', 'gain', 'loss')
@@ -225,9 +226,7 @@ class MaskComparison:
                 f'{pair.date_a} has no label, so that predictions cannot be ranked: give names, or '
                 'all'
             )
-        return np.stack(
-            [confusion_counts(mask, label) for mask in self._masks(pair, label).values()]
-        )
+        return np.stack([map_counts(mask, label) for mask in self._masks(pair, label).values()])
 
     def row(self, name: str, style: Literal['errors', 'contours'] = 'errors') -> Row:
         """Date A, date B, label and a tile per run: its errors, or the outlines of label and
@@ -252,13 +251,13 @@ class MaskComparison:
             if style == 'contours':
                 tiles[run] = outline_map(tiles['B'], mask, label, zoom_of(shape[1]))
             else:
-                tiles[run] = mask_image(mask) if label is None else error_map(mask, label)
+                tiles[run] = mask_image(mask) if label is None else _errors(mask, label)
         if label is None:
-            return Row(tiles, name, {run: f'CAR {mask.mean():.2%}' for run, mask in masks.items()})
-        counts = np.stack([confusion_counts(mask, label) for mask in masks.values()])
-        return Row(
-            tiles, f'{name}    CAR {true_cars(counts)[0]:.2%}', dict(zip(masks, _notes(counts)))
-        )
+            cars = {run: float(change_area_ratio(mask)) for run, mask in masks.items()}
+            return Row(tiles, name, {run: f'CAR {car:.2%}' for run, car in cars.items()})
+        counts = np.stack([map_counts(mask, label) for mask in masks.values()])
+        caption = f'{name}    CAR {change_area_ratio(label):.2%}'
+        return Row(tiles, caption, dict(zip(masks, _notes(counts))))
 
     def _label(self, pair: Pair) -> np.ndarray | None:
         return (
@@ -283,6 +282,10 @@ class MaskComparison:
                     f'{wanted[1]} x {wanted[0]}: write the masks at the size of the labels'
                 )
         return masks
+
+
+def _errors(mask: np.ndarray, label: np.ndarray) -> np.ndarray:
+    return error_map(mask, np.where(mask == IGNORE_INDEX, IGNORE_INDEX, label))
 
 
 def _image_shape(path: str) -> tuple[int, ...]:

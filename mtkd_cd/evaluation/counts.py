@@ -43,6 +43,22 @@ def confusion_counts(
     return _stacked(_outcomes(predicted, changed, ignored))
 
 
+def map_counts(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """:func:`confusion_counts` of a predicted map that may hold 255, nodata, where nothing counts.
+
+    Args:
+        prediction: (H, W): 0, 1 or 255.
+        label: (H, W): 0, 1 or 255, not counted either.
+
+    Returns:
+        (4,) int64: TP, FP, FN, TN.
+    """
+    unknown = prediction == IGNORE_INDEX
+    return confusion_counts(
+        np.where(unknown, 0, prediction), np.where(unknown, IGNORE_INDEX, label), IGNORE_INDEX
+    )
+
+
 def outcome_counts(
     prediction: 'Tensor', label: 'Tensor', ignore_index: int = IGNORE_INDEX
 ) -> 'Tensor':

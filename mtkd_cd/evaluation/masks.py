@@ -16,7 +16,7 @@ from mtkd_cd.core.text import some
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.layout import PairFolders
 from mtkd_cd.data.pairs import Pair, Problem, list_pairs
-from mtkd_cd.evaluation.counts import confusion_counts
+from mtkd_cd.evaluation.counts import confusion_counts, map_counts
 from mtkd_cd.evaluation.image_names import image_names
 from mtkd_cd.evaluation.image_table import ImageTable
 
@@ -194,7 +194,5 @@ def _score_files(pair: Pair, ignore_index: int | None) -> tuple[np.ndarray, bool
             f'{sizes[1]}: bring predictions to the size of the '
             'labels'
         )
-    unknown = prediction == IGNORE_INDEX  # nodata of a map of `mtkd-cd predict`
-    label[unknown], prediction[unknown] = IGNORE_INDEX, 0
-    counts = confusion_counts(prediction, label, IGNORE_INDEX)
+    counts = map_counts(prediction, label)
     return counts, int(counts.sum()) < label.size

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -245,3 +246,19 @@ def test_a_validation_split_held_out_of_train_is_shown_by_train(data, runs):
     with pytest.raises(UserError, match=r"there are train; .* is shown by split 'train'"):
         MaskComparison(open_runs(runs), str(data), 'val')
     assert MaskComparison(open_runs(runs), str(data), 'train').num_pairs > 0
+
+
+@pytest.mark.parametrize('labelled', [True, False])
+def test_nodata_of_a_map_counts_nowhere(data, tmp_path, labelled):
+    stored = np.zeros((20, 20), np.uint8)
+    stored[:10], stored[0, :5] = 255, 1  # GDAL's nodata, and five of 200 pixels
+    (tmp_path / 'map').mkdir()
+    Image.fromarray(stored).save(tmp_path / 'map/a.tif', tiffinfo={42113: '255'})
+    if not labelled:
+        shutil.rmtree(data / 'test/label')
+    row = MaskComparison(open_runs([str(tmp_path / 'map')]), str(data)).row('a')
+    note = 'CAR 2.44%'  # 5 of the 205 that are known
+    assert row.notes['map'] == (f'IoU 100.0   mIoU 100.0   {note}' if labelled else note)
+    if labelled:  # 40 pixels of 400, all in the first two rows
+        assert row.caption == 'a    CAR 10.00%'
+        assert (row.tiles['map'][1:10] == 127).all()
