@@ -2,6 +2,7 @@
 by the validation score."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -157,16 +158,18 @@ def search_text(trials: Sequence[Trial], model: str, options: RecipeOptions, kin
     # specialists.
     files = best.layout(model_name(model)).checkpoints(best.strategy(kind))
     paths = ''.join(f'        {name}={path!r},\n' for name, path in files.items())
-    return '\n'.join(
-        [
-            f'{model}, {kind}: mIoU on the validation split in percent, and '
-            'difference to the origin with its 95 % bootstrap interval.\n',
-            format_markdown_table(['CAR ranges', 'proposed by', 'mIoU', 'to the origin'], rows),
-            '\nThe best, trained and tested:',
-            f'mtkd-cd recipe {model} --thresholds '
-            f'{" ".join(map(repr, trials[0].thresholds))}   # and the other options as here',
+    lines = [
+        f'{model}, {kind}: mIoU on the validation split in percent, and '
+        'difference to the origin with its 95 % bootstrap interval.\n',
+        format_markdown_table(['CAR ranges', 'proposed by', 'mIoU', 'to the origin'], rows),
+        '\nThe best, trained and tested:',
+        f'mtkd-cd recipe {shlex.quote(model)} --thresholds '
+        f'{" ".join(map(repr, trials[0].thresholds))}   # and the other options as here',
+    ]
+    if model == model_name(model):  # of another config nobody has written configs/<kind>
+        lines += [
             f'or in a config derived from configs/{kind}/{model}.py:',
             f'model = dict(\n    thresholds={trials[0].thresholds},\n'
             f'    checkpoints=dict(\n        _delete_=True,\n{paths}    ),\n)',
         ]
-    )
+    return '\n'.join(lines)

@@ -160,3 +160,11 @@ def test_best_comes_with_the_lines_that_use_it(tmp_path):
         large='partition@0.3/tinycd/large',
     )
     assert model.checkpoints == {name: f'w/{place}/best.pth' for name, place in places.items()}
+
+
+def test_best_of_an_own_config_comes_with_the_command_alone():
+    trials = [Trial((0.3,), ('images',), 61.25, 1.5, -0.25, 3.0)]
+    text = search_text(trials, 'my nets/a.py', RecipeOptions(REPO / 'configs'), 'mtkd')
+    assert text.endswith(
+        "mtkd-cd recipe 'my nets/a.py' --thresholds 0.3   # and the other options as here"
+    )
