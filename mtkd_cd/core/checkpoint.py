@@ -27,6 +27,9 @@ from mtkd_cd.core.strategy import training_command
 from mtkd_cd.core.text import some
 
 DIGEST = 'digest'  # entry of a checkpoint's meta
+_OTHER_AUTHORS = (
+    ". Published files in their authors' names are rewritten by `mtkd-cd convert-weights FILE NEW`"
+)
 _SHOWN_KEYS = 6
 _FORCE_TENSORS = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 # Where files keep their weights, from the most to the least telling name.
@@ -483,6 +486,7 @@ def load_weights(
         raise UserError(
             f'checkpoint {path} is of another model than this {type(module).__name__}. '
             + '; '.join(problems)
+            + ('' if len(missing) < len(own) else _OTHER_AUTHORS)
         )
     module.load_state_dict(weights, strict=False)
 

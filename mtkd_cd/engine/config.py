@@ -18,7 +18,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS, found_config
 from mtkd_cd.core.processes import watch_others
 from mtkd_cd.core.strategy import Layout, Place, Strategy, of_each_fold, training_command
-from mtkd_cd.core.text import closest
+from mtkd_cd.core.text import closest, did_you_mean
 from mtkd_cd.data.images import band_numbers as band_numbers
 from mtkd_cd.data.images import normalization_of
 from mtkd_cd.data.radiometry import from_spec
@@ -53,6 +53,7 @@ SPECIALIST_DATA = 'CARPartitionDataset'
 FOLD_DATA = 'FoldDataset'
 CASCADE = 'OriginPartitionCascade'
 DISTILLER = 'MultiTeacherDistiller'
+_SUFFIXES = ('.py', '.json', '.yml', '.yaml')  # of configs, as mmengine reads them
 
 
 def load_config(
@@ -72,9 +73,9 @@ def load_config(
     """
     path = found_config(path)
     if not path.is_file():
-        siblings = sorted(file.stem for file in _neighbours(path))
-        hint = closest(path.stem, siblings) if siblings else f'folder {path.parent} holds no config'
-        raise UserError(f'config {path} does not exist: {hint}')
+        raise UserError(f'config {path} {_hint_for(path)}')
+    if path.suffix not in _SUFFIXES:
+        raise UserError(f'config {path} is none: give a file {", ".join(_SUFFIXES)}')
     try:
         cfg = Config.fromfile(path)
     except UserError:
@@ -92,12 +93,22 @@ def load_config(
     return cfg
 
 
-def _neighbours(path: Path) -> list[Path]:
-    """The configs beside one that is missing, the package's own among them for ``configs/...``."""
+def _hint_for(path: Path) -> str:
+    """What is wrong with the path of a config that is no file, and what may be meant."""
+    if path.is_dir():
+        return f'is a folder: give a file {", ".join(_SUFFIXES)}'
+    if (CONFIGS / 'origin' / f'{path}.py').is_file():
+        return f'does not exist: did you mean configs/origin/{path}.py, or configs/mtkd/{path}.py?'
     folders = [path.parent]
-    if path.parts[:1] == ('configs',):
+    shipped = path.parts[:1] == ('configs',)
+    if shipped:
         folders.append(CONFIGS.joinpath(*path.parent.parts[1:]))
-    return list({file.stem: file for folder in folders for file in folder.glob('*.py')}.values())
+    siblings = sorted({file.stem for folder in folders for file in folder.glob('*.py')})
+    if not siblings:
+        return f'does not exist: folder {path.parent} holds no config'
+    # The files of a folder of the user's may be anything.
+    near = closest(path.stem, siblings) if shipped else did_you_mean(path.stem, siblings)
+    return f'does not exist: {near or "check the path"}'
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ from mtkd_cd.core.files import atomic_write
 from mtkd_cd.inference.calibration import Calibration
 from mtkd_cd.inference.card import Card
 from mtkd_cd.inference.predictor import Model, TorchPredictor, build_plain, cascade_of, placed
+from mtkd_cd.inference.raster import check_folder
 from mtkd_cd.models.mtkd.routing import ORIGIN, Routing
 from mtkd_cd.version import __version__
 
@@ -108,11 +109,16 @@ def write_bundle(path: str | os.PathLike, contents: Contents) -> Path:
     Raises:
         UserError: Another suffix.
     """
+    path = _checked_name(path)
+    parts = dict(_parts(contents))
+    return _write_parts(path, _card_json(contents, parts), parts)
+
+
+def _checked_name(path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix != SUFFIX:
         raise UserError(f'bundle {path}: its name ends in {SUFFIX}')
-    parts = dict(_parts(contents))
-    return _write_parts(path, _card_json(contents, parts), parts)
+    return path
 
 
 def _write_parts(path: Path, card: Mapping[str, Any], parts: Mapping[str, bytes]) -> Path:
@@ -587,6 +593,8 @@ def create_bundle(
     """
     from mtkd_cd.inference.creation import gather_contents
 
+    out = _checked_name(out)
+    check_folder(f'bundle {out}', out.parent)  # now, and not after the validation
     contents = gather_contents(
         config,
         weights,

@@ -1,6 +1,7 @@
 """Gathers what goes into a bundle: weights, card, calibration and a golden pair."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,10 +13,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import SequentialSampler
 
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import load_config
 from mtkd_cd.inference.bundle import Contents
 from mtkd_cd.inference.calibration import MarginCounts
-from mtkd_cd.inference.inferencer import ChangeInferencer
+from mtkd_cd.inference.inferencer import ChangeInferencer, check_threshold
 from mtkd_cd.inference.predictor import (
     Model,
     TorchPredictor,
@@ -40,6 +42,11 @@ def gather_contents(
     progress: Callable[[int, int], None] | None,
 ) -> Contents:
     """See :func:`~mtkd_cd.inference.bundle.create_bundle`."""
+    check_threshold(threshold)
+    if training_size is not None and training_size < 1:
+        raise UserError(f'training_size={training_size}: at least one pixel is needed')
+    if gsd_m is not None and not 0 < gsd_m < math.inf:
+        raise UserError(f'gsd_m={gsd_m:g}: metres per pixel are above 0')
     cfg = config if isinstance(config, Config) else load_config(os.fspath(config))
     model = model_from_config(cfg, weights, device)
     detectors = {key: _detector(model, key) for key in model.names}

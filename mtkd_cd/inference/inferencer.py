@@ -39,6 +39,7 @@ from mtkd_cd.inference.predictor import (
 )
 from mtkd_cd.inference.raster import (
     NODATA,
+    RESAMPLING,
     MapWriter,
     Pair,
     PairOptions,
@@ -244,6 +245,9 @@ class ChangeInferencer:
         """
         if channel_order not in ('rgb', 'bgr'):
             raise UserError(f"channel_order={channel_order!r}: 'rgb' or 'bgr' is needed")
+        check_threshold(threshold)
+        if batch_size < 1:
+            raise UserError(f'batch_size={batch_size}: at least 1 is needed')
         single = len(pairs) == 2 and all(isinstance(item, (str, os.PathLike)) for item in pairs)
         if single:
             raise UserError('pairs is a list of pairs: [[a, b]] for one')
@@ -365,7 +369,7 @@ class ChangeInferencer:
         if not dry_run:
             inputs = [file for file in (a, b, mask, aoi) if file is not None]
             check_outputs(targets, inputs, overwrite)
-        _check_choices(probability_dtype, route, gsd, batch_size, edge_buffer)
+        _check_choices(probability_dtype, route, gsd, resampling, batch_size, edge_buffer)
         for name, offset in (('offset_a', offset_a), ('offset_b', offset_b)):
             if not math.isfinite(offset):
                 raise UserError(f'{name}={offset:g}: a finite number is needed')
@@ -375,7 +379,7 @@ class ChangeInferencer:
             mask=mask,
             mask_values=None if mask_values is None else tuple(mask_values),
             nodata=nodata,
-            bbox=None if bbox is None else (bbox[0], bbox[1], bbox[2], bbox[3]),
+            bbox=None if bbox is None else _box(bbox),
             aoi=aoi,
             assume_aligned=assume_aligned,
             resampling=resampling,
@@ -458,8 +462,7 @@ class ChangeInferencer:
                 f'window={size}: the cascade picks its detector by the CAR of a window, and its '
                 f'thresholds hold for windows of {card.training_size} pixels'
             )
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise UserError(f'threshold={threshold:g}: a probability from 0 to 1 is needed')
+        check_threshold(threshold)
         factor, gsd_report = _resolution(pair.grid, card, gsd)
         shift = pair.shift()
         notes += _registration_notes(pair, shift, coregister)
@@ -941,13 +944,35 @@ def _targets(out: Any, probability: Any, vector: Any) -> dict[str, Path]:
     return targets
 
 
+def _box(bbox: Sequence[float]) -> tuple[float, float, float, float]:
+    try:
+        left, bottom, right, top = map(float, bbox)
+    except (TypeError, ValueError):
+        raise UserError(
+            f'bbox={bbox!r}: left, bottom, right, top are needed, in this order'
+        ) from None
+    return left, bottom, right, top
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a threshold that is no probability."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f'threshold={threshold:g}: a probability from 0 to 1 is needed')
+
+
 def _check_choices(
-    probability_dtype: str, route: str, gsd: str | None, batch_size: int, edge_buffer: int
+    probability_dtype: str,
+    route: str,
+    gsd: str | None,
+    resampling: str | None,
+    batch_size: int,
+    edge_buffer: int,
 ) -> None:
     for name, value, choices in (
         ('probability_dtype', probability_dtype, ('uint8', 'float32')),
         ('route', route, ('window', 'raster')),
         ('gsd', gsd, (None, 'keep', 'model')),
+        ('resampling', resampling, (None, *RESAMPLING)),
     ):
         if value not in choices:
             raise UserError(f'{name}={value!r}: one of {", ".join(map(repr, choices))} is needed')

@@ -842,13 +842,17 @@ def check_outputs(
             raise UserError(f'{key} {path} is an input: give another name')
         if path.is_dir():
             raise UserError(f'{key} {path} is a folder: give the name of a file')
-        _check_folder(f'{key} {path}', path.parent)
+        check_folder(f'{key} {path}', path.parent)
         if path.exists() and not overwrite:
             raise UserError(f'{key} {path} exists: give another name or --overwrite')
 
 
-def _check_folder(what: str, folder: Path) -> None:
-    """Refuse a folder in which nothing can be written, also one that is still to be made."""
+def check_folder(what: str, folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, also one that is still to be made.
+
+    Raises:
+        UserError: ``what`` for, the folder, and why.
+    """
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir():

@@ -77,11 +77,9 @@ LAYOUTS = {
         "the TinyCD authors' checkpoint",
         ('_classify._linears.2.0.weight', '_first_mix._mixing._convmix.0.weight'),
         _from_tinycd,
-        'mtkd-cd test configs/origin/tinycd.py {path} '
+        'mtkd-cd test configs/origin/tinycd.py {path} --data-root LEVIR-CD-256 '
         '--cfg-options model.backbone.classifier_channels=[16,8] '
-        'model.backbone.classifier_act=False '
-        'test_dataloader.dataset.data_root=LEVIR-CD-256 '
-        'test_dataloader.dataset.pipeline.1.scale=[256,256]',
+        'model.backbone.classifier_act=False',
         _TINYCD_OPTIONS,
         'TinyCD',
     ),

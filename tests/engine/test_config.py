@@ -248,3 +248,24 @@ def test_batch_norms_are_synchronised_among_gpus_unless_the_config_says_otherwis
         monkeypatch.setattr(adjust, name, lambda *args, **kwargs: None)
     adjust.set_machine(cfg, launcher='pytorch')
     assert cfg.sync_bn == kept
+
+
+@pytest.mark.parametrize(
+    ('path', 'message'),
+    [
+        ('fc_ef', 'does not exist: did you mean configs/origin/fc_ef.py'),
+        ('configs/mtkd/fc_fe.py', "does not exist: did you mean 'fc_ef'?"),
+        ('notes.py', 'config notes.py does not exist: check the path'),
+        ('min.py', "config min.py does not exist: did you mean 'mine'?"),
+        ('folder', 'config folder is a folder: give a file .py, .json'),
+        ('mine.txt', 'config mine.txt is none: give a file .py, .json'),
+    ],
+)
+def test_path_that_is_no_config(tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'mine.py').touch()
+    (tmp_path / 'mine.txt').touch()
+    with pytest.raises(UserError) as error:
+        adjust.load_config(path)
+    assert message in str(error.value)

@@ -239,3 +239,20 @@ def test_tool_creates_inspects_and_verifies(tool, weights, tmp_path):
     code, said = tool('bundle', 'verify', tmp_path / 'n.mtkd')
     assert code == 2
     assert 'Get it again' in said
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (dict(threshold=7.0), 'threshold=7: a probability from 0 to 1'),
+        (dict(training_size=0), 'training_size=0: at least one pixel'),
+        (dict(gsd_m=float('nan')), 'gsd_m=nan: metres per pixel are above 0'),
+        (dict(out='m.zip'), r'bundle .*m\.zip: its name ends in \.mtkd'),
+        (dict(out='file/m.mtkd'), 'file is a file, not a folder'),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_predicted(tmp_path, given, message):
+    (tmp_path / 'file').touch()
+    out = tmp_path / given.pop('out', 'm.mtkd')
+    with pytest.raises(UserError, match=message):
+        create_bundle(tmp_path / 'none.py', None, out, **given)

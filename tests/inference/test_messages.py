@@ -274,6 +274,8 @@ def test_settings_out_of_range(refused):
     assert 'threshold=1.5' in refused(threshold=1.5)
     assert 'overlap=64' in refused(overlap=64)
     assert "route='best'" in refused(route='best')
+    assert "resampling='best'" in refused(resampling='best')
+    assert 'left, bottom, right, top are needed' in refused(bbox=(1, 2, 3))
     assert 'only a cascade' in refused(detector_band=True)
     assert 'ground sample distance is not known' in refused(gsd='model')
 
@@ -371,10 +373,10 @@ def test_model_that_is_none(model, parts, tmp_path, monkeypatch, write_raster, g
 
 @pytest.mark.parametrize('given', [dict(weights='w.pth'), dict(cfg_options={'model.x': 1})])
 def test_what_would_not_change_a_bundle_is_refused(given):
-    with pytest.raises(UserError, match='bundle m[.]mtkd has its own'):
+    with pytest.raises(UserError, match=r'bundle m\.mtkd has its own'):
         ChangeInferencer('m.mtkd', **given)
     if 'weights' in given:
-        with pytest.raises(UserError, match='exported model m[.]onnx has its own'):
+        with pytest.raises(UserError, match=r'exported model m\.onnx has its own'):
             ChangeInferencer('m.onnx', **given)
 
 

@@ -3,6 +3,7 @@ load into."""
 
 import os
 import runpy
+import shlex
 from collections import OrderedDict
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import nn
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation.metric import PerImageChangeMetric
-from mtkd_cd.models.conversion import convert_weights
+from mtkd_cd.models.conversion import LAYOUTS, convert_weights
 from mtkd_cd.registry import MODELS
 
 _TOOL = Path(__file__).parents[2] / 'tools' / 'convert_weights.py'
@@ -333,3 +334,11 @@ def test_published_tinycd_finds_the_buildings_of_levir_cd(authors_tinycd):
     assert len(files) == 11
     assert scores['pooled_Fscore_changed'] == pytest.approx(92.77, abs=0.2)
     assert scores['mIoU'] == pytest.approx(88.35, abs=0.2)
+
+
+def test_command_to_use_a_converted_detector_sets_what_the_config_knows():
+    layout = LAYOUTS['tinycd']
+    command = shlex.split(layout.use.format(path='new.pth'))
+    assert command[:4] == ['mtkd-cd', 'test', 'configs/origin/tinycd.py', 'new.pth']
+    options = command[command.index('--cfg-options') + 1 :]
+    assert [option.partition('=')[0] for option in options] == list(layout.options)
