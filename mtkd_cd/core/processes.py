@@ -80,7 +80,7 @@ def _meeting_place() -> Any:
     """
     from torch import distributed
 
-    world = distributed.group.WORLD
+    world: Any = distributed.group.WORLD  # there is one: the processes have met
     if hasattr(world, 'get_group_store'):
         return world.get_group_store()
     # Older releases of torch, which change no more, have no public way.
