@@ -36,11 +36,14 @@ class RecipeResults:
         model: Name of the model.
         metrics: Of each tested strategy, all metrics in percent.
         times: Of the steps, in their order.
+        outdated: Strategies whose test followed from another origin than is there now, or was on
+            other data than the origin's; they have no metrics here.
     """
 
     model: str
     metrics: dict[Strategy, dict[str, float]] = field(default_factory=dict)
     times: list[StepTime] = field(default_factory=list)
+    outdated: list[Strategy] = field(default_factory=list)
 
     @property
     def differences(self) -> dict[Strategy, dict[str, float]]:
@@ -76,6 +79,7 @@ class RecipeResults:
                 for time in self.times
             ],
             ranges={one.text: str(one.partition) for one in self.specialists},
+            outdated=[one.text for one in self.outdated],
         )
 
     def write(self, folder: Path) -> None:

@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from mtkd_cd.engine import read_curve
 from mtkd_cd.engine.checkup import TRAINING_NEEDS
 from mtkd_cd.engine.record import (
     check_settings,
+    file_digest,
     name_of,
     read_record,
     read_test_record,
@@ -541,8 +542,9 @@ def _write_curves(layout: Layout) -> None:
 
 def collect_results(layout: Layout) -> RecipeResults:
     """Read the metrics of every test and the time of every step from the records of all variants
-    that have files."""
+    that have files. Tests that followed from another origin than is there now are left out."""
     results = RecipeResults(layout.model)
+    is_outdated = _outdated_beside(layout)
     for step in _steps_of(layout):
         place = step.place(layout)
         training = step.action == 'train'
@@ -551,9 +553,40 @@ def collect_results(layout: Layout) -> RecipeResults:
             results.times.append(
                 StepTime(step.action, step.strategy, step.specialist, record['seconds'])
             )
-        if record.get('metrics'):
+        if record.get('metrics') and is_outdated(step, record):
+            results.outdated.append(step.strategy)
+        elif record.get('metrics'):
             results.metrics[step.strategy] = record['metrics']
     return results
+
+
+def _outdated_beside(layout: Layout) -> Callable[[Step, Mapping[str, Any]], bool]:
+    """What tells whether a test, by its record, followed from another origin than there is now, or
+    was on other data than the origin's test."""
+    weights = layout.weights(Strategy('origin'))
+    digest = file_digest(weights) if weights.is_file() else None
+    origin = read_test_record(weights.with_name(TEST_RECORD))
+    data, stamps = origin.get('data'), _tested_weights(origin)
+
+    def is_outdated(step: Step, record: Mapping[str, Any]) -> bool:
+        started = read_record(step.place(layout)).get('settings', {})
+        of_origin = {'continued': 'weights.start', 'mtkd': 'weights.student'}
+        start = started.get(of_origin.get(step.strategy.kind, ''))
+        return (
+            (start is not None and digest is not None and start != digest)
+            or (data is not None and record.get('data', data) != data)
+            or any(stamps.get(path, row) != row for path, row in _tested_weights(record).items())
+        )
+
+    return is_outdated
+
+
+def _tested_weights(record: Mapping[str, Any]) -> dict[str, list]:
+    """[path, size, time] of the files of a test, by path."""
+    stamp = record.get('stamp')
+    rows = stamp.get('weights') if isinstance(stamp, dict) else None
+    rows = rows if isinstance(rows, list) else []
+    return {str(row[0]): row for row in rows if isinstance(row, list) and row}
 
 
 def _steps_of(layout: Layout) -> list[Step]:

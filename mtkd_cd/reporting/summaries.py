@@ -25,6 +25,8 @@ def recipe_markdown(results: RecipeResults) -> str:
     ranges = [
         '\n' + markdown_text(f'CAR ranges of {one}: {one.partition}') for one in results.specialists
     ]
+    outdated = ', '.join(one.title for one in results.outdated)
+    left_out = f'Left out, of another origin or of other data than there are now: {outdated}.'
     times = [
         [
             markdown_text(f'{one.action} {one.strategy}{f"/{one.range}" if one.range else ""}'),
@@ -38,6 +40,7 @@ def recipe_markdown(results: RecipeResults) -> str:
         'brackets the difference to the origin.',
         '',
         format_markdown_table(['', *MEAN_NAMES], scores),
+        *(['\n' + markdown_text(left_out)] if outdated else []),
         *ranges,
         '',
         format_markdown_table(['step', 'time'], [*times, ['all', _clock(total)]]),

@@ -16,7 +16,8 @@ from mmengine.config import Config
 
 from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.core.files import CONFIGS
-from mtkd_cd.core.strategy import Strategy
+from mtkd_cd.core.strategy import Layout, Strategy
+from mtkd_cd.engine.record import file_digest, write_json, write_record
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.evaluation.scores import MEAN_NAMES
 from mtkd_cd.inference import bundle
@@ -29,10 +30,12 @@ from mtkd_cd.recipe.steps import (
     _summary,
     _test_once,
     _test_stamp,
+    collect_results,
     drop_checkpoints,
     recipe,
     step_config,
 )
+from mtkd_cd.reporting.summaries import recipe_markdown
 
 REPO = Path(__file__).parents[2]
 
@@ -423,3 +426,40 @@ def test_test_with_other_views_is_another_test(tmp_path):
     views = [[dict(type='TestTimeAug', transforms=[[]])], [dict(type='TestTimeAug')]]
     assert stamp(tta=True, tta_pipeline=views[0]) != stamp(tta=True, tta_pipeline=views[1])
     assert stamp(tta_pipeline=views[0]) == stamp(tta_pipeline=views[1])  # nobody uses them
+
+
+def test_results_of_another_origin_are_not_set_beside_those_of_this_one(tmp_path):
+    layout = Layout('m', tmp_path)
+    scores, data = dict.fromkeys(MEAN_NAMES, 50.0), {'A/0.png': '0'}
+    strategies = [Strategy(kind) for kind in ('origin', 'op', 'continued', 'mtkd')]
+    origin = layout.weights(strategies[0])
+
+    def write(strategy, rows, data=data):
+        record = dict(stamp=dict(weights=rows), data=data, metrics=scores, seconds=1.0)
+        write_json(layout.place(strategy) / 'test.json', record)
+
+    def found():
+        results = collect_results(layout)
+        assert results.metrics.keys().isdisjoint(results.outdated)
+        return set(results.metrics), recipe_markdown(results)
+
+    write(strategies[0], [[str(origin), 9, 1]])
+    origin.write_bytes(b'first')
+    write(strategies[1], [[str(origin), 9, 1], ['small', 9, 1]])
+    for strategy, name in zip(strategies[2:], ('start', 'student')):
+        write(strategy, [[str(layout.weights(strategy)), 9, 1]])
+        settings = {f'weights.{name}': file_digest(origin)}
+        write_record(layout.place(strategy), dict(settings=settings, finished=True))
+    metrics, text = found()
+    assert metrics == set(strategies)
+    assert 'Left out' not in text
+
+    origin.write_bytes(b'trained anew')
+    write(strategies[0], [[str(origin), 9, 2]])
+    metrics, text = found()
+    assert metrics == {strategies[0]}
+    assert 'of other data than there are now: O-P, continued, MTKD.' in text
+
+    origin.write_bytes(b'first')
+    write(strategies[0], [[str(origin), 9, 1]], data={'A/0.png': '1'})
+    assert found()[0] == {strategies[0]}
