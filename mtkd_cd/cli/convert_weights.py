@@ -2,6 +2,7 @@
 authors' checkpoints; and take the detectors out of a file of Open-CD's MTKD training."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 
 from mtkd_cd.cli.common import add_trust_argument
@@ -34,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{args.source} is of Open-CD's MTKD training; written:")
         for name, path in files.items():
             print(f'  {name}: {path}')
-        print(f'Test the student with: mtkd-cd test CONFIG {files["student"]}')
+        student = shlex.quote(str(files['student']))
+        print(f'Test the student with: mtkd-cd test CONFIG {student}')
         return
     layout = LAYOUTS[convert_weights(args.source, args.destination, args.layout)]
     print(
         f'{args.source} is {layout.title}; written to {args.destination}. Use it with:\n'
-        f'  {layout.use.format(path=args.destination)}'
+        f'  {layout.use.format(path=shlex.quote(str(args.destination)))}'
     )

@@ -1,6 +1,7 @@
 """Rewrite one of Open-CD's configs for this package: scope, distilling detectors, data folders."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,4 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             file.write(f'# Rewritten from {args.config} by mtkd-cd migrate.\n{text}')
     print(migration.text(), file=sys.stderr)
     if args.out is not None:
-        print(f'written to {args.out}. Train it with: mtkd-cd train {args.out}', file=sys.stderr)
+        command = shlex.join(['mtkd-cd', 'train', str(args.out)])
+        first = (
+            'Change by hand what could not be changed, then train' if migration.left else 'Train'
+        )
+        print(f'written to {args.out}. {first} it with: {command}', file=sys.stderr)

@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.text import did_you_mean
 
 TWO_TEACHERS = (0.1,)
 # The detector that each of Open-CD's distilling classes, and of the paper's repository's, copies.
@@ -273,6 +274,9 @@ def _report_unknown_types(migration: Migration) -> None:
             continue
         if kind.rpartition('.')[2] in _SEMANTIC:
             advice = 'semantic change detection is out of scope; the binary models are in docs'
+        elif kind.rpartition('.')[2].startswith('Distill'):
+            # What is rewritten is gone by now: a misspelt one, or a loss of a model that is not.
+            advice = did_you_mean(kind, DISTILLING) or 'check its spelling and that of its model'
         else:
             advice = similar_name(kind) or 'nothing here is like it'
         migration.left.append(f'type {kind!r} is not known here: {advice}')

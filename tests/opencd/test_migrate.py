@@ -5,6 +5,7 @@ from mmengine.config import Config
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.opencd.migrate import migrate_config
+from mtkd_cd.registry import MODELS
 
 STEP_3 = """
 model = dict(
@@ -130,11 +131,26 @@ def test_file_that_it_inherits_from_must_be_there(write_config):
 
 def test_tool_writes_a_config_that_loads_and_says_what_it_did(tool, write_config, tmp_path):
     path = write_config('changer_mitb0', lines=step_3('DistillDIEncoderDecoder'))
-    out = tmp_path / 'new.py'
+    out = tmp_path / 'my folder' / 'new.py'
     code, said = tool('migrate', path, '-o', out)
     assert code == 0
+    assert said.rstrip().endswith(f"Train it with: mtkd-cd train '{out}'")
     assert Config.fromfile(out).model.type == 'MultiTeacherDistiller'
     assert 'Changed' in said
     assert 'never reached a gradient' in said
     assert tool('migrate', path, '-o', out)[0] == 2
     assert tool('migrate', path, '-o', out, '--overwrite')[0] == 0
+
+
+def test_misspelt_distilling_class_is_told_its_name(tool, write_config, tmp_path):
+    path = write_config('changer_mitb0', lines=step_3('DistillDIEncoderDecodr'))
+    migration = migrate_config(path)
+    assert any("did you mean 'DistillDIEncoderDecoder'?" in line for line in migration.left)
+    code, said = tool('migrate', path, '-o', tmp_path / 'new.py')
+    assert code == 0
+    assert 'Change by hand what could not be changed, then train it with' in said
+
+
+def test_distilling_class_in_a_config_that_was_not_rewritten_is_told_the_way():
+    with pytest.raises(UserError, match='mtkd-cd migrate CONFIG -o NEW.py` rewrites'):
+        MODELS.build(dict(type='DistillDIEncoderDecoder'))
