@@ -47,11 +47,13 @@ from gpu_check import build_distiller, make_batch, model_config
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
+from mmseg.models import EncoderDecoder, losses
 
 import mtkd_cd  # noqa: F401  (registers)
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.synthetic import make_dataset
 from mtkd_cd.models.detectors.ban import BAN
+from mtkd_cd.models.detectors.encoder_decoder import BitemporalEncoderDecoder
 from mtkd_cd.models.mtkd.stacking import Asking
 from mtkd_cd.models.prepare import prepare
 from mtkd_cd.registry import DATASETS, MODELS
@@ -75,6 +77,54 @@ def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
     return [statistics.median(spent) for spent in seconds]
 
 
+@contextmanager
+def as_the_toolbox() -> Iterator[None]:
+    """Inside, networks are built with mmcv's attention and run once for each date, and accuracy and
+    results are mmseg's."""
+
+    def in_turn(function: Callable, date1: Any, date2: Any, weights: object) -> tuple[Any, Any]:
+        return function(date1), function(date2)
+
+    def leave(network: object) -> None:
+        pass
+
+    def encode_in_turn(self: Any, inputs: torch.Tensor) -> list[Any]:
+        date1, date2 = self.split_dates(inputs)
+        images1, images2 = (
+            torch.nn.functional.interpolate(date, **self.encoder_resolution)
+            for date in (date1, date2)
+        )
+        maps = [
+            [level if isinstance(level, torch.Tensor) else level[0] for level in levels]
+            for levels in (self.image_encoder(images1), self.image_encoder(images2))
+        ]
+        return [date1, date2, *maps]
+
+    def accuracy(logits: torch.Tensor, label: torch.Tensor, ignore_index: int) -> torch.Tensor:
+        return losses.accuracy(logits, label, ignore_index=ignore_index)
+
+    others = dict(on_both_dates=in_turn, fuse_attention=leave, pixel_accuracy=accuracy)
+    places = [
+        (module, name, other)
+        for path, module in list(sys.modules.items())
+        for name, other in others.items()
+        if path.startswith('mtkd_cd.models') and hasattr(module, name)
+    ]
+    results = EncoderDecoder.postprocess_result
+    places += [
+        (BAN, 'extract_feat', encode_in_turn),
+        (BitemporalEncoderDecoder, 'postprocess_result', results),
+    ]
+    replaced = [(place, name, getattr(place, name)) for place, name, _ in places]
+    for place, name, other in places:
+        setattr(place, name, other)
+    try:
+        yield
+    finally:
+        for place, name, function in replaced:
+            setattr(place, name, function)
+
+
 class PlainStep:
     """A distillation step as the toolbox makes it.
 
@@ -84,20 +134,22 @@ class PlainStep:
     """
 
     def __init__(self, config: Any, distill_weight: float = 1e-4) -> None:
-        self.student = MODELS.build(config).train()
-        self.teachers = [MODELS.build(config).eval().requires_grad_(False) for _ in _RANGES]
+        with as_the_toolbox():
+            self.student = MODELS.build(config).train()
+            self.teachers = [MODELS.build(config).eval().requires_grad_(False) for _ in _RANGES]
         self.weight = distill_weight
         self.wrapper = OptimWrapper(torch.optim.AdamW(self.student.parameters(), lr=1e-5))
 
     def teach(self, inputs: torch.Tensor) -> torch.Tensor:
         """The change maps of the teachers in turn, image by image."""
-        with torch.no_grad():
+        with torch.no_grad(), as_the_toolbox():
             maps = [
                 self.teachers[i % len(_RANGES)](image[None], mode='tensor')
                 for i, image in enumerate(inputs)
             ]
         return torch.cat([one if isinstance(one, torch.Tensor) else one[-1] for one in maps])
 
+    @as_the_toolbox()
     def __call__(self, batch: dict[str, Any]) -> None:
         data = self.student.data_preprocessor(batch, True)
         inputs, samples = data['inputs'], data['data_samples']
@@ -112,8 +164,10 @@ class PlainStep:
         self.wrapper.update_params(self.student.parse_losses(losses)[0])
 
 
-def measure(name: str, size: int, pairs: int, rounds: int) -> list[tuple[str, float, float]]:
-    """Rows (what, plain seconds, our seconds) of a model."""
+def measure(
+    name: str, size: int, pairs: int, rounds: int, wanted: str
+) -> list[tuple[str, float, float]]:
+    """Rows (what, plain seconds, our seconds) of a model whose names begin as wanted."""
     torch.manual_seed(0)
     config = model_config(name)
     batch = make_batch(size, pairs, 'cpu')
@@ -127,16 +181,18 @@ def measure(name: str, size: int, pairs: int, rounds: int) -> list[tuple[str, fl
             teachers.change_maps(teacher, inputs[i :: len(_RANGES)])
 
     window = dict(mode='slide', crop_size=(size, size), stride=(size, size))
-    one_by_one = MODELS.build({**config, 'test_cfg': dict(mode='whole')}).eval()
+    with as_the_toolbox():
+        as_built = MODELS.build({**config, 'test_cfg': dict(mode='whole')}).eval()
     prepared = prepare(MODELS.build({**config, 'test_cfg': window}))
     picture = torch.randn(1, 6, 2 * size, 2 * size)
 
+    @as_the_toolbox()
     def each_window() -> None:
         with torch.no_grad():
             for top in (0, size):
                 for left in (0, size):
                     crop = picture[:, :, top : top + size, left : left + size]
-                    one_by_one(crop, mode='predict')
+                    as_built(crop, mode='predict')
 
     origin = MODELS.build(config).train()
     origin_wrapper = OptimWrapper(torch.optim.AdamW(origin.parameters(), lr=1e-5, fused=True))
@@ -153,9 +209,9 @@ def measure(name: str, size: int, pairs: int, rounds: int) -> list[tuple[str, fl
         teachers._ask = Asking('grouped')
         distiller.train_step(batch, wrapper)
 
-    as_built = MODELS.build(config).eval()
     cascade = MODELS.build(dict(type='OriginPartitionCascade', origin=config)).eval()
 
+    @as_the_toolbox()
     def plain_cascade() -> None:
         with torch.no_grad():
             for one in inputs.split(1):
@@ -167,59 +223,24 @@ def measure(name: str, size: int, pairs: int, rounds: int) -> list[tuple[str, fl
             cascade(one)
 
     rows = [
-        ('MTKD step', lambda: plain(batch), step),
-        ('MTKD / origin', step, lambda: origin.train_step(batch, origin_wrapper)),
         ('teachers', lambda: plain.teach(inputs), teach),
         ('teachers, stacked', ask(Asking('grouped')), ask(Asking('stacked'))),
         ('windows', each_window, lambda: prepared(picture, mode='predict')),
         ('O-P', plain_cascade, our_cascade),
     ]
     found = []
+    if 'MTKD step'.startswith(wanted):
+        calls = (lambda: plain(batch), step, lambda: origin.train_step(batch, origin_wrapper))
+        theirs_s, ours_s, origin_s = compare(rounds, *calls)
+        found += [('MTKD step', theirs_s, ours_s), ('MTKD / origin', ours_s, origin_s)]
     for what, theirs, ours in rows:
+        if not what.startswith(wanted):
+            continue
         try:
             found.append((what, *compare(rounds, theirs, ours)))
         except UserError as error:
             print(f'{name}, {what}: {error}', file=sys.stderr)
     return found
-
-
-@contextmanager
-def as_the_toolbox() -> Iterator[None]:
-    """Inside, networks are built with mmcv's attention and run once for each date."""
-
-    def in_turn(function: Callable, date1: Any, date2: Any, weights: object) -> tuple[Any, Any]:
-        return function(date1), function(date2)
-
-    def leave(network: object) -> None:
-        pass
-
-    stacked = BAN.extract_feat
-
-    def encode_in_turn(self: Any, inputs: torch.Tensor) -> list[Any]:
-        date1, date2 = self.split_dates(inputs)
-        images1, images2 = (
-            torch.nn.functional.interpolate(date, **self.encoder_resolution)
-            for date in (date1, date2)
-        )
-        maps = [
-            [level if isinstance(level, torch.Tensor) else level[0] for level in levels]
-            for levels in (self.image_encoder(images1), self.image_encoder(images2))
-        ]
-        return [date1, date2, *maps]
-
-    replaced = []
-    for module in list(sys.modules.values()):
-        for name, other in (('on_both_dates', in_turn), ('fuse_attention', leave)):
-            if module.__name__.startswith('mtkd_cd.models') and hasattr(module, name):
-                replaced.append((module, name, getattr(module, name)))
-                setattr(module, name, other)
-    BAN.extract_feat = encode_in_turn
-    try:
-        yield
-    finally:
-        BAN.extract_feat = stacked
-        for module, name, function in replaced:
-            setattr(module, name, function)
 
 
 def measure_forward(name: str, size: int, rounds: int) -> tuple[float, float, float]:
@@ -392,6 +413,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--out', type=Path, help='write the table here too')
     parser.add_argument('--parts', nargs='+', choices=_PARTS, default=_PARTS)
+    parser.add_argument('--rows', default='', help='of steps, those whose names begin so')
     parser.add_argument('--child', help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
@@ -405,7 +427,7 @@ def main() -> None:
             table.add('-', what, 1000 * plain, 1000 * ours, 'ms per pair')
     if 'steps' in args.parts:
         for name in args.models:
-            for what, plain, ours in measure(name, args.size, args.batch, args.rounds):
+            for what, plain, ours in measure(name, args.size, args.batch, args.rounds, args.rows):
                 table.add(name, what, 1000 * plain, 1000 * ours, 'ms')
     if 'forward' in args.parts:
         for name in args.models:

@@ -6,10 +6,13 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
+from mmseg.models import EncoderDecoder
+from mmseg.models.losses import accuracy
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.decode_heads.base import pixel_accuracy
 from mtkd_cd.models.layers import on_both_dates
 from mtkd_cd.registry import MODELS
 
@@ -109,6 +112,41 @@ def test_images_of_a_batch_may_have_different_original_sizes(build_model):
     with torch.no_grad():
         predictions = model(torch.randn(2, 6, 32, 32), samples, mode='predict')
     assert [tuple(p.pred_sem_seg.data.shape) for p in predictions] == [(1, 30, 20), (1, 64, 48)]
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3])
+def test_results_are_mmsegs_with_padding_flips_and_sizes(channels, build_model):
+    model = build_model('fc_ef')
+    model.align_corners, model.decode_head.threshold = False, 0.5
+    metas = [
+        dict(ori_shape=(32, 40)),
+        dict(ori_shape=(32, 40), flip=True, flip_direction='vertical'),
+        dict(ori_shape=(29, 33), padding_size=(3, 4, 1, 2)),
+        dict(ori_shape=(50, 45), img_padding_size=(0, 7, 0, 3), padding_size=(9, 9, 9, 9)),
+    ]
+    logits = torch.randn(len(metas), channels, 32, 40)
+    logits[:, :, :, :4] = 0  # equals
+    found, expected = (
+        function(logits, [SegDataSample(metainfo=meta) for meta in metas])
+        for function in (
+            model.postprocess_result,
+            lambda *args: EncoderDecoder.postprocess_result(model, *args),
+        )
+    )
+    found += model.postprocess_result(logits)
+    expected += EncoderDecoder.postprocess_result(model, logits)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.seg_logits.data, other.seg_logits.data)
+        assert torch.equal(one.pred_sem_seg.data, other.pred_sem_seg.data)
+        assert one.pred_sem_seg.data.dtype == other.pred_sem_seg.data.dtype
+
+
+@pytest.mark.parametrize('channels', [2, 3])
+def test_accuracy_is_mmsegs(channels):
+    logits, label = torch.randn(2, channels, 8, 8), torch.randint(0, channels, (2, 8, 8))
+    logits[0, :, 0], label[1, 2] = 0, 255
+    expected = accuracy(logits, label, ignore_index=255)
+    torch.testing.assert_close(pixel_accuracy(logits, label, 255), expected)
 
 
 def test_one_channel_head_predicts_by_threshold_and_stores_probabilities(build_model):

@@ -11,6 +11,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.transforms.base import MultiImgTransform, map_images, to_pair
 from mtkd_cd.registry import TRANSFORMS
 
+_LEVELS = np.arange(256, dtype=np.uint8)
+
 
 @TRANSFORMS.register_module()
 class MultiImgPhotoMetricDistortion(MultiImgTransform):
@@ -61,17 +63,20 @@ class MultiImgPhotoMetricDistortion(MultiImgTransform):
         is_rgb = image.shape[2] == 3
         if is_rgb and _coin():
             factor = np.random.uniform(*self.saturation_range)
-            image = _map_hsv_channel(image, 1, lambda saturation: _scale(saturation, factor))
+            table = _scale(_LEVELS, factor)
+            image = _map_hsv_channel(image, 1, lambda saturation: cv2.LUT(saturation, table))
         if is_rgb and _coin():
             shift = np.random.randint(-self.hue_delta, self.hue_delta) if self.hue_delta else 0
-            table = ((np.arange(256) + shift) % 180).astype(np.uint8)
-            image = _map_hsv_channel(image, 0, lambda hue: cv2.LUT(hue, table))
+            hues = ((np.arange(256) + shift) % 180).astype(np.uint8)
+            image = _map_hsv_channel(image, 0, lambda hue: cv2.LUT(hue, hues))
         if not contrast_early:
             image = self._change_contrast(image)
         return image.astype(dtype, copy=False)
 
     def _change_contrast(self, image: np.ndarray) -> np.ndarray:
-        return _scale(image, np.random.uniform(*self.contrast_range)) if _coin() else image
+        if not _coin():
+            return image
+        return _look_up(image, _scale(_LEVELS, np.random.uniform(*self.contrast_range)))
 
 
 @TRANSFORMS.register_module()
@@ -208,16 +213,24 @@ def _scale(values: np.ndarray, factor: float = 1, shift: float = 0) -> np.ndarra
     return _truncate(scaled)
 
 
-def _shift(values: np.ndarray, shift: float) -> np.ndarray:
+def _shift(image: np.ndarray, shift: float) -> np.ndarray:
     """What :func:`_scale` makes of uint8, in an eighth of its time."""
-    levels = np.arange(256)
-    table = _scale(levels.astype(np.uint8), shift=shift)
+    table = _scale(_LEVELS, shift=shift)
     whole = math.floor(np.clip(shift, -255, 255))
-    if not np.array_equal(table, np.clip(levels + whole, 0, 255)):
-        return cv2.LUT(values, table)  # the sum was rounded up to a whole number somewhere
-    flat = np.ascontiguousarray(values).reshape(len(values), -1)
+    if not np.array_equal(table, np.clip(_LEVELS.astype(int) + whole, 0, 255)):
+        return _look_up(image, table)  # some sum was rounded up to a whole number
+    flat = _flat(image)
     shifted = cv2.add(flat, whole) if whole >= 0 else cv2.subtract(flat, -whole)
-    return shifted.reshape(values.shape)
+    return shifted.reshape(image.shape)
+
+
+def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    return cv2.LUT(_flat(image), table).reshape(image.shape)
+
+
+def _flat(image: np.ndarray) -> np.ndarray:
+    """(H, W * C), which OpenCV goes through faster than pixels of several channels."""
+    return np.ascontiguousarray(image).reshape(len(image), -1)
 
 
 def _truncate(values: np.ndarray) -> np.ndarray:

@@ -51,6 +51,9 @@ def pixel_accuracy(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
         ignore_index: Label of pixels that are not valid.
     """
     valid = label != ignore_index
-    correct = (logits.detach().argmax(1) == label) & valid
+    logits = logits.detach()
+    # Of two classes one comparison tells, in a fraction of argmax's time.
+    largest = logits[:, 1] > logits[:, 0] if logits.shape[1] == 2 else logits.argmax(1)
+    correct = (largest == label) & valid
     eps = torch.finfo(torch.float32).eps  # 0 where no pixel is valid
     return (correct.sum().float() + eps).mul(100).div(valid.sum() + eps).reshape(1)

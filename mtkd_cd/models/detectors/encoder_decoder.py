@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
+from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder
+from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
@@ -175,6 +177,50 @@ class BitemporalEncoderDecoder(EncoderDecoder):
                 logits[:, :, top : top + crop_height, left : left + crop_width] += window
                 hits[:, :, top : top + crop_height, left : left + crop_width] += 1
         return logits / hits
+
+    def postprocess_result(
+        self, seg_logits: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> list[SegDataSample]:
+        """mmseg's results in less time: logits that have the size of the stored image are not
+        resized to it, and of two classes the larger logit is found by one comparison.
+
+        Args:
+            seg_logits: (N, C, H, W).
+            data_samples: N samples, whose metainfo says what was padded, flipped and resized.
+
+        Returns:
+            The samples with ``seg_logits``, probabilities where C is 1, and ``pred_sem_seg``.
+        """
+        samples = data_samples or [SegDataSample() for _ in seg_logits]
+        for logits, sample in zip(seg_logits, samples):
+            if data_samples is not None:
+                logits = self._as_stored(logits, sample.metainfo)
+            if len(logits) == 1:
+                logits = logits.sigmoid()
+                prediction = (logits > self.decode_head.threshold).to(logits)
+            elif len(logits) == 2:
+                prediction = (logits[1:] > logits[:1]).long()
+            else:
+                prediction = logits.argmax(dim=0, keepdim=True)
+            found = dict(seg_logits=logits, pred_sem_seg=prediction)
+            sample.set_data({name: PixelData(data=data) for name, data in found.items()})
+        return samples
+
+    def _as_stored(self, logits: Tensor, meta: dict[str, Any]) -> Tensor:
+        """(C, H, W) without padding, unflipped, at the size of the stored image."""
+        padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
+        left, right, top, bottom = padding
+        _, height, width = logits.shape
+        logits = logits[:, top : height - bottom, left : width - right]
+        if meta.get('flip'):
+            logits = logits.flip(-1 if meta['flip_direction'] == 'horizontal' else -2)
+        size = tuple(meta['ori_shape'][:2])
+        if logits.shape[1:] == size:
+            return logits.clone()  # not a view, which would keep the batch in memory
+        resized = resize(
+            logits[None], size, mode='bilinear', align_corners=self.align_corners, warning=False
+        )
+        return resized[0]
 
 
 @MODELS.register_module()
