@@ -22,8 +22,7 @@ from mtkd_cd.evaluation.image_table import NUM_QUANTILES, check_table_suffix, lo
 TABLE = 'per_image.json'
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Test a config; without CHECKPOINT, the ``best.pth`` that its training left."""
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='for instance configs/mtkd/fc_ef.py')
     parser.add_argument(
@@ -47,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Test a config; without CHECKPOINT, the ``best.pth`` that its training left."""
+    args = _parse(argv)
 
     from mmengine.dist import is_main_process
 
