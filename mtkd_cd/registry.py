@@ -142,8 +142,8 @@ def is_known(name: str) -> bool:
 
 
 def similar_name(name: str) -> str:
-    """``did you mean 'x'?`` for a ``type`` of a config that is in none of the registries, or what to
-    do with a class of Open-CD's MTKD; empty where nothing in them is like it."""
+    """``did you mean 'x'?`` for a ``type`` of a config that is in none of the registries, or what
+    to do with a class of Open-CD's MTKD; empty where nothing in them is like it."""
     if name.rpartition('.')[2].startswith('Distill'):
         return (
             "it is one of Open-CD's MTKD: `mtkd-cd migrate CONFIG -o NEW.py` rewrites its configs"
