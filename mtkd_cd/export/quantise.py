@@ -157,6 +157,10 @@ def quantised_onnx(model: Any, pairs: Pairs, description: Description) -> Any:
         )
         result = onnx.load(target)
     result.ir_version = IR_VERSION
+    # onnxruntime's optimiser writes every domain that it knows, in versions that older ones refuse.
+    used = {'', *(node.domain for node in result.graph.node)}
+    for entry in [one for one in result.opset_import if one.domain not in used]:
+        result.opset_import.remove(entry)
     return result
 
 

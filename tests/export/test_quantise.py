@@ -58,6 +58,7 @@ def test_integers_compute_nearly_the_same_and_say_what_they_are(data, card, kind
     described = Description(card, kind, size=SIZE, int8=True)
     model = onnx.load_model_from_string(toy_graph())
     result = quantised_onnx(model, pairs, described)
+    assert [(one.domain, one.version) for one in result.opset_import] == [('', 18)]
     kinds = {node.op_type for node in result.graph.node}
     assert {'QuantizeLinear', 'DequantizeLinear'} <= kinds
     assert result.ir_version == 9
