@@ -80,8 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit the process with its code; 2 for an unknown command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ('-h', '--help'):
-        print(_overview())
-        sys.exit(0 if arguments else 2)
+        from mtkd_cd.cli.common import run_tool
+
+        run_tool(_show_overview, arguments, builds=False)
     name, rest = arguments[0], arguments[1:]
     if name == '--version':
         print(f'mtkd-cd {__version__}')
@@ -101,6 +102,11 @@ def run_command(module: str, argv: Sequence[str] | None = None, builds: bool = T
     from mtkd_cd.cli.common import run_tool
 
     run_tool(lambda argv: import_module(f'mtkd_cd.cli.{module}').main(argv), argv, builds=builds)
+
+
+def _show_overview(argv: Sequence[str] | None) -> int:
+    print(_overview())
+    return 0 if argv else 2
 
 
 def _overview() -> str:

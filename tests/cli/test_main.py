@@ -1,6 +1,9 @@
 """The command ``mtkd-cd``: its table, help and errors."""
 
+import os
 import runpy
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -30,6 +33,15 @@ def test_no_command_is_a_usage_error_that_shows_them(capsys):
     code, out, _ = called(capsys)
     assert code == 2
     assert 'make-synthetic' in out
+
+
+def test_help_whose_reader_has_seen_enough_ends_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, '-m', 'mtkd_cd', '--help']
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, '')
 
 
 def test_version(capsys):
