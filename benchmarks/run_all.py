@@ -52,6 +52,9 @@ from mmseg.models import EncoderDecoder, losses
 import mtkd_cd  # noqa: F401  (registers)
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.synthetic import make_dataset
+
+# Before `as_the_toolbox` replaces what they import.
+from mtkd_cd.models import backbones, decode_heads, necks  # noqa: F401
 from mtkd_cd.models.detectors.ban import BAN
 from mtkd_cd.models.detectors.encoder_decoder import BitemporalEncoderDecoder
 from mtkd_cd.models.mtkd.stacking import Asking
