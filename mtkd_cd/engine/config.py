@@ -309,7 +309,8 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     """Shorten or lengthen the schedule: warm-up over at most a tenth of it, at most ten validations
     unless said otherwise.
 
-    A schedule in epochs becomes one in iterations, its warm-up a tenth.
+    A schedule in epochs becomes one in iterations, its warm-up a tenth. Steps of ``MultiStepLR``
+    and ``StepLR`` keep their places in it.
     """
     before = cfg.train_cfg.get('max_iters') or cfg.train_cfg.pop('max_epochs')
     if _counts_epochs_alone(cfg):
@@ -326,7 +327,7 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
         begin = warmup if scheduler.get('begin') else 0
         end = iters if scheduler.get('end', before) == before else warmup
         if end - begin > 1:  # mmengine's schedulers divide by end - begin - 1
-            period = dict(T_max=iters) if 'T_max' in scheduler else {}
+            period = _rescaled(scheduler, iters, before)
             kept = {
                 key: value for key, value in scheduler.items() if key != 'convert_to_iter_based'
             }
@@ -335,6 +336,18 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     set_val_interval(cfg, val_interval or max(1, -(-iters // 10)))
     logger = _default_hook(cfg, 'logger', 'LoggerHook')
     logger['interval'] = max(1, min(logger.get('interval', 10), iters // 20))
+
+
+def _rescaled(scheduler: Mapping[str, Any], iters: int, before: int) -> dict[str, Any]:
+    """Times within a scheduler, of a schedule of ``before`` that becomes one of ``iters``."""
+    found: dict[str, Any] = {}
+    if 'T_max' in scheduler:
+        found['T_max'] = iters
+    if 'milestones' in scheduler:
+        found['milestones'] = [max(1, step * iters // before) for step in scheduler['milestones']]
+    if 'step_size' in scheduler:
+        found['step_size'] = max(1, scheduler['step_size'] * iters // before)
+    return found
 
 
 def set_val_interval(cfg: Config, interval: int) -> None:

@@ -137,7 +137,7 @@ def _predict(model: Model, data: Mapping[str, Any]) -> list[Any]:
         found = first.detector.predict(inputs, samples)
         if model.routing is None:
             return found
-        cars = np.array([float(sample.pred_sem_seg.data.float().mean()) for sample in found])
+        cars = np.array([float(sample.pred_sem_seg.data.double().mean()) for sample in found])
         serving = [model.routing.detectors[int(i)] for i in model.routing.serving(cars)]
         for index, name in enumerate(serving):
             if name == model.names[0]:

@@ -226,6 +226,19 @@ def test_schedule_of_mmengines_loop_by_epochs_becomes_one_in_iterations(loop):
     assert (checkpoint.interval, checkpoint.by_epoch) == (10, False)
 
 
+def test_steps_of_a_schedule_keep_their_places():
+    cfg = adjust.load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=40_000, val_interval=400)
+    cfg.param_scheduler = [
+        dict(type='MultiStepLR', milestones=[20_000, 30_000], by_epoch=False),
+        dict(type='StepLR', step_size=10_000, by_epoch=False),
+    ]
+    adjust.set_iters(cfg, 100)
+    several, one = cfg.param_scheduler
+    assert (several.milestones, several.end) == ([50, 75], 100)
+    assert (one.step_size, one.end) == (25, 100)
+
+
 def test_config_without_an_environment_runs_in_several_processes(monkeypatch):
     cfg = adjust.load_config(CONFIGS / 'origin' / 'fc_ef.py')
     cfg.pop('env_cfg')  # which mmengine has defaults for
