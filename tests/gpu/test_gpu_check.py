@@ -28,7 +28,9 @@ def test_check_measures_and_writes_on_the_cpu(tmp_path):
     found = json.loads((tmp_path / 'gpu_check.json').read_text())
     assert found['tests']['code'] == 0, found['tests']
     assert found['tests']['passed'] == 1
-    assert found['syncs'][0]['training step']['number'] > 0
+    waits = found['syncs'][0]
+    assert waits['test step']['number'] > 0  # the metric asks for its counts
+    assert waits['training step']['number'] == 0
     assert [row['setting'] for row in found['times']] == ['float32', 'amp']
     assert all(row['mtkd_ms'] > 0 < row['origin_ms'] for row in found['times'])
     assert '| fc_ef | amp |' in (tmp_path / 'gpu_check.md').read_text()
