@@ -16,7 +16,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import DATASETS
 
 
-def fold_of(info: dict, folds: int, seed: int = 0) -> int:
+def image_fold(info: dict, folds: int, seed: int = 0) -> int:
     """The fold of a pair, in [0, folds): a function of its file's name alone.
 
     Args:
@@ -103,7 +103,7 @@ class FoldDataset(_Wrapper):
             return
         super().full_init()
         infos = (self.dataset.get_data_info(index) for index in range(len(self.dataset)))
-        fold = np.array([fold_of(info, self.folds, self.seed) for info in infos], int)
+        fold = np.array([image_fold(info, self.folds, self.seed) for info in infos], int)
         self._indices = np.flatnonzero(np.isin(fold, self.kept))
         self._fold = fold[self._indices]
         if not len(self._indices):

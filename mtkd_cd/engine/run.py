@@ -82,7 +82,7 @@ _CHECKPOINTS = ('iter_{}.pth', 'epoch_{}.pth')  # mmengine's names
 
 
 @dataclass
-class Prepared:
+class PreparedTraining:
     """A training run whose settings and data have been checked.
 
     Attributes:
@@ -98,7 +98,7 @@ class Prepared:
     notes: list[str]
 
 
-def prepare_training(cfg: Config) -> Prepared:
+def prepare_training(cfg: Config) -> PreparedTraining:
     """Check a training run against its work dir and open its data, before anything is written.
 
     A specialist whose CAR range has no validation image is made to validate on all of them; a
@@ -145,7 +145,7 @@ def prepare_training(cfg: Config) -> Prepared:
     if holds_run:
         check_data(cfg.work_dir, stamps)
         check_settings(cfg.work_dir, settings)
-    return Prepared(cfg, settings, stamps, [describe_scale(cfg), *notes])
+    return PreparedTraining(cfg, settings, stamps, [describe_scale(cfg), *notes])
 
 
 def _open_validation_data(cfg: Config) -> tuple[Any, list[str]]:
@@ -217,7 +217,11 @@ def _image_name(info: Mapping[str, Any]) -> str:
 
 
 def run_training(
-    prepared: Prepared, *, resume: bool = False, terse: bool = False, hooks: Sequence[Hook] = ()
+    prepared: PreparedTraining,
+    *,
+    resume: bool = False,
+    terse: bool = False,
+    hooks: Sequence[Hook] = (),
 ) -> dict[str, Any]:
     """Train in the config's work dir, or go on with the run that the work dir holds.
 
@@ -251,7 +255,7 @@ def run_training(
 
 
 def _run_training(
-    prepared: Prepared, work_dir: Path, resume: bool, terse: bool, hooks: Sequence[Hook]
+    prepared: PreparedTraining, work_dir: Path, resume: bool, terse: bool, hooks: Sequence[Hook]
 ) -> dict[str, Any]:
     cfg, settings = prepared.cfg, prepared.settings
     check_checkpoints(cfg)

@@ -88,7 +88,7 @@ def onnx_model(program: ExportedProgram, opset: int = OPSET) -> Any:
                 output_names=[OUTPUT],
                 verbose=False,
             )
-    except (torch.onnx.OnnxExporterError, RuntimeError, NotImplementedError) as error:
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise UserError(f'ONNX cannot express the model: {_cause(error)}') from error
     assert converted is not None
     model = converted.model_proto

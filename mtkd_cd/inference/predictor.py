@@ -223,7 +223,7 @@ def _published(cfg: Config, path: str | os.PathLike, trusted: bool) -> Detector 
     node = 'model.student' if 'student' in cfg.model else 'model'
     options = {key.replace('model', node, 1): value for key, value in layout.options.items()}
     problem = UserError(f'{path} is {layout.title}, which is not the model of {cfg.filename}')
-    if not layout.fits(_student_of(cfg.model)):
+    if not is_type(_student_of(cfg.model).get('backbone'), layout.backbone):
         raise problem
     cfg.merge_from_dict(options)
     detector = build_plain(cfg, _student_of(cfg.model))

@@ -62,11 +62,6 @@ class Layout(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     backbone: str = ''
 
-    def fits(self, model: Mapping[str, Any]) -> bool:
-        """Whether a detector's config is of this kind."""
-        found = (model.get('backbone') or {}).get('type', '')
-        return getattr(found, '__name__', str(found)).rpartition('.')[2] == self.backbone
-
 
 _TINYCD_OPTIONS = MappingProxyType(
     {'model.backbone.classifier_channels': [16, 8], 'model.backbone.classifier_act': False}
@@ -78,8 +73,8 @@ LAYOUTS = {
         ('_classify._linears.2.0.weight', '_first_mix._mixing._convmix.0.weight'),
         _from_tinycd,
         'mtkd-cd test configs/origin/tinycd.py {path} --data-root LEVIR-CD-256 '
-        '--cfg-options model.backbone.classifier_channels=[16,8] '
-        'model.backbone.classifier_act=False',
+        '--cfg-options '
+        + ' '.join(f'{key}={value}'.replace(' ', '') for key, value in _TINYCD_OPTIONS.items()),
         _TINYCD_OPTIONS,
         'TinyCD',
     ),

@@ -9,6 +9,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mtkd_cd.models.decode_heads.base import predicted_class
 from mtkd_cd.registry import MODELS
 
 
@@ -41,7 +42,7 @@ class ChangeTTAModel(BaseTTAModel):
         if len(mean) == 1:
             mask = (mean > self._threshold()).to(torch.long)
         else:
-            mask = mean.argmax(0, keepdim=True)
+            mask = predicted_class(mean[None])
         merged.set_data({'pred_sem_seg': PixelData(data=mask)})
         return merged
 

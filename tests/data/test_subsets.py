@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 import mtkd_cd
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.samplers import RatioSampler
-from mtkd_cd.data.subsets import FoldDataset, UnlabelledDataset, fold_of
+from mtkd_cd.data.subsets import FoldDataset, UnlabelledDataset, image_fold
 from mtkd_cd.engine.replay import NumberedSampler
 from mtkd_cd.registry import DATASETS
 
@@ -60,7 +60,7 @@ def test_folds_share_out_the_pairs_and_do_not_depend_on_the_others(pairs):
     rest = FoldDataset(pairs(30), folds=3, leave_out=1)
     assert set(names(rest)) == set(names(parts[0])) | set(names(parts[2]))
     info = dict(img_path=['elsewhere/A/003.tif', 'elsewhere/B/003.tif'])
-    assert '003.png' in ' '.join(names(parts[fold_of(info, 3)]))  # by the name alone
+    assert '003.png' in ' '.join(names(parts[image_fold(info, 3)]))  # by the name alone
     assert names(FoldDataset(pairs(30), folds=3, keep=0, seed=1)) != names(parts[0])
 
 
@@ -74,7 +74,7 @@ def test_sample_carries_its_fold_through_the_car_partition(pairs):
     )
     for i in range(len(dataset)):
         metainfo = dataset[i]['data_samples'].metainfo
-        assert metainfo['fold'] == fold_of(dataset.get_data_info(i), 2)
+        assert metainfo['fold'] == image_fold(dataset.get_data_info(i), 2)
         assert metainfo['car'] == pytest.approx(10 * i / 400)
 
 

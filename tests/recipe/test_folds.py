@@ -9,7 +9,7 @@ import pytest
 from mtkd_cd.apis import get_config
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import Strategy
-from mtkd_cd.data.subsets import fold_of
+from mtkd_cd.data.subsets import image_fold
 from mtkd_cd.data.synthetic import make_dataset
 from mtkd_cd.engine.record import read_data
 from mtkd_cd.recipe.steps import recipe
@@ -90,7 +90,7 @@ def _trained_on(place: Path) -> set[str]:
 
 
 def _fold(file: str) -> int:
-    return fold_of(dict(img_path=file), 2, seed=1)
+    return image_fold(dict(img_path=file), 2, seed=1)
 
 
 def test_specialists_of_folds_do_not_start_from_what_has_seen_all(

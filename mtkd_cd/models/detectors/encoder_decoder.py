@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.decode_heads.base import predicted_class
 from mtkd_cd.models.layers import on_both_dates
 from mtkd_cd.models.pretrained import check_pretrained, widen_on_load
 from mtkd_cd.registry import MODELS
@@ -198,10 +199,8 @@ class BitemporalEncoderDecoder(EncoderDecoder):
             if len(logits) == 1:
                 logits = logits.sigmoid()
                 prediction = (logits > self.decode_head.threshold).to(logits)
-            elif len(logits) == 2:
-                prediction = (logits[1:] > logits[:1]).long()
             else:
-                prediction = logits.argmax(dim=0, keepdim=True)
+                prediction = predicted_class(logits[None])
             found = dict(seg_logits=logits, pred_sem_seg=prediction)
             sample.set_data({name: PixelData(data=data) for name, data in found.items()})
         return samples

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from mmseg.structures import SegDataSample
@@ -53,7 +53,7 @@ class TeacherChoice:
 
     def _cars(self, data_samples: Sequence[SegDataSample]) -> list[float | Tensor]:
         """Stored ones as numbers, augmented ones as float32 tensors."""
-        stored: list[float | None] = [
+        stored: list[Any] = [
             None if self.car_source == 'augmented' else sample.metainfo.get('car')
             for sample in data_samples
         ]
@@ -64,12 +64,14 @@ class TeacherChoice:
                 "with mtkd_cd's MultiImgLoadAnnotations, wrap the data set in "
                 "CARPartitionDataset, or set car_source='auto'"
             )
-        return [
-            change_area_ratio(sample.gt_sem_seg.data[0], self.ignore_index).cpu()
-            if car is None
-            else car
-            for sample, car in zip(data_samples, stored)
+        labels = [
+            sample.gt_sem_seg.data[0] for sample, car in zip(data_samples, stored) if car is None
         ]
+        if not labels:
+            return stored
+        ratios = torch.stack([change_area_ratio(label, self.ignore_index) for label in labels])
+        augmented = iter(ratios.cpu())  # the host waits once
+        return [next(augmented) if car is None else car for car in stored]
 
 
 def check_choice(argument: str, value: object, choices: tuple) -> None:
