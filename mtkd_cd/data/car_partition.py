@@ -1,29 +1,21 @@
 """The part of any data set whose labels lie in chosen CAR ranges: what a specialist is trained
 on."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import (
-    BaseDataset,
-    ClassBalancedDataset,
-    ConcatDataset,
-    RepeatDataset,
-    force_full_init,
-)
-from mmengine.logging import print_log
+from mmengine.dataset import force_full_init
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, car_histogram, suggest_thresholds
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
-from mtkd_cd.data.subsets import FoldDataset, data_samples_of
+from mtkd_cd.data.subsets import DatasetPart, data_samples_of, load_sample
 from mtkd_cd.registry import DATASETS
 
 
 @DATASETS.register_module()
-class CARPartitionDataset:
+class CARPartitionDataset(DatasetPart):
     """The samples of ``dataset`` whose stored label lies in one CAR range, or in several
     (arXiv:2502.13407, section 4.1).
 
@@ -64,20 +56,14 @@ class CARPartitionDataset:
         wanted: Any = partition if range is None else range
         self.ranges = (wanted,) if isinstance(wanted, str) else tuple(wanted)
         self._wanted = [self.car_partition.index_of_name(name) for name in self.ranges]
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        super().__init__(dataset, lazy_init=True)
         if not hasattr(self.dataset, 'get_data_info'):
             raise UserError(
                 f'dataset of type {type(self.dataset).__name__} has no get_data_info: '
                 'CARPartitionDataset wraps mmengine data sets'
             )
-        self._fully_initialized = False
         if not lazy_init:
             self.full_init()
-
-    @property
-    def metainfo(self) -> dict:
-        """That of the wrapped data set."""
-        return self.dataset.metainfo
 
     @property
     @force_full_init
@@ -115,61 +101,17 @@ class CARPartitionDataset:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, idx: int) -> Any:
-        """A sample after the wrapped data set's pipeline.
+    def _get_ori_dataset_idx(self, idx: int) -> int:
+        return int(self._indices[idx])
 
-        A pipeline may return ``None`` to ask for another sample; that one is drawn from the same
-        CAR ranges.
-        """
-        if not self._fully_initialized:
-            print_log(
-                'Call full_init() before loading, once for all workers',
-                logger='current',
-                level=logging.WARNING,
-            )
-            self.full_init()
-        owner, _ = self._owner(idx)
-        refetches = 0 if getattr(owner, 'test_mode', False) else getattr(owner, 'max_refetch', 0)
-        for _ in range(refetches + 1):
-            sample = self._load(idx)
-            if sample is not None:
-                return sample
-            idx = np.random.randint(len(self))
-        raise UserError(
-            f'the pipeline of {type(owner).__name__} returned None {refetches + 1} times: check '
-            'its images and transforms'
-        )
-
-    def _load(self, idx: int) -> Any:
-        owner, inner_idx = self._owner(idx)
-        info = self.get_data_info(idx)
-        if isinstance(owner, BaseDataset) and type(owner).prepare_data is BaseDataset.prepare_data:
-            # Not owner[inner_idx], which replaces a sample that its pipeline rejects by any other,
-            # of whatever range.
-            sample = owner.pipeline(info)
-        else:
-            sample = owner[inner_idx]
+    @force_full_init
+    def load(self, idx: int) -> Any:
+        """The sample itself, with its ``car``; ``None`` where its pipeline rejects it."""
+        sample = load_sample(self.dataset, int(self._indices[idx]))
         for data_sample in data_samples_of(sample):
             if 'car' not in data_sample:  # its pipeline does not load labels with our transform
                 data_sample.set_metainfo({'car': float(self._cars[idx])})
-            if 'fold' in info:  # of a FoldDataset, which has been passed by
-                data_sample.set_metainfo({'fold': info['fold']})
         return sample
-
-    def _owner(self, idx: int) -> tuple[Any, int]:
-        """The data set inside mmengine's wrappers whose pipeline makes sample ``idx``, and the
-        sample's index there."""
-        dataset, inner_idx = self.dataset, int(self._indices[idx])
-        wrappers = (ConcatDataset, RepeatDataset, ClassBalancedDataset, FoldDataset)
-        while isinstance(dataset, wrappers):
-            found: Any = dataset._get_ori_dataset_idx(inner_idx)
-            if isinstance(dataset, ConcatDataset):
-                part, inner_idx = found
-                dataset = dataset.datasets[part]
-            else:
-                inner_idx = found
-                dataset = dataset.dataset
-        return dataset, inner_idx
 
     def _empty_text(self, cars: np.ndarray) -> str:
         wanted = (

@@ -2,13 +2,22 @@
 
 import copy
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine.dataset import BaseDataset, Compose, force_full_init
+from mmengine.dataset import (
+    BaseDataset,
+    ClassBalancedDataset,
+    Compose,
+    ConcatDataset,
+    RepeatDataset,
+    force_full_init,
+)
+from mmengine.logging import print_log
 from mmengine.structures import PixelData
 
 from mtkd_cd.core.car import IGNORE_INDEX
@@ -30,8 +39,8 @@ def image_fold(info: dict, folds: int, seed: int = 0) -> int:
     return int.from_bytes(digest[:8], 'big') % folds
 
 
-class _Wrapper:
-    """What wrappers of a data set share.
+class DatasetPart:
+    """What wrappers of a data set share that hand out some of its samples.
 
     Args:
         dataset: Config or object.
@@ -55,12 +64,82 @@ class _Wrapper:
             self.dataset.full_init()
             self._fully_initialized = True
 
+    def _get_ori_dataset_idx(self, idx: int) -> int:
+        # As mmengine's wrappers call it: the sample's index in the wrapped data set.
+        return idx
+
+    def load(self, idx: int) -> Any:
+        """Sample ``idx`` itself after its pipeline; ``None`` where the pipeline rejects it."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, idx: int) -> Any:
+        """A sample after the wrapped data set's pipeline.
+
+        A pipeline may return ``None`` to ask for another sample; that one is drawn from this part.
+
+        Raises:
+            UserError: The pipeline returns nothing else.
+        """
+        if not self._fully_initialized:
+            print_log(
+                'Call full_init() before loading, once for all workers',
+                logger='current',
+                level=logging.WARNING,
+            )
+            self.full_init()
+        owner = _owner(self, idx)
+        refetches = 0 if getattr(owner, 'test_mode', False) else getattr(owner, 'max_refetch', 0)
+        for _ in range(refetches + 1):
+            sample = self.load(idx)
+            if sample is not None:
+                return sample
+            idx = np.random.randint(len(self))
+        raise UserError(
+            f'the pipeline of {type(owner).__name__} returned None {refetches + 1} times: check '
+            'its images and transforms'
+        )
+
+
+def load_sample(dataset: Any, idx: int) -> Any:
+    """Sample ``idx`` of a data set after its pipeline; ``None`` where the pipeline rejects it.
+
+    Not ``dataset[idx]``, which replaces a rejected sample by any other of the whole data set, of
+    whatever CAR range or fold.
+    """
+    if isinstance(dataset, DatasetPart):
+        return dataset.load(idx)
+    if isinstance(dataset, BaseDataset) and type(dataset).__getitem__ is BaseDataset.__getitem__:
+        return dataset.prepare_data(idx)
+    inner = _inside(dataset, idx)
+    return dataset[idx] if inner is None else load_sample(*inner)
+
+
+def _owner(dataset: Any, idx: int) -> Any:
+    """The data set whose pipeline makes a sample."""
+    inner = _inside(dataset, idx)
+    return dataset if inner is None else _owner(*inner)
+
+
+def _inside(dataset: Any, idx: int) -> tuple[Any, int] | None:
+    """The data set in a wrapper that a sample comes from, and its index there; ``None`` where
+    nothing is wrapped."""
+    if isinstance(dataset, ConcatDataset):
+        part, idx = dataset._get_ori_dataset_idx(idx)
+        return dataset.datasets[part], idx
+    if isinstance(dataset, RepeatDataset | ClassBalancedDataset | DatasetPart):
+        return dataset.dataset, dataset._get_ori_dataset_idx(idx)
+    return None
+
 
 @DATASETS.register_module()
-class FoldDataset(_Wrapper):
+class FoldDataset(DatasetPart):
     """The pairs of some folds of a data set; each sample carries its ``fold`` in its metainfo.
 
-    The fold of a pair depends on its file's name and the seed, not on the other pairs.
+    The fold of a pair depends on its file's name and the seed, not on the other pairs. A pair that
+    the pipeline rejects is replaced by one of these folds.
 
     Args:
         dataset: Config or object.
@@ -119,7 +198,6 @@ class FoldDataset(_Wrapper):
         return np.searchsorted(self._indices, self.dataset.cumulative_sizes).tolist()
 
     def _get_ori_dataset_idx(self, idx: int) -> int:
-        # As mmengine's wrappers call it.
         return int(self._indices[idx])
 
     @force_full_init
@@ -138,14 +216,15 @@ class FoldDataset(_Wrapper):
         return len(self._indices)
 
     @force_full_init
-    def __getitem__(self, idx: int) -> Any:
-        sample = self.dataset[int(self._indices[idx])]
+    def load(self, idx: int) -> Any:
+        """The sample itself, with its ``fold``; ``None`` where its pipeline rejects it."""
+        sample = load_sample(self.dataset, int(self._indices[idx]))
         _set_metainfo(sample, fold=int(self._fold[idx]))
         return sample
 
 
 @DATASETS.register_module()
-class UnlabelledDataset(_Wrapper):
+class UnlabelledDataset(DatasetPart):
     """Pairs whose labels are not there, or not looked at: every sample gets a label that ignores
     all pixels, and says ``unlabelled=True`` in its metainfo.
 
@@ -196,8 +275,11 @@ class UnlabelledDataset(_Wrapper):
         return len(self.dataset)
 
     @force_full_init
-    def __getitem__(self, idx: int) -> Any:
-        sample = self.dataset[idx]
+    def load(self, idx: int) -> Any:
+        """The sample itself, without its label; ``None`` where its pipeline rejects it."""
+        sample = load_sample(self.dataset, idx)
+        if sample is None:
+            return None
         _set_metainfo(sample, unlabelled=True)
         data_sample = sample['data_samples']
         if 'gt_sem_seg' not in data_sample:

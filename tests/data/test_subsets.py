@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from mmseg.structures import SegDataSample
 
 import mtkd_cd
 from mtkd_cd.core.errors import UserError
@@ -96,6 +97,41 @@ def test_rejected_sample_of_a_fold_gives_way_to_one_of_the_same_range(pairs, mon
     assert dataset[0]['data_samples'].car > 0.2
     assert len(calls) == 2
     assert min(calls) > 0.2
+
+
+@pytest.mark.parametrize(
+    'wrappers',
+    [
+        [dict(type='FoldDataset')],
+        [dict(type='RepeatDataset', times=2), dict(type='FoldDataset')],
+        [dict(type='UnlabelledDataset'), dict(type='FoldDataset')],
+        [dict(type='CARPartitionDataset', range='large'), dict(type='FoldDataset')],
+        [dict(type='FoldDataset'), dict(type='UnlabelledDataset')],
+        [dict(type='FoldDataset'), dict(type='RepeatDataset', times=2)],
+    ],
+)
+def test_rejected_sample_of_a_fold_gives_way_to_one_of_the_same_fold(pairs, wrappers):
+    config = pairs(20)
+    for wrapper in wrappers:
+        folds = dict(folds=4, keep=1) if wrapper['type'] == 'FoldDataset' else {}
+        config = dict(wrapper, dataset=config, **folds)
+    dataset = base = DATASETS.build(config)
+    while hasattr(base, 'dataset'):
+        base = base.dataset
+    first, seen = dataset.get_data_info(0)['img_path'][0], []
+
+    def all_but_the_first(info):
+        seen.append(image_fold(info, 4))
+        if info['img_path'][0] == first:
+            return None
+        sample = SegDataSample(metainfo=dict(img_path=info['img_path']))
+        return dict(inputs=torch.zeros(6, 20, 20), data_samples=sample)
+
+    base.pipeline = all_but_the_first
+    for _ in range(10):
+        assert dataset[0]['data_samples'].fold == 1
+    assert len(seen) > 10
+    assert set(seen) == {1}
 
 
 def test_parts_of_a_concat_dataset_are_drawn_at_their_ratio_in_folds_too(pairs):
