@@ -223,7 +223,10 @@ def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
         '--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU'
     )
     parser.add_argument(
-        '--compile', action='store_true', help='torch.compile: minutes first, then faster steps'
+        '--compile',
+        action='store_true',
+        help="torch.compile of features and head, a student's teachers included: minutes first, "
+        'then faster steps',
     )
     parser.add_argument(
         '--cache',

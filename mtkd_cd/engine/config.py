@@ -670,7 +670,12 @@ def set_compile(cfg: Config) -> None:
     """Compile the detector in training, and a distiller's teachers."""
     _add_hook(cfg, 'CompileHook')
     if is_type(cfg.get('model'), DISTILLER):
-        cfg.model.teacher_options = {**cfg.model.get('teacher_options', {}), 'compiled': True}
+        compile_teachers(cfg)
+
+
+def compile_teachers(cfg: Config) -> None:
+    """Compile the teachers of a distiller; those of one architecture share what is compiled."""
+    cfg.model.teacher_options = {**cfg.model.get('teacher_options', {}), 'compiled': True}
 
 
 def set_checkpointing(cfg: Config) -> None:

@@ -129,7 +129,11 @@ class RecipeOptions:
         "weight of the distillation loss, the paper's lambda", also=('--lambda',)
     )
     amp: bool = option('mixed precision: float16 on a GPU, bfloat16 on the CPU', False)
-    compile: bool = option('torch.compile: minutes first, then faster steps', False)
+    compile: bool = option(
+        "torch.compile of every training's features and head, the student's teachers included: "
+        'minutes first, then faster steps',
+        False,
+    )
     cache: str = option(
         'where to keep decoded images, for all loader processes',
         'none',

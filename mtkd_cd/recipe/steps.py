@@ -265,6 +265,8 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
     adjust.merge_options(cfg, again)
     if kind == 'partition' and options.specialists_from == 'origin':
         cfg.load_from = str(layout.weights(Strategy('origin')))
+    if kind == 'mtkd' and options.compile:  # the origin's config has no teachers yet
+        adjust.compile_teachers(cfg)
     iters = _iterations(kind, options)
     if iters is not None:
         adjust.set_iters(cfg, iters)

@@ -245,3 +245,25 @@ def test_folds_what_a_norm_alone_reads(conv, run, folded):
     expected = net(inputs)
     assert fold_batch_norms(net) == folded
     torch.testing.assert_close(net(inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_detectors_of_one_architecture_share_what_is_compiled(build_model, monkeypatch):
+    graphs = []
+
+    def uncompiled(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend=uncompiled))
+    models = [build_model('fc_ef').eval() for _ in range(3)]
+    for parameter in models[1].parameters():
+        parameter.data.mul_(0.9)
+    compiled = [prepare(model, compiled=True) for model in models]
+    for pairs in (2, 3):
+        inputs = torch.randn(pairs, 6, 32, 32)
+        for model, teacher in zip(models, compiled, strict=True):
+            assert _difference(_maps(model, inputs), _maps(teacher, inputs)) <= 1e-5
+    assert len(graphs) == 2  # features and head
+    torch._dynamo.reset()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from mmengine.config import Config
 from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.core.strategy import Layout, Strategy
+from mtkd_cd.engine.config import load_config, set_costs
 from mtkd_cd.engine.record import file_digest, write_json, write_record
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.evaluation.scores import MEAN_NAMES
@@ -463,3 +465,19 @@ def test_results_of_another_origin_are_not_set_beside_those_of_this_one(tmp_path
     origin.write_bytes(b'first')
     write(strategies[0], [[str(origin), 9, 1]], data={'A/0.png': '1'})
     assert found()[0] == {strategies[0]}
+
+
+def test_compiled_recipe_compiles_the_teachers_as_a_compiled_training_does(tmp_path):
+    options = RecipeOptions(CONFIGS, tmp_path, compile=True)
+    plain = RecipeOptions(CONFIGS, tmp_path)
+    student = Step(Strategy('mtkd', (0.1,), 'best'), 'train')
+    trained = load_config(CONFIGS / 'mtkd' / 'fc_ef.py')
+    set_costs(trained, compile=True)
+    cfg = step_config(student, 'fc_ef', options)
+    assert cfg.model.teacher_options == trained.model.teacher_options == dict(compiled=True)
+    assert 'teacher_options' not in step_config(student, 'fc_ef', plain).model
+    given = {'student_model': dict(teacher_options=dict(precision='bfloat16'))}
+    both = step_config(student, 'fc_ef', replace(options, cfg_options=given))
+    assert both.model.teacher_options == dict(precision='bfloat16', compiled=True)
+    control = step_config(Step(Strategy('continued'), 'train'), 'fc_ef', options)
+    assert 'teacher_options' not in control.model
