@@ -21,6 +21,7 @@ from mtkd_cd.cli.predict_pairs import (
 )
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.inference.raster import RESAMPLING
+from mtkd_cd.inference.windows import MAX_OVERLAP
 
 if TYPE_CHECKING:
     from mtkd_cd.inference.inferencer import RasterResult
@@ -215,7 +216,7 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work = parser.add_argument_group('prediction')
     work.add_argument('--window', type=at_least(1), help="pixels; default: the model's")
-    work.add_argument('--overlap', type=_overlap, default=0.25, help='of windows: 25%%, or pixels')
+    work.add_argument('--overlap', type=_overlap, default=0.25, help='of windows: 25%%, or pixels; at most 87.5%%')
     work.add_argument('--threshold', type=float, help="default: the model's")
     work.add_argument('--batch-size', type=at_least(1), default=8, help='windows at a time')
     work.add_argument(
@@ -333,6 +334,6 @@ def _overlap(text: str) -> float:
         number = float(text.removesuffix('%'))
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text!r}: 25% or a number of pixels is needed') from None
-    if percent and not 0 <= number < 100:
-        raise argparse.ArgumentTypeError(f'{text!r}: 0% to below 100% is needed')
+    if percent and not 0 <= number <= 100 * MAX_OVERLAP:
+        raise argparse.ArgumentTypeError(f'{text!r}: 0% to {100 * MAX_OVERLAP:g}% is needed')
     return number / 100 if percent else number

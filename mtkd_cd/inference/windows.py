@@ -14,6 +14,8 @@ BLOCK = 512
 # Columns of a raster that are predicted at a time.
 STRIP = 32 * BLOCK
 NO_DETECTOR = 255
+# Of a window. A step is then an eighth of it, and a pixel is predicted 64 times.
+MAX_OVERLAP = 7 / 8
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,16 @@ def overlap_pixels(overlap: float, window: int) -> int:
     """An overlap given as a fraction below 1 or in pixels, in pixels.
 
     Raises:
-        UserError: A negative number or one that is not smaller than the window.
+        UserError: A negative number, or more than :data:`MAX_OVERLAP` of the window.
     """
-    pixels = round(overlap * window) if overlap < 1 else int(overlap)
-    if not 0 <= pixels < window:
+    pixels = min(round(overlap * window), window - 1) if overlap < 1 else int(overlap)
+    most = min(round(MAX_OVERLAP * window), window - 1)
+    if not 0 <= pixels <= most:
+        times = (window / (window - pixels)) ** 2 if most < pixels < window else 0
         raise UserError(
-            f'overlap={overlap:g}: a fraction from 0 to below 1, or less pixels than the window '
-            f'has ({window}), is needed'
+            f'overlap={overlap:g}: a fraction from 0 to {MAX_OVERLAP:g}, or 0 to {most} of the '
+            f"window's {window} pixels, is needed"
+            + (f'; this one predicts each pixel {times:.0f} times' if times else '')
         )
     return pixels
 

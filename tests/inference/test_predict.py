@@ -114,7 +114,9 @@ def test_pictures(tool, model, scene, tmp_path):
     [
         (['--bands', '3;2'], 'whole numbers with commas'),
         (['--overlap', 'half'], '25% or a number of pixels'),
-        (['--overlap', '125%'], '0% to below 100%'),
+        (['--overlap', '125%'], '0% to 87.5%'),
+        (['--overlap', '99%'], "'99%': 0% to 87.5%"),
+        (['--overlap', 'nan%'], '0% to 87.5%'),
         (['--window', '0'], '0 is below 1'),
     ],
 )

@@ -151,3 +151,15 @@ def test_overlap_is_a_fraction_or_pixels():
     for wrong in (-0.1, 64, 100):
         with pytest.raises(UserError, match='overlap='):
             overlap_pixels(wrong, 64)
+
+
+def test_windows_step_by_an_eighth_of_themselves_or_more():
+    for window in (1, 2, 20, 64, 512):
+        pixels = overlap_pixels(0.875, window)
+        assert window - pixels >= max(1, window // 8)
+    assert overlap_pixels(448, 512) == overlap_pixels(0.875, 512) == 448
+    for wrong in (0.99, 508):
+        with pytest.raises(UserError, match=r'0 to 448 of the window.s 512.*pixel (10486|16384) t'):
+            overlap_pixels(wrong, 512)
+    with pytest.raises(UserError, match=r'0 to 0 of the window.s 1 pixels, is needed$'):
+        overlap_pixels(1, 1)
