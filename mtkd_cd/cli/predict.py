@@ -216,7 +216,9 @@ def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work = parser.add_argument_group('prediction')
     work.add_argument('--window', type=at_least(1), help="pixels; default: the model's")
-    work.add_argument('--overlap', type=_overlap, default=0.25, help='of windows: 25%%, or pixels; at most 87.5%%')
+    work.add_argument(
+        '--overlap', type=_overlap, default=0.25, help='of windows: 25%%, or pixels; at most 87.5%%'
+    )
     work.add_argument('--threshold', type=float, help="default: the model's")
     work.add_argument('--batch-size', type=at_least(1), default=8, help='windows at a time')
     work.add_argument(

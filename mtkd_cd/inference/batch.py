@@ -35,6 +35,7 @@ RESULTS = 'results.csv'
 WAITING, DONE, FAILED = 'waiting', 'done', 'failed'
 _FOLDER = '.mtkd_cd_batch'  # below the output folder: shards, logs, stacked bands
 _RUN = 'MTKD_CD_RUN'
+_OPTIONS = 'MTKD_CD_RUN_OPTIONS'
 _INTERVAL = 1.0  # seconds between two writes of a table
 _NUMBERS = ('car', 'area_m2', 'seconds')
 _COLUMNS = (
@@ -143,18 +144,21 @@ class BatchOptions:
                 files[key] = folder / pattern.replace('{name}', task.name)
         return files
 
+    def settings(self, identity: str) -> dict[str, Any]:
+        """Model and options, which determine the outputs of all pairs; those that are not given
+        are not in it."""
+        options = {
+            key: value if isinstance(value, (int, float, str)) else str(value)
+            for key, value in self.raster.items()
+            if key not in _WITHOUT_EFFECT and value is not None
+        }
+        return dict(options, model=identity, version=__version__)
+
     def run_key(self, task: PairTask, identity: str) -> str:
         """Hash of all that determines the outputs of a pair: model, input files, options."""
-        options = {
-            key: value if isinstance(value, (int, float, str, type(None))) else str(value)
-            for key, value in self.raster.items()
-            if key not in _WITHOUT_EFFECT
-        }
         inputs = [*task.a, *task.b, task.mask, self.raster.get('mask'), self.raster.get('aoi')]
         facts = dict(
-            version=__version__,
-            model=identity,
-            options=options,
+            settings=self.settings(identity),
             inputs=[_fingerprint(file) for file in inputs if file is not None],
             bands=[len(task.a), len(task.b)],
             dates=[task.date_a, task.date_b],
@@ -275,7 +279,8 @@ def run_batch(
 
     Raises:
         UserError: The model is no good; there are outputs already, and ``options`` says neither
-            ``resume`` nor ``overwrite``; another batch writes to the folder.
+            ``resume`` nor ``overwrite``, or ``resume`` and they are of another model or other
+            options; another batch writes to the folder.
     """
     folder, options = Path(folder), options or BatchOptions()
     if folder.exists() and not folder.is_dir():
@@ -283,6 +288,10 @@ def run_batch(
     if not (options.resume or options.overwrite):
         _refuse_existing(tasks, folder, options)
     inferencer = source.open() if cluster is None else None
+    if options.resume and not options.overwrite:
+        # Each shard finds out about the model, for each of its pairs.
+        model = source.identity(inferencer) if inferencer is not None else None
+        _refuse_other_options(tasks, folder, options, model)
     with alone(folder / _FOLDER / 'lock', what=f'the batch in {folder}'):
         results = Results(folder / RESULTS, tasks)
         earlier = _earlier(folder / RESULTS) if options.resume else {}
@@ -314,6 +323,45 @@ def _refuse_existing(tasks: Sequence[PairTask], folder: Path, options: BatchOpti
             'those that are of this model, these inputs and options; --overwrite predicts all '
             'again'
         )
+
+
+def _refuse_other_options(
+    tasks: Sequence[PairTask], folder: Path, options: BatchOptions, model: str | None
+) -> None:
+    """Refuse to go on, before anything is written, where maps were made with other options."""
+    wanted = options.settings(model or '')
+    others: list[str] = []
+    differences: dict[str, None] = {}
+    for task in tasks:
+        file = options.files(task, folder)['change']
+        made = _settings_of(file) if file.exists() else None
+        found = made and {
+            f'{key}: {_text(made.get(key))} there, {_text(wanted.get(key))} now'
+            for key in {*made, *wanted}
+            if (key != 'model' or model) and _text(made.get(key)) != _text(wanted.get(key))
+        }
+        if found:
+            others.append(str(file))
+            differences |= dict.fromkeys(sorted(found))
+    if others:
+        raise UserError(
+            f'{folder} has {len(others)} maps made with other options ({some(others, 3)}): '
+            f'{"; ".join(differences)}. Go on with the options that they were made with, name '
+            'another folder, or replace them with --overwrite beside --resume'
+        )
+
+
+def _settings_of(file: Path) -> dict[str, Any] | None:
+    """The settings that a change map was made with, where it says so."""
+    try:
+        found = json.loads(_tags(file).get(_OPTIONS, ''))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _text(value: Any) -> str:
+    return 'not given' if value is None else json.dumps(value)
 
 
 def _earlier(path: Path) -> dict[str, Row]:
@@ -369,8 +417,8 @@ class _Worker:
                 return self._kept(task, files, float(tags['MTKD_CD_CAR']), dates)
             if not is_same and not self.options.overwrite:
                 raise UserError(
-                    f'{files["change"]} is there, of another model, input or option: --overwrite '
-                    'replaces such outputs'
+                    f'{files["change"]} is there, of another model, input or option: --resume and '
+                    '--overwrite together replace such outputs'
                 )
         hidden = self.folder / _FOLDER / 'bands' / task.name
         a, b = (
@@ -388,7 +436,7 @@ class _Worker:
                 files['change'],
                 probability=files.get('probability'),
                 vector=files.get('vector'),
-                tags=dict(run=key),
+                tags=dict(run=key, run_options=self.options.settings(self.identity)),
                 **{**wanted, 'overwrite': self.options.overwrite or self.options.resume},
             )
         row = _row(

@@ -181,29 +181,57 @@ def test_existing_outputs_are_refused_kept_or_replaced_as_told(listed, tmp_path)
     assert [file.stat().st_mtime_ns for file in sorted(out.glob('*.tif'))] != times
 
 
-@pytest.mark.parametrize('what', ['model', 'option', 'input', 'mask'])
+@pytest.mark.parametrize('what', ['input', 'mask'])
 def test_resume_does_not_take_outputs_of_another_run(listed, tmp_path, what):
     path, out = listed(2), tmp_path / 'out'
     tasks = read_pairs(path)
     run_batch(Toy(), tasks, out)
-    source, raster = Toy(), {}
-    if what == 'model':
-        source = Toy('other')
-    elif what == 'option':
-        raster = dict(threshold=0.9)
-    elif what == 'input':
+    if what == 'input':
         os.utime(tmp_path / 'a0.tif', ns=(0, 0))
         os.utime(tmp_path / 'a1.tif', ns=(0, 0))
     else:
         tasks = [replace(task, mask=str(tmp_path / 'a0.tif'), name=task.name) for task in tasks]
-    results = run_batch(source, tasks, out, BatchOptions(raster, resume=True))
+    results = run_batch(Toy(), tasks, out, BatchOptions(resume=True))
     assert [row['status'] for row in results.rows.values()] == ['failed'] * 2
     assert '--overwrite' in results.rows['a0']['error']
     if what == 'mask':
         return  # every pixel of it is left out
+    results = run_batch(Toy(), tasks, out, BatchOptions(resume=True, overwrite=True))
+    assert [row['status'] for row in results.rows.values()] == ['done'] * 2
+
+
+@pytest.mark.parametrize(
+    ('source', 'raster', 'difference'),
+    [
+        (Toy('other'), dict(threshold=0.25), r'model: "toy" there, "other" now'),
+        (Toy(), dict(threshold=0.5), r'threshold: 0\.25 there, 0\.5 now'),
+        (Toy(), {}, r'threshold: 0\.25 there, not given now'),
+        (
+            Toy(),
+            dict(threshold=0.25, bands=(3, 2, 1)),
+            r'bands: not given there, "\(3, 2, 1\)" now',
+        ),
+    ],
+)
+def test_resume_with_other_options_is_refused_once_and_touches_nothing(
+    listed, tmp_path, source, raster, difference
+):
+    tasks, out = read_pairs(listed(3)), tmp_path / 'out'
+    made_with = dict(threshold=0.25, nodata=float('nan'), bands=None)
+    raster = dict(raster, nodata=float('nan'))
+    run_batch(Toy(), tasks[:2], out, BatchOptions(made_with))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob('*')}
+    with pytest.raises(UserError, match=rf'2 maps made with other .*\): {difference}\. Go on'):
+        run_batch(source, tasks, out, BatchOptions(raster, resume=True))
+    assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
+    results = run_batch(Toy(), tasks, out, BatchOptions(made_with, resume=True))
+    assert [row['status'] for row in results.rows.values()] == ['done'] * 3
+    assert {path: path.stat().st_mtime_ns for path in before if path.suffix == '.tif'}.items() <= (
+        before.items()
+    )
     options = BatchOptions(raster, resume=True, overwrite=True)
     results = run_batch(source, tasks, out, options)
-    assert [row['status'] for row in results.rows.values()] == ['done'] * 2
+    assert [row['status'] for row in results.rows.values()] == ['done'] * 3
 
 
 def test_resume_predicts_again_where_a_file_beside_the_map_is_missing(listed, tmp_path):
