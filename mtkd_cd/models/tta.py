@@ -10,6 +10,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mtkd_cd.models.decode_heads.base import predicted_class
+from mtkd_cd.models.mtkd.routing import ORIGIN
 from mtkd_cd.registry import MODELS
 
 
@@ -18,8 +19,9 @@ class ChangeTTAModel(BaseTTAModel):
     """A detector, or a cascade, that predicts every view of a pair and averages the probabilities.
 
     Each view is predicted as a pair of its own, and its prediction turned back. Of a cascade, each
-    view finds its own specialist; what the sample says about that (``coarse_car``, ``range``) is of
-    the view as it is stored.
+    view finds its own specialist, by the CAR of the map that the origin's threshold makes; what the
+    sample says about that (``coarse_car``, ``range``) is of the view as it is stored. The mean is
+    decided by the threshold of the detector that served, the mean one where several did.
     """
 
     def merge_preds(self, data_samples_list: Sequence[Sequence[SegDataSample]]) -> list[Any]:
@@ -39,17 +41,24 @@ class ChangeTTAModel(BaseTTAModel):
         probabilities = torch.stack([_probabilities(view.seg_logits.data) for view in views])
         mean = probabilities.mean(0)  # (C, H, W)
         merged = next((view for view in views if not view.metainfo.get('flip')), views[0])
-        if len(mean) == 1:
-            mask = (mean > self._threshold()).to(torch.long)
+        threshold = sum(self._threshold(view) for view in views) / len(views)
+        if len(mean) == 1 or (len(mean) == 2 and threshold != 0.5):
+            mask = (mean[-1:] > threshold).to(torch.long)
         else:
             mask = predicted_class(mean[None])
         merged.set_data({'pred_sem_seg': PixelData(data=mask)})
         return merged
 
-    def _threshold(self) -> float:
-        """Probability from which a head with one channel says change."""
-        detector: Any = getattr(self.module, 'origin', self.module)
-        threshold = getattr(detector.decode_head, 'threshold', None)
+    def _threshold(self, view: SegDataSample) -> float:
+        """Probability from which the detector that served a view says change."""
+        detector: Any = self.module
+        if hasattr(detector, 'specialists'):
+            name = view.metainfo.get('detector', ORIGIN)
+            detector = detector.origin if name == ORIGIN else detector.specialists[name]
+        head = detector.decode_head
+        # Of two channels the larger one decides, whatever threshold the head was given.
+        is_one = getattr(head, 'out_channels', 1) == 1
+        threshold = getattr(head, 'threshold', None) if is_one else None
         return 0.5 if threshold is None else threshold
 
 

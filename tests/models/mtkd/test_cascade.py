@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from mmengine.structures import PixelData
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.mtkd.building import build_detector
+from mtkd_cd.models.tta import ChangeTTAModel
 from mtkd_cd.registry import MODELS
 
 NAMES = ('origin', 'small', 'medium', 'large')
@@ -230,6 +233,46 @@ def test_predicts_inside_mmsegs_test_time_augmentation(toy, out_channels):
     wrong = (merged.pred_sem_seg.data.squeeze() > 0) != (mean > 0.5)
     assert not wrong.any()
     assert {'range', 'coarse_car', 'detector'} <= set(merged.metainfo)
+
+
+@pytest.mark.parametrize('channels', [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize('threshold', [0.3, 0.7])
+@pytest.mark.parametrize('server', ['small', 'large'])
+def test_equal_views_are_decided_as_one_is_whoever_serves(toy, channels, threshold, server):
+    """The thresholds of origin and specialists differ: a view's map and CAR are its own."""
+    configs = [toy.config(out_channels=count) for count in channels]
+    model = MODELS.build(
+        dict(
+            type='OriginPartitionCascade',
+            origin=configs[0],
+            thresholds=(0.5,),
+            specialists=dict(small=configs[1], large=configs[1]),
+        )
+    ).eval()
+    inputs, (sample,) = torch.randn(1, 6, 20, 20), toy.samples([0.1])
+    sample.set_metainfo(dict(flip=False, flip_direction=None))
+    for detector in (model.origin, *model.specialists.values()):
+        scale = 5.0 if detector.out_channels == 1 else 1.0
+        detector.decode_head.conv_seg.weight.data.mul_(scale)
+    model.specialists[server].decode_head.threshold = threshold
+    # The origin's coarse map is to have a CAR on the server's side.
+    with torch.no_grad():
+        if channels[0] == 1:
+            model.origin.decode_head.threshold = 0.5
+            (coarse,) = model.origin.predict(inputs, [copy.deepcopy(sample)])
+            cut = coarse.seg_logits.data.quantile(0.9 if server == 'small' else 0.1)
+            model.origin.decode_head.threshold = float(cut)
+        else:
+            model.origin.decode_head.conv_seg.bias.data = torch.tensor(
+                [9.0, 0.0] if server == 'small' else [0.0, 9.0]
+            )
+        views = [model.predict(inputs, [copy.deepcopy(sample)])[0] for _ in range(3)]
+    alone = copy.deepcopy(views[0])
+    assert alone.detector == server
+    merged = ChangeTTAModel(model).merge_preds([views])[0]
+    assert torch.equal(merged.pred_sem_seg.data, alone.pred_sem_seg.data.long())
+    assert (merged.coarse_car, merged.range) == (alone.coarse_car, alone.range)
+    assert torch.equal(merged.coarse_pred_sem_seg.data, alone.coarse_pred_sem_seg.data)
 
 
 def _change_probability(scores):  # mmseg takes the sigmoid of one channel a second time
