@@ -1,12 +1,14 @@
 """Writing files so that a reader, or the next run after a crash, never meets half of one, and so
 that nothing is written over the user's own."""
 
+import ctypes
 import errno
 import hashlib
 import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +22,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / 'configs'  # travels in the whee
 
 MANIFEST = '.mtkd_cd_files'  # in a folder of ours: the files that we made there
 # .<name of the file or folder>.<machine>-<process>.<random>.tmp
-_TEMPORARY = re.compile(r'\..+\.([0-9a-f]{8})-(\d+)\.\w+\.tmp')
+_TEMPORARY = re.compile(r'\.(.+)\.([0-9a-f]{8})-(\d+)\.\w+\.tmp')
+_REPLACED = '.replaced'  # after the name of a folder that makes place for another
 
 
 def found_config(path: str | Path) -> Path:
@@ -86,12 +89,36 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         OSError: As :func:`atomic_write`.
     """
     path = Path(path).absolute()
-    with temporary_folder(path) as building, temporary_folder(path) as old:
+    with temporary_folder(path) as building:
         os.chmod(building, 0o777 & ~_umask())
         yield building
-        if path.exists():
-            path.rename(old / path.name)
-        building.rename(path)
+        if not path.exists():
+            building.rename(path)
+        elif not _exchange(building, path):
+            _replace(building, path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step, where system and file system can."""
+    if not sys.platform.startswith('linux') or not other.is_dir() or other.is_symlink():
+        return False
+    with suppress(AttributeError, OSError):  # a C library or a file system without it
+        rename = ctypes.CDLL(None).renameat2
+        here = -100  # AT_FDCWD
+        return rename(here, os.fsencode(one), here, os.fsencode(other), 2) == 0
+    return False
+
+
+def _replace(building: Path, path: Path) -> None:
+    """In two renames; a sweep finds what a kill between them leaves."""
+    with temporary_folder(path.with_name(path.name + _REPLACED)) as old:
+        kept = old / path.name
+        path.rename(kept)
+        try:
+            building.rename(path)
+        except BaseException:
+            kept.rename(path)
+            raise
 
 
 def _temporary(path: Path) -> dict[str, Any]:
@@ -109,21 +136,33 @@ def sweep_temporaries(folder: str | os.PathLike, deep: bool = False) -> None:
     """Delete what writes that were killed have left in a folder, and with ``deep`` below it.
 
     A temporary file, or folder, goes when the process of this machine that wrote it is gone. The
-    first write to a folder in a process sweeps it.
+    first write to a folder in a process sweeps it. A folder that was moved away to be replaced, and
+    was not, gets its name back.
     """
     for place, folders, names in os.walk(os.fspath(folder)):
         for name in filter(_is_left, names):
             with suppress(OSError):
                 os.unlink(os.path.join(place, name))
         for name in filter(_is_left, folders):
+            _put_back(Path(place), name)
             shutil.rmtree(os.path.join(place, name), ignore_errors=True)
         if not deep:
             folders.clear()
 
 
+def _put_back(place: Path, left: str) -> None:
+    match = _TEMPORARY.fullmatch(left)
+    replaced = match[1] if match else ''
+    if replaced.endswith(_REPLACED):
+        target = place / replaced.removesuffix(_REPLACED)
+        if not os.path.lexists(target):
+            with suppress(OSError):  # it was not moved yet, or another process was faster
+                (place / left / target.name).rename(target)
+
+
 def _is_left(name: str) -> bool:
     match = _TEMPORARY.fullmatch(name)
-    return bool(match and match[1] == _machine() and not _is_alive(int(match[2])))
+    return bool(match and match[2] == _machine() and not _is_alive(int(match[3])))
 
 
 @cache
