@@ -28,6 +28,7 @@ BEST = 'best.pth'
 ROUTING_FILE = 'routing.json'
 CURVES = 'curves.csv'  # validation curves of all trainings, beside the tables
 _BY = 'by_'  # before the model whose detectors teach
+_NOT_IN_NAMES = '+:/\\\n\r\t\0'  # of teachers: they stand between the parts of a text, or of a path
 _FOLDS = 'folds'  # before the number of folds
 FOLD = '{fold}'  # in a path: for the number of a fold
 _ROUTING = 'routing'  # folder of the tests that a validated routing follows from
@@ -59,8 +60,8 @@ class Strategy:
     ``partition`` and ``mtkd``, or where the origin teaches. So equal strategies share their files.
 
     Raises:
-        UserError: An unknown kind or routing, bad thresholds, a single fold, or folds with a
-            validated routing.
+        UserError: An unknown kind or routing, bad thresholds, a single fold, folds with a
+            validated routing, or a name of teachers that a text cannot hold.
     """
 
     kind: str
@@ -87,7 +88,17 @@ class Strategy:
         if self.kind != 'mtkd':
             object.__setattr__(self, 'teachers', '')
             object.__setattr__(self, 'match', 'mse')
+        self._check_teachers()
         self._check_folds()
+
+    def _check_teachers(self) -> None:
+        found = [sign for sign in self.teachers if sign in _NOT_IN_NAMES]
+        if found:
+            raise UserError(
+                f'teachers {self.teachers!r}: their name becomes part of the name of a strategy, '
+                f'in which {found[0]!r} means something else: give the config file of the '
+                'teachers, and their folders in the work dir, a name without it'
+            )
 
     def _check_folds(self) -> None:
         if self.folds < 0 or self.folds == 1:

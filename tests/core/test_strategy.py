@@ -229,6 +229,22 @@ def test_specialists_of_folds_have_places_of_their_own():
     )
 
 
+@pytest.mark.parametrize('name', ['my net v1.5', 'a@b', 'folds3', 'kl', '0.1', 'by_x', 'a_b-c,d'])
+def test_teachers_of_any_other_name_are_found_again(name):
+    strategy = Strategy('mtkd', (0.1,), 'best', name)
+    assert Strategy.parse(strategy.text) == strategy
+    assert strategy_in(f'mine:{strategy.text}') == strategy
+    place = Place.of(Layout('m', Path('w')).weights(strategy))
+    assert (place.strategy, place.layout.model) == (strategy, 'm')
+
+
+@pytest.mark.parametrize('name', ['a+b', 'a:b', 'a/b', 'a\\b', 'a\nb'])
+def test_teachers_whose_name_a_text_cannot_hold_are_refused(name):
+    with pytest.raises(UserError, match=r'teachers .*means something else: give the config file'):
+        Strategy('mtkd', teachers=name)
+    assert Strategy('op', teachers=name) == Strategy('op')
+
+
 def test_what_is_matched_is_part_of_a_students_name_alone():
     strategy = Strategy.parse('mtkd@0.1+origin+by_big+kl')
     assert (strategy.match, strategy.text) == ('kl', 'mtkd@0.1+origin+by_big+kl')
