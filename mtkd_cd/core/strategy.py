@@ -17,6 +17,7 @@ from typing import Any
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import CONFIGS, found_config
 
 KINDS = ('origin', 'continued', 'partition', 'op', 'mtkd')
 TESTED_KINDS = ('origin', 'continued', 'op', 'mtkd')  # in the order of tables
@@ -351,18 +352,27 @@ class Place:
         return None
 
 
-def training_command(path: str | Path) -> str | None:
-    """The command that makes a file of the layout, with its work dir; ``None`` for other files."""
+def training_command(path: str | Path, config: str | Path | None = None) -> str | None:
+    """The command that makes a file of the layout, with its work dir; ``None`` for other files.
+
+    Args:
+        path: The file.
+        config: The config that asks for it. It, or one beside it or in ``../origin``, may be the
+            user's own config of the file's model; else the model is one of the package, or the
+            command has a path to fill in.
+    """
     place = Place.of(path)
     if place is None:
         return None
-    strategy, model, root = place.strategy, place.layout.model, place.layout.root
+    strategy, root = place.strategy, place.layout.root
+    model = _model_in_commands(place.layout.model, config)
     kind = strategy.kind
     elsewhere = root != Path(WORK_DIRS)
     # Others than these look for their teachers in work_dirs, or have no config of their own.
     alone = kind in ('origin', 'partition') or (kind in ('continued', 'mtkd') and not elsewhere)
-    if alone and not strategy.variant:
-        words = ['mtkd-cd', 'train', f'configs/{kind}/{model}.py']
+    own_config = f'configs/{kind}/{model}.py'
+    if alone and not strategy.variant and found_config(own_config).is_file():
+        words = ['mtkd-cd', 'train', own_config]
         words += ['--range', place.range] if place.range else []
         words += ['--work-dir', str(Path(path).parent)] if elsewhere else []
         return shlex.join(words)
@@ -372,8 +382,23 @@ def training_command(path: str | Path) -> str | None:
     if strategy.partition.tag:
         words += ['--thresholds', *map(repr, strategy.thresholds)]
     words += ['--routing', routing] if routing != 'car' else []
-    words += ['--teachers', strategy.teachers] if strategy.teachers else []
+    if strategy.teachers:
+        words += ['--teachers', _model_in_commands(strategy.teachers, config)]
     words += ['--match', strategy.match] if strategy.match != 'mse' else []
     words += ['--folds', str(strategy.folds)] if strategy.folds else []
     words += ['--work-dir', str(root)] if elsewhere else []
     return shlex.join(words)
+
+
+def _model_in_commands(model: str, config: str | Path | None) -> str:
+    """A model of the package by its name, one of the user's by the path of its config."""
+    name = f'{model}.py'
+    if config is not None:
+        folder = Path(config).parent
+        # Beside a config of another strategy there are those of other strategies.
+        beside = [folder / name] if folder.name not in (*KINDS[1:], _ROUTING) else []
+        for own in (folder.parent / 'origin' / name, *beside):
+            if own.is_file() and CONFIGS.resolve() not in own.resolve().parents:
+                return str(own)
+    shipped = found_config(Path('configs', 'origin', name))
+    return model if shipped.is_file() else f'PATH/TO/{name}'

@@ -288,17 +288,22 @@ def check_checkpoints(cfg: Config) -> None:
         UserError: Names the file and the command that makes it.
     """
     for name, path in starting_weights(cfg).items():
-        check_exists(path, f'{path} ({name})')
+        check_exists(path, f'{path} ({name})', cfg.filename)
 
 
-def check_exists(path: str | Path, what: str) -> None:
+def check_exists(path: str | Path, what: str, config: str | Path | None = None) -> None:
     """Refuse a checkpoint that does not exist; says how to make it where that is known.
+
+    Args:
+        path: The checkpoint.
+        what: Its name in the message.
+        config: The config that asks for it.
 
     Raises:
         UserError: There is no such file.
     """
     if not Path(path).is_file():
-        command = training_command(path)
+        command = training_command(path, config)
         raise UserError(
             f'checkpoint {what} does not exist. '
             + (f'To train it: {command}' if command else 'Check the path')

@@ -500,7 +500,7 @@ def run_test(
     if checkpoint is None:
         check_checkpoints(cfg)
     else:
-        check_exists(checkpoint, str(checkpoint))
+        check_exists(checkpoint, str(checkpoint), cfg.filename)
     dataset = open_test_data(cfg)
     reads = folders_read(dataset)
     check_not_read(cfg.work_dir, reads)

@@ -201,7 +201,7 @@ def init_model(
         cfg.merge_from_dict(dict(cfg_options))
     detector = build_plain(cfg, _student_of(cfg.model))
     if checkpoint is not None:
-        check_exists(os.fspath(checkpoint), str(checkpoint))
+        check_exists(os.fspath(checkpoint), str(checkpoint), cfg.filename)
         try:
             load_weights(detector, checkpoint, trusted=trusted)
         except UserError:
@@ -265,7 +265,7 @@ def model_from_config(
             )
         return _cascade_from_config(cfg, device, trusted)
     path = Path(weights) if weights is not None else work_dir_of(cfg) / BEST
-    check_exists(path, str(path))
+    check_exists(path, str(path), cfg.filename)
     return model_from_detector(init_model(cfg, path, device, trusted=trusted))
 
 
@@ -359,7 +359,7 @@ def _cascade_from_config(cfg: Config, device: str, trusted: bool) -> Model:
             raise UserError(
                 f'model.checkpoints of the cascade has no {name!r}: give the file of each detector'
             )
-        check_exists(checkpoints[name], f'{checkpoints[name]} ({name})')
+        check_exists(checkpoints[name], f'{checkpoints[name]} ({name})', cfg.filename)
 
     def build(name: str, model: Mapping[str, Any]) -> Detector:
         detector = build_plain(cfg, model)

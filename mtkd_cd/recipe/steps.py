@@ -172,7 +172,7 @@ def run_recipe(
     configs = [step_config(step, model, options) for step in steps]
     layout = options.layout(model_name(model))
     _check_start_of_folds(options)
-    _check_teachers(layout, options.strategy('mtkd'), kinds)
+    _check_teachers(layout, options, kinds)
     # All settings and all data, before the first hours are spent.
     prepared = {
         step: prepare_training(cfg) for step, cfg in zip(steps, configs) if step.action == 'train'
@@ -285,21 +285,23 @@ def _teachers_config(options: RecipeOptions) -> Config | None:
     return origin_config(options.teachers, dataclasses.replace(options, cfg_options={}))
 
 
-def _check_teachers(layout: Layout, strategy: Strategy, kinds: Sequence[str]) -> None:
+def _check_teachers(layout: Layout, options: RecipeOptions, kinds: Sequence[str]) -> None:
     """Refuse teachers of another model that are not finished, before anything is trained."""
+    strategy = options.strategy('mtkd')
     if not strategy.teachers or strategy.kind not in kinds:
         return
+    config = options.teachers if str(options.teachers).endswith('.py') else None
     files = of_each_fold(layout.checkpoints(strategy), strategy.folds)
     del files['student']
     if strategy.routing == 'validated':
         files['routing'] = str(layout.routing(strategy))
     for name, path in files.items():
-        adjust.check_exists(path, f'{path} ({name} of the teachers)')
+        adjust.check_exists(path, f'{path} ({name} of the teachers)', config)
         record = read_record(Path(path).parent) if name != 'routing' else {}
         if record and not record.get('finished'):  # weights from elsewhere have no record
             raise UserError(
                 f'{path} ({name} of the teachers) is of a training that has not finished. '
-                f'To finish it: {training_command(path)}'
+                f'To finish it: {training_command(path, config)}'
             )
 
 
@@ -495,7 +497,7 @@ def _test_stamp(cfg: Config, weights: Path | None) -> dict[str, Any]:
         else own
     )
     for path in files:
-        adjust.check_exists(path, str(path))
+        adjust.check_exists(path, str(path), cfg.filename)
     views = ('tta_model', 'tta_pipeline') if cfg.get('tta') else ()
     keys = ('model', 'test_dataloader', 'test_evaluator', 'tta', *views)
     test = {key: cfg.get(key) for key in keys}

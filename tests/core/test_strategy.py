@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.core.strategy import (
     KINDS,
     Layout,
@@ -165,34 +166,83 @@ def test_variants_are_those_with_files(tmp_path):
 @pytest.mark.parametrize(
     ('path', 'command'),
     [
-        ('work_dirs/origin/m/best.pth', 'mtkd-cd train configs/origin/m.py'),
-        ('w/origin/m/best.pth', 'mtkd-cd train configs/origin/m.py --work-dir w/origin/m'),
+        ('work_dirs/origin/fc_ef/best.pth', 'mtkd-cd train configs/origin/fc_ef.py'),
         (
-            '/a b/partition/m/low/best.pth',
-            "mtkd-cd train configs/partition/m.py --range low --work-dir '/a b/partition/m/low'",
-        ),
-        ('work_dirs/mtkd/m/best.pth', 'mtkd-cd train configs/mtkd/m.py'),
-        ('w/mtkd/m/best.pth', 'mtkd-cd recipe m --strategies mtkd --work-dir w'),
-        (
-            'w/partition@0.1_0.3/m/large/best.pth',
-            'mtkd-cd recipe m --strategies partition --thresholds 0.1 0.3 --work-dir w',
+            'w/origin/fc_ef/best.pth',
+            'mtkd-cd train configs/origin/fc_ef.py --work-dir w/origin/fc_ef',
         ),
         (
-            'work_dirs/mtkd@0.1+validated/m/best.pth',
-            'mtkd-cd recipe m --strategies mtkd --thresholds 0.1 --routing validated',
+            '/a b/partition/bit_r18/low/best.pth',
+            'mtkd-cd train configs/partition/bit_r18.py --range low '
+            "--work-dir '/a b/partition/bit_r18/low'",
+        ),
+        ('work_dirs/mtkd/fc_ef/best.pth', 'mtkd-cd train configs/mtkd/fc_ef.py'),
+        ('w/mtkd/fc_ef/best.pth', 'mtkd-cd recipe fc_ef --strategies mtkd --work-dir w'),
+        (
+            'w/partition@0.1_0.3/fc_ef/large/best.pth',
+            'mtkd-cd recipe fc_ef --strategies partition --thresholds 0.1 0.3 --work-dir w',
         ),
         (
-            'work_dirs/mtkd@best+by_big/m/best.pth',
-            'mtkd-cd recipe m --strategies mtkd --routing best --teachers big',
+            'work_dirs/mtkd@0.1+validated/fc_ef/best.pth',
+            'mtkd-cd recipe fc_ef --strategies mtkd --thresholds 0.1 --routing validated',
         ),
         (
-            'w/routing/m/routing.json',
-            'mtkd-cd recipe m --strategies op --routing validated --work-dir w',
+            'work_dirs/mtkd@best+by_bit_r18/fc_ef/best.pth',
+            'mtkd-cd recipe fc_ef --strategies mtkd --routing best --teachers bit_r18',
+        ),
+        (
+            'w/routing/fc_ef/routing.json',
+            'mtkd-cd recipe fc_ef --strategies op --routing validated --work-dir w',
         ),
     ],
 )
 def test_command_that_makes_a_file_makes_it_there(path, command):
     assert training_command(path) == command
+
+
+@pytest.mark.parametrize(
+    ('config', 'path', 'command'),
+    [
+        ('own/net.py', 'work_dirs/origin/net/best.pth', 'own/net.py --strategies origin'),
+        (
+            'own/net.py',
+            'w/partition@0.1/net/small/best.pth',
+            'own/net.py --strategies partition --thresholds 0.1 --work-dir w',
+        ),
+        ('set/mtkd/net.py', 'work_dirs/mtkd/net/best.pth', 'set/origin/net.py --strategies mtkd'),
+        (
+            'own/net.py',
+            'work_dirs/mtkd@by_big/net/best.pth',
+            'own/net.py --strategies mtkd --teachers own/big.py',
+        ),
+        (
+            'own/net.py',
+            'work_dirs/mtkd@by_bit_r18/net/best.pth',
+            'own/net.py --strategies mtkd --teachers bit_r18',
+        ),
+        (
+            'elsewhere/other.py',
+            'w/routing/net/routing.json',
+            'PATH/TO/net.py --strategies op --routing validated --work-dir w',
+        ),
+        (None, 'work_dirs/origin/net/best.pth', 'PATH/TO/net.py --strategies origin'),
+        ('own/fc_ef.py', 'work_dirs/origin/fc_ef/best.pth', 'own/fc_ef.py --strategies origin'),
+    ],
+)
+def test_command_of_a_model_of_the_users_own_has_its_config(
+    config, path, command, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for own in ('own/net.py', 'own/big.py', 'own/fc_ef.py', 'set/origin/net.py', 'set/mtkd/net.py'):
+        Path(own).parent.mkdir(parents=True, exist_ok=True)
+        Path(own).touch()
+    assert training_command(path, config) == f'mtkd-cd recipe {command}'
+
+
+def test_command_of_a_config_of_the_package_has_its_name():
+    for name in (CONFIGS / 'op' / 'fc_ef.py', 'configs/op/fc_ef.py'):
+        command = training_command('work_dirs/origin/fc_ef/best.pth', name)
+        assert command == 'mtkd-cd train configs/origin/fc_ef.py'
 
 
 def test_file_of_another_layout_has_no_command():
@@ -225,7 +275,8 @@ def test_specialists_of_folds_have_places_of_their_own():
     specialists = Strategy('partition', (0.1,), folds=2)
     assert files['large@1'] == str(Layout('big', Path('w')).weights(specialists, 'large', 1))
     assert training_command(files['large@1']) == (
-        'mtkd-cd recipe big --strategies partition --thresholds 0.1 --folds 2 --work-dir w'
+        'mtkd-cd recipe PATH/TO/big.py --strategies partition --thresholds 0.1 --folds 2 '
+        '--work-dir w'
     )
 
 

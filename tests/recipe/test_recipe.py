@@ -16,9 +16,10 @@ import torch
 from mmengine.config import Config
 
 from mtkd_cd.core.checkpoint import read_weights
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.core.strategy import Layout, Strategy
-from mtkd_cd.engine.config import load_config, set_costs
+from mtkd_cd.engine.config import check_checkpoints, load_config, set_costs
 from mtkd_cd.engine.record import file_digest, write_json, write_record
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.evaluation.scores import MEAN_NAMES
@@ -481,3 +482,16 @@ def test_compiled_recipe_compiles_the_teachers_as_a_compiled_training_does(tmp_p
     assert both.model.teacher_options == dict(precision='bfloat16', compiled=True)
     control = step_config(Step(Strategy('continued'), 'train'), 'fc_ef', options)
     assert 'teacher_options' not in control.model
+
+
+def test_missing_start_of_an_own_config_is_made_by_a_command_with_that_config(tmp_path):
+    own = tmp_path / 'net.py'
+    own.write_text(f"_base_ = '{CONFIGS}/origin/fc_ef.py'\n")
+    options = RecipeOptions(CONFIGS, tmp_path / 'w')
+    cfg = step_config(Step(Strategy('op'), 'test'), str(own), options)
+    command = f'mtkd-cd recipe {own} --strategies origin --work-dir {tmp_path / "w"}'
+    with pytest.raises(UserError, match=f'To train it: {command}$'):
+        check_checkpoints(cfg)
+    # The command is one: it takes the config, and its step makes that very file.
+    origin = step_config(Step(Strategy('origin'), 'train'), str(own), options)
+    assert cfg.model.checkpoints.origin == f'{origin.work_dir}/best.pth'
