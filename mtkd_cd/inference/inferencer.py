@@ -638,10 +638,14 @@ class ChangeInferencer:
             for length in (pair.grid.height, pair.grid.width)
         )
         done, total = 0, pair.grid.height * pair.grid.width
+        # Held for all batches. Blocks that GDAL keeps would fill the gap that each left behind.
+        inputs = self._empty_inputs(settings.batch_size, rows.size, cols.size)
         stitched = stitch(
             rows,
             cols,
-            lambda windows: self._predict_windows(pair, windows, settings, served, detector),
+            lambda windows: self._predict_windows(
+                pair, windows, inputs, settings, served, detector
+            ),
             batch_size=settings.batch_size,
             strip=settings.strip,
             with_detector=settings.with_detector,
@@ -656,11 +660,13 @@ class ChangeInferencer:
         self,
         pair: Pair,
         windows: Sequence[Window],
+        inputs: Tensor,
         settings: _Settings,
         served: dict[str, int],
         detector: str | None,
     ) -> list[Prediction]:
-        """The windows of a batch, which lie side by side, read at once."""
+        """The windows of a batch, which lie side by side, read at once; ``inputs`` are
+        overwritten."""
         left = windows[0].col
         right = max(window.col + window.width for window in windows)
         first = windows[0]
@@ -670,9 +676,12 @@ class ChangeInferencer:
         needed = [index for index, span in enumerate(spans) if valid[:, span].any()]
         if not needed:
             return predictions
-        inputs = self._normalised(a, b, valid, settings.rule)
-        batch = torch.stack([inputs[:, :, spans[index]] for index in needed])
-        batch = _padded(batch, self.card.divisor)
+        for place, index in enumerate(needed):
+            span = spans[index]
+            self._normalise(
+                a[:, :, span], b[:, :, span], valid[:, span], settings.rule, inputs[place]
+            )
+        batch = inputs[: len(needed)]
         probabilities, names = self._probabilities(
             batch, [kept[:, spans[index]] for index in needed], settings.threshold, detector
         )
@@ -682,19 +691,30 @@ class ChangeInferencer:
             served[name] = served.get(name, 0) + 1
         return predictions
 
-    def _normalised(self, a: np.ndarray, b: np.ndarray, valid: np.ndarray, rule: Rule) -> Tensor:
-        """(2C, h, w) as the network takes it; 0, which is the mean, where a pixel is invalid."""
+    def _empty_inputs(self, count: int, height: int, width: int) -> Tensor:
+        """(count, 2C, H, W) zeros for windows of that size, with the padding that they need."""
+        divisor = self.card.divisor
+        return torch.zeros(
+            count, len(self.card.mean), height + -height % divisor, width + -width % divisor
+        )
+
+    def _normalise(
+        self, a: np.ndarray, b: np.ndarray, valid: np.ndarray, rule: Rule, inputs: Tensor
+    ) -> None:
+        """Write a window's dates, (C, h, w) each, to the upper left of (2C, H, W) as the network
+        takes them; 0, which is the mean, where a pixel is invalid."""
         card = self.card
         order = card.permutation
-        dates = [torch.from_numpy(np.ascontiguousarray(rule.apply(date)[order])) for date in (a, b)]
+        inside = inputs[:, : valid.shape[0], : valid.shape[1]]
+        for part, date in zip(inside.chunk(2), (a, b)):
+            part.copy_(torch.from_numpy(np.ascontiguousarray(rule.apply(date)[order])))
         mean, std = (
             torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1)
             for numbers in (card.mean, card.std)
         )
-        inputs = torch.cat(dates).float().sub_(mean).div_(std)
+        inside.sub_(mean).div_(std)
         if not valid.all():
-            inputs[:, torch.from_numpy(~valid)] = 0
-        return inputs
+            inside[:, torch.from_numpy(~valid)] = 0
 
     def _probabilities(
         self,
