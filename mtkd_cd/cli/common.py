@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mtkd_cd.core.allocator import keep_freed_memory
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import os_error_message
 from mtkd_cd.core.processes import ending_together
@@ -53,6 +54,7 @@ def run_tool(
     # Threads that wait for others sleep, in this process and in those that it starts: spinning,
     # they took a busy machine from the threads that they waited for.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    keep_freed_memory()
     logging.raiseExceptions = (
         False  # a log file that cannot be written, on a full disk, must not bury the message
     )

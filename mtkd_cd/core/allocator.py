@@ -1,0 +1,28 @@
+"""The C library's memory allocator, in processes of ours."""
+
+import ctypes
+import os
+from contextlib import suppress
+
+# glibc's numbers of what `mallopt` sets, and the variables by which users set it.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_SET_BY_USER = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES')
+_LARGEST = 1 << 30  # bytes of an array that is kept for the next one
+_LARGEST_OLD = 1 << 25  # before glibc 2.35
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of freed arrays for its next ones.
+
+    glibc gives large arrays back to the system when they are freed. Each layer of a network then
+    asks for new pages, and the system fills them with zeros (docs/measurements.md, "Memory of freed
+    arrays"). The process holds on to the largest memory that it once had. Nothing is changed
+    without glibc, and where the user has set the allocator by its variables.
+    """
+    if any(name in os.environ for name in _SET_BY_USER):
+        return
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        if not mallopt(_MMAP_THRESHOLD, _LARGEST):
+            mallopt(_MMAP_THRESHOLD, _LARGEST_OLD)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,43 @@
+"""Freed arrays serve the next ones: seen from the pages that the system has to hand out."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+_MIB = 8
+_PAGES = _MIB * 2**20 // os.sysconf('SC_PAGE_SIZE')
+_CODE = f"""
+import resource
+from mtkd_cd.core.allocator import keep_freed_memory
+{{call}}
+def touch(length=1):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b'x' * ({_MIB} << 20 | length)  # made at run time, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+touch()
+print(max(touch() for _ in range(3)))
+"""
+
+
+def _pages(call: str, **variables: str) -> int:
+    """Pages that were asked for to make an array again."""
+    run = subprocess.run(
+        [sys.executable, '-c', _CODE.format(call=call)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(run.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='it is glibc that gives memory back')
+def test_arrays_are_made_where_freed_ones_were():
+    # A threshold of the user's holds, and it shows what is asked for where memory goes back.
+    kept = _pages('keep_freed_memory()')
+    given_back = _pages('keep_freed_memory()', MALLOC_MMAP_THRESHOLD_='1048576')
+    assert kept < _PAGES / 10
+    assert given_back > _PAGES / 2
