@@ -3,7 +3,7 @@ order and precision that are fastest."""
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -59,8 +59,9 @@ def prepare(
     Args:
         detector: A detector in mmseg's form, of any scope, on the device that it is to run on.
         fold: Fold the batch norms that follow a convolution into it.
-        channels_last: Keep the convolutions' weights as (out, height, width, in) in memory, and
-            replace instance norms by some that keep the maps in that order.
+        channels_last: Keep the convolutions' weights as (out, height, width, in) in memory, but for
+            parts with ``channels_last = False``, and replace instance norms by some that keep the
+            maps in that order.
         precision: ``'bfloat16'`` computes convolutions and matrix products in it. Maps come back
             as float32.
         compiled: Compile features and head with ``torch.compile``; the first batch then takes a
@@ -79,11 +80,14 @@ def prepare(
     with torch.no_grad():
         if fold:
             fold_batch_norms(prepared)
+        modules = list(prepared.modules())
         if channels_last:
-            _replace_weights(prepared, _in_channels_last, nn.Conv2d, nn.ConvTranspose2d)
+            kept = _parts_that_stay(prepared)
+            reordered = [module for module in modules if module not in kept]
+            _replace_weights(reordered, _in_channels_last, nn.Conv2d, nn.ConvTranspose2d)
             _replace_instance_norms(prepared)
         if precision == 'bfloat16':
-            _replace_weights(prepared, Tensor.bfloat16, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+            _replace_weights(modules, Tensor.bfloat16, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     if compiled:
         _compile(prepared)
     device = next(_tensors(prepared)).device
@@ -316,10 +320,16 @@ def _in_channels_last(weight: Tensor) -> Tensor:
     return weight.to(memory_format=torch.channels_last) if weight.dim() == 4 else weight
 
 
+def _parts_that_stay(network: nn.Module) -> set[nn.Module]:
+    """The modules of parts that say ``channels_last = False``: they are slower in that order."""
+    parts = [part for part in network.modules() if getattr(part, 'channels_last', True) is False]
+    return {module for part in parts for module in part.modules()}
+
+
 def _replace_weights(
-    network: nn.Module, change: Callable[[Tensor], Tensor], *kinds: type[nn.Module]
+    modules: Iterable[nn.Module], change: Callable[[Tensor], Tensor], *kinds: type[nn.Module]
 ) -> None:
-    for module in network.modules():
+    for module in modules:
         if isinstance(module, kinds):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(change(parameter), requires_grad=False))

@@ -101,6 +101,16 @@ class TestPrepare:
         assert normed.is_contiguous(memory_format=order)
         assert type(prepared.with_weights) is nn.InstanceNorm2d
 
+    def test_a_part_may_keep_its_order_of_weights(self, build_model):
+        prepared = prepare(build_model('lightcdnet_s'))
+        last = {
+            name.split('.')[0]: module.weight.is_contiguous(memory_format=torch.channels_last)
+            for name, module in prepared.named_modules()
+            if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and module.groups == 1
+        }
+        assert last['backbone'] is False
+        assert last['neck'] is True
+
     def test_predicts_as_the_detector(self, build_model, make_pairs):
         model = build_model('fc_ef').eval()
         inputs, _ = make_pairs(2, 32)

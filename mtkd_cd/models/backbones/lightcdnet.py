@@ -139,11 +139,9 @@ class DeepSupervisedFusion(nn.Module):
         return self.single_conv(self.stages(x)) + x
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
-        return self.final_conv(
-            interleave_channels(
-                *self.time_attn(*on_both_dates(self._single_path, x1, x2, weights=self))
-            )
-        )
+        # One date after the other: these maps are the largest, and both at once leave the cache.
+        dates = self._single_path(x1), self._single_path(x2)
+        return self.final_conv(interleave_channels(*self.time_attn(*dates)))
 
 
 @MODELS.register_module()
@@ -164,6 +162,8 @@ class LightCDNet(nn.Module):
         UserError: Unknown ``net_type``, or unit counts for which Open-CD's taps fall into other
             stages.
     """
+
+    channels_last = False  # shuffled channels are copied: see mtkd_cd.models.prepare.prepare
 
     def __init__(
         self,
