@@ -18,6 +18,7 @@ from mtkd_cd.core.files import atomic_folder, atomic_write, temporary_folder
 from mtkd_cd.export.description import KEY, Description, encoded_pipeline
 from mtkd_cd.export.graph import OPSET, Dynamic, check_dimensions, onnx_model, traced
 from mtkd_cd.export.network import InputKind, PairNetwork, in_band_order
+from mtkd_cd.export.norms import average_in_two_steps
 from mtkd_cd.export.parity import TOLERANCE, Parity, compare, made_up_pairs
 from mtkd_cd.export.quantise import (
     Loss,
@@ -375,6 +376,7 @@ def write_openvino(content: bytes, description: Description, path: Path) -> None
     """Convert an ONNX file's bytes to OpenVINO's ``.xml`` and ``.bin``, in float32."""
     openvino = require('openvino', 'openvino', 'an .xml file')
     model = openvino.Core().read_model(content)
+    average_in_two_steps(model)
     save_openvino(model, description, path)
 
 

@@ -18,6 +18,7 @@ from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.export.description import KEY, Description, from_dict, from_metadata
+from mtkd_cd.export.norms import average_in_two_steps
 from mtkd_cd.inference.predictor import Model
 from mtkd_cd.models.mtkd.routing import ORIGIN, Routing
 
@@ -184,10 +185,13 @@ def _openvino(
         if isinstance(content, bytes):
             onnx = require('onnx', 'openvino', 'an ONNX file')
             model = core.read_model(content)
+            average_in_two_steps(model)
             props = onnx.load_model_from_string(content).metadata_props
             metadata = {one.key: one.value for one in props}
         else:
             model = core.read_model(os.fspath(content))
+            if Path(content).suffix.lower() == '.onnx':  # in an .xml file it has been done
+                average_in_two_steps(model)
             metadata = (
                 {KEY: model.get_rt_info([KEY]).astype(str)} if model.has_rt_info([KEY]) else {}
             )
