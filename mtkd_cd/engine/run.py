@@ -625,8 +625,23 @@ def _runner(cfg: Config, terse: bool) -> Iterator[Runner]:
     try:
         yield runner
     finally:
+        end_workers(runner)
         for handler in list(runner.logger.handlers):
             runner.logger.removeHandler(handler)
             handler.close()
         del runner
         gc.collect()
+
+
+def end_workers(runner: Runner) -> None:
+    """End the loader processes of all loops.
+
+    Runner and loops refer to each other, and the collector of such cycles closes the queues of a
+    loader before it asks the processes to end: that question never arrives, and each is waited for
+    twice five seconds.
+    """
+    for loop in (runner._train_loop, runner._val_loop, runner._test_loop):  # built or not
+        for name in ('dataloader', 'dataloader_iterator'):
+            iterator = getattr(getattr(loop, name, None), '_iterator', None)
+            if hasattr(iterator, '_shutdown_workers'):
+                iterator._shutdown_workers()

@@ -18,6 +18,7 @@ from torch import nn
 import mtkd_cd  # noqa: F401
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine import NumberedSampler, ReplayableIterLoop, SeededDataset
+from mtkd_cd.engine.run import end_workers
 
 
 @DATASETS.register_module()
@@ -117,19 +118,22 @@ def run(
         )
     )
     runner = Runner.from_cfg(cfg)
-    if stop_after is not None:
-        step = runner.model.train_step
+    try:
+        if stop_after is not None:
+            step = runner.model.train_step
 
-        def killed(*args, **kwargs):
-            if runner.iter == stop_after:
-                raise KilledError
-            return step(*args, **kwargs)
+            def killed(*args, **kwargs):
+                if runner.iter == stop_after:
+                    raise KilledError
+                return step(*args, **kwargs)
 
-        runner.model.train_step = killed
-        with pytest.raises(KilledError):
+            runner.model.train_step = killed
+            with pytest.raises(KilledError):
+                runner.train()
+        else:
             runner.train()
-    else:
-        runner.train()
+    finally:
+        end_workers(runner)
     return runner.model.losses
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import dataloader
 
 from mtkd_cd.core import files
 from mtkd_cd.core.checkpoint import load_weights, read_weights
@@ -56,6 +57,29 @@ def test_run_leaves_best_weights_and_its_record(trained):
         'iter_2.pth',
         'iter_4.pth',
     ]
+
+
+@pytest.mark.parametrize(('lr', 'code'), [(1e-3, 0), (1e30, 2)])
+def test_loader_processes_are_asked_to_end_and_do(tool, train_argv, monkeypatch, lr, code):
+    """Those that are not asked are waited for, are sent SIGTERM, and outlive the run."""
+    started = []
+    loading = dataloader._MultiProcessingDataLoaderIter
+    init = loading.__init__
+
+    def recorded(self, loader):
+        init(self, loader)
+        started.extend(self._workers)
+
+    monkeypatch.setattr(loading, '__init__', recorded)
+    workers = [
+        f'{loader}_dataloader.{key}'
+        for loader in ('train', 'val')
+        for key in ('num_workers=1', 'persistent_workers=True')
+    ]
+    rate = f'optim_wrapper.optimizer.lr={lr}'
+    assert tool('train', *train_argv(options=(*workers, rate)))[0] == code
+    assert started
+    assert [worker.exitcode for worker in started] == [0] * len(started)
 
 
 def test_test_takes_the_weights_that_training_left(trained, tool, train_argv, tmp_path):
