@@ -14,7 +14,6 @@ from mtkd_cd.recipe.steps import run_recipe
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in (CONFIGS / 'origin').glob('*.py'))
-QUICK = ('ttp_vitsam_l',)  # fc_ef goes through the recipe in tests/recipe
 UNSERIALIZED = {
     f'{split}_dataloader.dataset.serialize_data': False for split in ('train', 'val', 'test')
 }  # which collects garbage
@@ -64,9 +63,8 @@ def scenes(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    'name', [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.slow  # fc_ef goes through the recipe in tests/recipe, fast
+@pytest.mark.parametrize('name', NAMES)
 def test_recipe_runs(name, scenes, tmp_path):
     # Two pairs a step: some networks normalise 1 x 1 maps over the batch.
     options = RecipeOptions(

@@ -1,16 +1,16 @@
 import argparse
 import errno
 import os
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.runner import load_checkpoint
 from torch import nn
 
+from mtkd_cd.core import checkpoint
 from mtkd_cd.core.checkpoint import (
     load_only_tensors,
     load_weights,
@@ -93,24 +93,21 @@ def test_trusted_file_may_hold_objects(tmp_path, monkeypatch):
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
 
 
-def test_load_only_tensors_closes_mmengines_fallback(tmp_path):
+def test_load_only_tensors_closes_mmengines_fallback(tmp_path, monkeypatch):
     """mmengine retries a refused file with weights_only=False; after load_only_tensors() that is
     refused too."""
-    torch.save(dict(state_dict={}, extra=Marker(tmp_path / 'ran')), tmp_path / 'evil.pth')
-    code = (
-        'import sys; from mmengine.runner import load_checkpoint; from torch import nn\n'
-        'from mtkd_cd.core.checkpoint import load_only_tensors; load_only_tensors()\n'
-        'try: load_checkpoint(nn.Linear(1, 1), sys.argv[1])\n'
-        'except Exception as error: print("refused", type(error).__name__)'
-    )
-    result = subprocess.run(
-        [sys.executable, '-c', code, tmp_path / 'evil.pth'],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert 'refused' in result.stdout
-    assert not (tmp_path / 'ran').exists()
+    monkeypatch.setattr(checkpoint, '_trusted', checkpoint._trusted)  # is put back
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')  # likewise
+    path, ran = tmp_path / 'evil.pth', tmp_path / 'ran'
+    torch.save(dict(state_dict={}, extra=Marker(ran)), path)
+    checkpoint.load_only_tensors(False)
+    load_checkpoint(nn.Linear(1, 1), str(path))
+    assert ran.exists()
+    ran.unlink()
+    checkpoint.load_only_tensors()
+    with pytest.raises(Exception, match=r'[Ww]eights_only'):
+        load_checkpoint(nn.Linear(1, 1), str(path))
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize('length', [0, 10, 500])

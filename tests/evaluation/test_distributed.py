@@ -1,28 +1,27 @@
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
-from pathlib import Path
+import traceback
 
 import pytest
-
-WORKER = """
-import sys
 import torch
 import torch.distributed as dist
-from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-import mtkd_cd
+
+import mtkd_cd  # noqa: F401  (registers)
+
+SETS = ((7, 1), (7, 2), (9, 3), (1, 2))  # images, and images a batch
+FORK = multiprocessing.get_context('fork')  # of a process that has imported torch and mmseg
 
 
 class Masks(torch.utils.data.Dataset):
-    # Image 0, the one that the sampler repeats, is far worse than the others, so that a second
-    # count of it shows.
-    metainfo = dict(classes=('unchanged', 'changed'))
+    """Predictions and labels. Image 0, the one that the sampler repeats, is far worse than the
+    others, so that a second count of it shows."""
+
+    metainfo = dict(classes=('unchanged', 'changed'))  # noqa: RUF012
 
     def __init__(self, num):
         generator = torch.Generator().manual_seed(5)
@@ -49,70 +48,61 @@ class Oracle(BaseModel):
         return data_samples
 
 
-DATASETS.register_module(module=Masks)
-MODELS.register_module(module=Oracle)
-rank, world_size = int(sys.argv[1]), int(sys.argv[2])
-if world_size > 1:
-    dist.init_process_group(
-        'gloo', init_method='file://' + sys.argv[3], rank=rank, world_size=world_size
-    )
-for num, batch_size in ((7, 1), (7, 2), (9, 3), (1, 2)):
-    loader = dict(
-        dataset=dict(type='Masks', num=num),
-        batch_size=batch_size,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        num_workers=0,
-    )
-    out_file = f'table_{world_size}_{num}_{batch_size}.json'
-    runner = Runner(
-        model=dict(type='Oracle'),
-        work_dir='work',
-        experiment_name=f'{world_size}_{num}_{batch_size}',
-        test_dataloader=loader,
-        test_evaluator=dict(type='mtkd_cd.PerImageChangeMetric', out_file=out_file),
-        test_cfg=dict(),
-        default_hooks=dict(logger=None),
-    )
-    runner.test()
-    assert len(runner.test_dataloader.sampler) == -(-num // world_size)
+def evaluate(folder, world_size):
+    for num, batch_size in SETS:
+        name = f'{world_size}_{num}_{batch_size}'
+        runner = Runner(
+            model=Oracle(),
+            work_dir=str(folder / 'work'),
+            experiment_name=name,
+            test_dataloader=dict(
+                dataset=Masks(num),
+                batch_size=batch_size,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                num_workers=0,
+            ),
+            test_evaluator=dict(
+                type='mtkd_cd.PerImageChangeMetric', out_file=str(folder / f'table_{name}.json')
+            ),
+            test_cfg={},
+            default_hooks=dict(logger=None),
+        )
+        runner.test()
+        assert len(runner.test_dataloader.sampler) == -(-num // world_size)
 
-import os
-import mmengine.dist
-mmengine.dist.barrier()
-os._exit(0)  # past the interpreter's teardown, where gloo's threads now and then abort the process
-"""
+
+def one_of_two(folder, rank):
+    try:
+        dist.init_process_group(
+            'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+        )
+        evaluate(folder, 2)
+        dist.barrier()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # past the interpreter's teardown, where gloo's threads now and then abort
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """Tables of the same evaluations by one process and by two."""
     folder = tmp_path_factory.mktemp('distributed')
-    runs = [(0, 1), (0, 2), (1, 2)]
-    environment = os.environ | {
-        'PYTHONPATH': str(Path(__file__).parents[2]),
-        'OMP_NUM_THREADS': '1',
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-c', WORKER, str(rank), str(world_size), str(folder / 'store')],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank, world_size in runs
-    ]
+    processes = [FORK.Process(target=one_of_two, args=(folder, rank)) for rank in range(2)]
+    for process in processes:
+        process.start()
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        for process in processes:
+            process.join(120)
     finally:
         for process in processes:
             process.kill()
-    assert all(process.returncode == 0 for process in processes), '\n'.join(outputs)
+    assert [process.exitcode for process in processes] == [0, 0]
+    evaluate(folder, 1)
     return folder
 
 
-@pytest.mark.parametrize(('num', 'batch_size'), [(7, 1), (7, 2), (9, 3), (1, 2)])
+@pytest.mark.parametrize(('num', 'batch_size'), SETS)
 def test_two_processes_count_each_image_once_though_their_number_does_not_divide(
     folder, num, batch_size
 ):
