@@ -642,6 +642,6 @@ def end_workers(runner: Runner) -> None:
     """
     for loop in (runner._train_loop, runner._val_loop, runner._test_loop):  # built or not
         for name in ('dataloader', 'dataloader_iterator'):
-            iterator = getattr(getattr(loop, name, None), '_iterator', None)
+            iterator: Any = getattr(getattr(loop, name, None), '_iterator', None)
             if hasattr(iterator, '_shutdown_workers'):
                 iterator._shutdown_workers()
