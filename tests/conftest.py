@@ -1,7 +1,10 @@
 """Tiny scenes, and the tools as their users call them."""
 
+import multiprocessing
+import os
 import runpy
 import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.logging import MMLogger
 
 from mtkd_cd.cli.common import run_tool
@@ -37,6 +41,38 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='session')
+def in_two_processes(tmp_path_factory) -> Callable[..., None]:
+    """``in_two_processes(work, *args)`` calls ``work(*args)`` in two forked processes of one gloo
+    group, which need not import torch and mmsegmentation again."""
+
+    def member(rank, store, work, args):
+        try:
+            dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+            work(*args)
+            dist.barrier()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)  # past the interpreter's teardown, where gloo's threads now and then abort
+
+    def run(work, *args):
+        store = tmp_path_factory.mktemp('group') / 'store'
+        fork = multiprocessing.get_context('fork')
+        processes = [fork.Process(target=member, args=(rank, store, work, args)) for rank in (0, 1)]
+        for process in processes:
+            process.start()
+        try:
+            for process in processes:
+                process.join(120)
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.exitcode for process in processes] == [0, 0]
+
+    return run
 
 
 @pytest.fixture(scope='session')

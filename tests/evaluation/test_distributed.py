@@ -1,11 +1,7 @@
 import json
-import multiprocessing
-import os
-import traceback
 
 import pytest
 import torch
-import torch.distributed as dist
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
@@ -14,7 +10,6 @@ from mmseg.structures import SegDataSample
 import mtkd_cd  # noqa: F401  (registers)
 
 SETS = ((7, 1), (7, 2), (9, 3), (1, 2))  # images, and images a batch
-FORK = multiprocessing.get_context('fork')  # of a process that has imported torch and mmseg
 
 
 class Masks(torch.utils.data.Dataset):
@@ -71,33 +66,11 @@ def evaluate(folder, world_size):
         assert len(runner.test_dataloader.sampler) == -(-num // world_size)
 
 
-def one_of_two(folder, rank):
-    try:
-        dist.init_process_group(
-            'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
-        )
-        evaluate(folder, 2)
-        dist.barrier()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)  # past the interpreter's teardown, where gloo's threads now and then abort
-
-
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, in_two_processes):
     """Tables of the same evaluations by one process and by two."""
     folder = tmp_path_factory.mktemp('distributed')
-    processes = [FORK.Process(target=one_of_two, args=(folder, rank)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join(120)
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    in_two_processes(evaluate, folder, 2)
     evaluate(folder, 1)
     return folder
 

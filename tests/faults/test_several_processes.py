@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import torch
 
+from mtkd_cd.core.checkpoint import read_checkpoint
 from mtkd_cd.core.locks import alone
 
 REPO = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_sigterm_saves_once_and_ends_all(start, tmp_path):
     assert codes == [143, 143], texts
     (saved,) = work.glob('iter_*.pth')
     assert f'saved {saved}. Go on with the same command and --resume' in texts[0]
-    meta = torch.load(saved, weights_only=False)['meta']
+    meta = read_checkpoint(saved)['meta']
     assert saved.name == f'iter_{meta["iter"]}.pth'
     assert not json.loads((work / 'run.json').read_text())['finished']
 

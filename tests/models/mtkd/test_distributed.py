@@ -3,9 +3,6 @@ them only."""
 
 import copy
 import json
-import multiprocessing
-import os
-import traceback
 
 import torch
 import torch.distributed as dist
@@ -17,11 +14,9 @@ from mmseg.structures import SegDataSample
 import mtkd_cd  # noqa: F401  (registers)
 from mtkd_cd.registry import MODELS
 
-FORK = multiprocessing.get_context('fork')  # of a process that has imported torch and mmseg
 
-
-def train(config, folder, rank):
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+def train(config, folder):
+    rank = dist.get_rank()
     torch.manual_seed(rank)
     distiller = MODELS.build(config)
     distiller.init_weights()
@@ -50,34 +45,15 @@ def train(config, folder, rank):
         equal=bool(torch.equal(*gathered)),
     )
     (folder / f'{rank}.json').write_text(json.dumps(result))
-    dist.barrier()
 
 
-def one_of_two(*args):
-    try:
-        train(*args)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)  # past the interpreter's teardown, where gloo's threads now and then abort
-
-
-def test_two_processes_train_one_student(toy, tmp_path):
+def test_two_processes_train_one_student(toy, tmp_path, in_two_processes):
     config = dict(
         type='MultiTeacherDistiller',
         student=toy.config(),
         checkpoints=toy.checkpoints('student', 'small', 'medium', 'large'),
     )
-    processes = [FORK.Process(target=one_of_two, args=(config, tmp_path, rank)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join(120)
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    in_two_processes(train, config, tmp_path)
     for rank in (0, 1):
         result = json.loads((tmp_path / f'{rank}.json').read_text())
         assert result['equal']  # the student is the same everywhere
