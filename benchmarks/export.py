@@ -5,14 +5,14 @@
     python benchmarks/export.py OUT --table
 
 One thread, float32, torch both plain and prepared (mtkd_cd/models/prepare.py), as the inferencer
-runs it; CPU time of the process per pair, the median of the rounds, the runtimes one
-after another in one run. ``--weights NAME=FILE`` takes a bundle or a checkpoint of the origin's
+runs it; CPU time of the process per pair, the median of the rounds, in which the runtimes take
+turns. ``--weights NAME=FILE`` takes a bundle or a checkpoint of the origin's
 config. A model without one is initialised so that it is well conditioned: batch norms have seen
 made-up pairs, and logits are spread over both sides of the decision. Results are kept in
 OUT/results.json; what is there is not measured again. OUT/NAME.npz has the inputs and torch's
 probability, for benchmarks/load_onnx.py. ``--int8 DATA`` quantises OUT/NAME.batch.onnx for both
 runtimes: half of 32 pairs of DATA calibrate, the others are compared, and a pair is timed in
-float32 and in int8, one after the other.
+float32 and in int8 in turn.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +97,16 @@ def loaded(name: str, weights: dict[str, str], size: int) -> tuple[Model, str]:
     return model, what or 'trained'
 
 
-def milliseconds(predict: Callable[[Any], Any], pairs: Any, rounds: int) -> float:
-    """CPU time of a pair, the median after a round to warm up."""
-    predict(pairs)
-    found = []
-    for _ in range(rounds):
-        start = time.process_time()
-        predict(pairs)
-        found.append(1000 * (time.process_time() - start))
-    return statistics.median(found)
+def milliseconds(rounds: int, calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """CPU time of each call, which take turns: the medians after a round to warm up."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if number:
+                found[name].append(1000 * (time.process_time() - start))
+    return {name: statistics.median(spent) for name, spent in found.items()}
 
 
 def measure(
@@ -155,12 +157,13 @@ def measure(
     np.savez_compressed(folder / f'{name}.npz', pair=inputs.numpy(), probability=wanted)
     one = normalised(images[:1], model.card)
     network = network_of(model, '', Options())
-    with torch.no_grad():
-        row['ms'] = {'plain': milliseconds(network, inputs[:1], rounds)}
-    row['ms']['torch'] = milliseconds(predictor.probability, one, rounds)
+    calls = {
+        'plain': torch.no_grad()(partial(network, inputs[:1])),
+        'torch': partial(predictor.probability, one),
+    }
     for backend, exported in backends.items():
-        run = exported.predictor().probability
-        row['ms'][backend] = milliseconds(run, inputs[:1], rounds)
+        calls[backend] = partial(exported.predictor().probability, inputs[:1])
+    row['ms'] = milliseconds(rounds, calls)
     print(name, row['ms'], flush=True)
     return row
 
@@ -191,19 +194,18 @@ def measure_int8(
             save_openvino(
                 quantised_openvino(source.read_bytes(), calibration, described), as_int8, path
             )
-        one = normalised(others.images[:1], described.card)
+        window = normalised(others.images[:1], described.card)
+        files = {'float32': plain, 'int8': path}
+        exported = {kind: open_exported(file, backend) for kind, file in files.items()}
+        predictors = {kind: one.predictor() for kind, one in exported.items()}
+        calls = {kind: partial(one.probability, window) for kind, one in predictors.items()}
+        spent = milliseconds(rounds, calls)
         row: dict[str, Any] = {}
-        for kind, file in (('float32', plain), ('int8', path)):
-            exported = open_exported(file, backend)
-            predictor = exported.predictor()
-            size_bytes = sum(
-                part.stat().st_size for part in (file, file.with_suffix('.bin')) if part.is_file()
-            )
-            row[kind] = {
-                'ms': milliseconds(predictor.probability, one, rounds),
-                'bytes': size_bytes,
-            }
-        row['loss'] = loss(reference, (predictor, exported.card), others).as_dict()
+        for kind, file in files.items():
+            parts = [part for part in (file, file.with_suffix('.bin')) if part.is_file()]
+            row[kind] = {'ms': spent[kind], 'bytes': sum(part.stat().st_size for part in parts)}
+        served = predictors['int8'], exported['int8'].card
+        row['loss'] = loss(reference, served, others).as_dict()
         print(name, 'int8', backend, row, flush=True)
         found[backend] = row
     return found

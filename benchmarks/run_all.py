@@ -19,9 +19,11 @@ does hits them alike; the medians are compared. ``steps``, for each model:
 pass for each date and mmcv's attention. ``compile`` is teachers and the MTKD step with
 ``torch.compile`` of the teachers against those without; it needs a C++ compiler on the CPU.
 ``pipeline`` is the training pipeline of 512 x 512 pairs in PNG files (P1), from the files and with
-decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order. ``memory``
-is the peak of the resident memory during MTKD steps above what was resident before, each side in a
-process of its own.
+decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order.
+``command`` is the test of a cascade as a whole command, imports included: detectors as built that
+see 60 synthetic pairs of 256 x 256 one by one, and mmseg's metric, against ``mtkd-cd test
+configs/op/NAME.py``; CPU time of the processes. ``memory`` is the peak of the resident memory
+during MTKD steps above what was resident before, each side in a process of its own.
 """
 
 import argparse
@@ -45,11 +47,15 @@ import numpy as np
 import torch
 from gpu_check import build_distiller, make_batch, model_config
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner, load_checkpoint
 from mmseg.models import EncoderDecoder, losses
 
 import mtkd_cd  # noqa: F401  (registers)
+from mtkd_cd.apis import get_config
+from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.synthetic import make_dataset
 
@@ -63,9 +69,11 @@ from mtkd_cd.registry import DATASETS, MODELS
 
 _MODELS = ('changer_mitb0', 'bit_r18', 'fc_siam_diff', 'tinycd')
 _RANGES = ('small', 'medium', 'large')
-_PARTS = ('steps', 'forward', 'compile', 'pipeline', 'memory')
-_DATA = Path(__file__).parents[1] / 'configs' / '_base_' / 'datasets' / 'jl1cd.py'
+_PARTS = ('steps', 'forward', 'compile', 'pipeline', 'command', 'memory')
+_CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+_DATA = _CONFIGS / '_base_' / 'datasets' / 'jl1cd.py'
 _PAIRS = 12  # of the pipeline
+_TEST_PAIRS = 60  # of the whole command
 
 
 def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
@@ -378,6 +386,76 @@ def measure_pipeline(rounds: int) -> list[tuple[str, float, float]]:
     return rows
 
 
+class PlainCascade(BaseModel):
+    """The cascade as the toolbox runs one detector after the other; a pair's specialist follows
+    from the share of pixels that the origin calls changed.
+
+    Args:
+        config: Config of all detectors.
+        weights: Their checkpoint.
+    """
+
+    def __init__(self, config: Any, weights: str) -> None:
+        super().__init__()
+        self.detectors = torch.nn.ModuleList(MODELS.build(config).eval() for _ in range(4))
+        for detector in self.detectors:
+            load_checkpoint(detector, weights)
+        self.data_preprocessor = self.detectors[0].data_preprocessor
+
+    def forward(self, inputs: torch.Tensor, data_samples: list[Any], mode: str) -> list[Any]:
+        """Predictions of mmseg's form."""
+        origin, *specialists = self.detectors
+        found = origin(inputs, data_samples, mode='predict')
+        car = float((found[0].pred_sem_seg.data == 1).float().mean())
+        specialist = specialists[sum(car > threshold for threshold in DEFAULT_THRESHOLDS)]
+        return specialist(inputs, data_samples, mode='predict')
+
+
+def test_plainly(name: str, data: str, weights: str) -> None:
+    """Test the cascade with mmengine's runner and mmseg's metric."""
+    config = get_config(name)
+    loader = config.test_dataloader
+    loader.num_workers, loader.persistent_workers = 0, False
+    loader.dataset.data_root = data
+    with as_the_toolbox(), tempfile.TemporaryDirectory() as folder:
+        Runner(
+            model=PlainCascade(config.model, weights),
+            work_dir=folder,
+            test_dataloader=loader,
+            test_evaluator=dict(type='mmseg.IoUMetric', iou_metrics=['mIoU', 'mFscore']),
+            test_cfg={},
+            default_scope='mtkd_cd',
+        ).test()
+
+
+def measure_command(name: str, rounds: int) -> tuple[float, float]:
+    """CPU seconds of a cascade's test, plain and ours, each in processes of its own, in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, work = Path(folder, 'data'), Path(folder, 'work_dirs')
+        make_dataset(data, num_train=1, num_val=1, num_test=_TEST_PAIRS, size=256)
+        torch.manual_seed(0)
+        weights = MODELS.build(model_config(name)).state_dict()
+        places = [work / 'origin' / name, *(work / 'partition' / name / one for one in _RANGES)]
+        for place in places:
+            place.mkdir(parents=True)
+            torch.save(weights, place / 'best.pth')
+        plain = [__file__, '--child', 'command', '--models', name]
+        plain += ['--data', str(data), '--weights', str(places[0] / 'best.pth')]
+        ours = ['-m', 'mtkd_cd', 'test', str(_CONFIGS / 'op' / f'{name}.py')]
+        ours += ['--data-root', str(data), '--num-workers', '0']
+
+        def call(arguments: list[str]) -> float:
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            command = [sys.executable, *arguments]
+            subprocess.run(command, cwd=folder, capture_output=True, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+        seconds = [[call(plain), call(ours)] for _ in range(rounds)]
+    theirs, own = (statistics.median(one) for one in zip(*seconds))
+    return theirs, own
+
+
 def peak_mib(name: str, size: int, pairs: int, side: str) -> float:
     """Peak of the resident memory of three MTKD steps above what was resident before, in this
     process."""
@@ -417,10 +495,14 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='write the table here too')
     parser.add_argument('--parts', nargs='+', choices=_PARTS, default=_PARTS)
     parser.add_argument('--rows', default='', help='of steps, those whose names begin so')
-    parser.add_argument('--child', help=argparse.SUPPRESS)
+    for hidden in ('--child', '--data', '--weights'):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     DefaultScope.get_instance('benchmark', scope_name='mtkd_cd')
+    if args.child == 'command':
+        test_plainly(args.models[0], args.data, args.weights)
+        return
     if args.child:
         print(peak_mib(args.models[0], args.size, args.batch, args.child))
         return
@@ -442,6 +524,9 @@ def main() -> None:
             for what, plain, ours in rows:
                 unit = f'ms; first batch {first:.0f} s'
                 table.add(name, what, 1000 * plain, 1000 * ours, unit)
+    if 'command' in args.parts:
+        for name in args.models:
+            table.add(name, 'O-P, whole command', *measure_command(name, args.rounds), 's')
     if 'memory' in args.parts:
         for name in args.models:
             table.add(name, 'memory', *measure_memory(name, args.size, args.batch), 'MiB')
