@@ -10,6 +10,7 @@ does hits them alike; the medians are compared. ``steps``, for each model:
 - ``MTKD step``: the distiller against the plain step, in which the head runs a second time for the
   change map and teachers see one image at a time, each in its own forward pass.
 - ``MTKD / origin``: our step under MTKD against our step of the origin alone.
+- ``origin step``: the origin's step alone, against the plain one.
 - ``teachers``: the teachers alone, as in the MTKD step.
 - ``teachers, stacked``: ours one after the other against ours stacked (``teacher_batching``).
 - ``windows``: sliding windows in batches through a prepared detector, against one by one.
@@ -52,6 +53,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner, load_checkpoint
 from mmseg.models import EncoderDecoder, losses
+from mmseg.models.utils import resize
 
 import mtkd_cd  # noqa: F401  (registers)
 from mtkd_cd.apis import get_config
@@ -90,8 +92,8 @@ def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
 
 @contextmanager
 def as_the_toolbox() -> Iterator[None]:
-    """Inside, networks are built with mmcv's attention and run once for each date, and accuracy and
-    results are mmseg's."""
+    """Inside, networks are built with mmcv's attention and run once for each date, heads resize all
+    levels before they join and convolve them, and accuracy and results are mmseg's."""
 
     def in_turn(function: Callable, date1: Any, date2: Any, weights: object) -> tuple[Any, Any]:
         return function(date1), function(date2)
@@ -114,7 +116,15 @@ def as_the_toolbox() -> Iterator[None]:
     def accuracy(logits: torch.Tensor, label: torch.Tensor, ignore_index: int) -> torch.Tensor:
         return losses.accuracy(logits, label, ignore_index=ignore_index)
 
-    others = dict(on_both_dates=in_turn, fuse_attention=leave, pixel_accuracy=accuracy)
+    def join_levels(fusion: Any, maps: Any, size: Any, **resizing: Any) -> Any:
+        return fusion(torch.cat([resize(level, size, **resizing) for level in maps], dim=1))
+
+    others = dict(
+        on_both_dates=in_turn,
+        fuse_attention=leave,
+        fuse_levels=join_levels,
+        pixel_accuracy=accuracy,
+    )
     places = [
         (module, name, other)
         for path, module in list(sys.modules.items())
@@ -137,11 +147,11 @@ def as_the_toolbox() -> Iterator[None]:
 
 
 class PlainStep:
-    """A distillation step as the toolbox makes it.
+    """A training step as the toolbox makes it.
 
     Args:
         config: Config of student and teachers.
-        distill_weight: Weight of the distillation.
+        distill_weight: Weight of the distillation; 0: the step of an origin.
     """
 
     def __init__(self, config: Any, distill_weight: float = 1e-4) -> None:
@@ -168,10 +178,11 @@ class PlainStep:
         losses = self.student._decode_head_forward_train(features, samples)
         if self.student.with_auxiliary_head:
             losses.update(self.student._auxiliary_head_forward_train(features, samples))
-        maps = self.student.decode_head.forward(features)
-        maps = maps if isinstance(maps, torch.Tensor) else maps[-1]
-        distance = torch.nn.functional.mse_loss(maps, self.teach(inputs))
-        losses['loss_distill'] = self.weight * distance
+        if self.weight:
+            maps = self.student.decode_head.forward(features)
+            maps = maps if isinstance(maps, torch.Tensor) else maps[-1]
+            distance = torch.nn.functional.mse_loss(maps, self.teach(inputs))
+            losses['loss_distill'] = self.weight * distance
         self.wrapper.update_params(self.student.parse_losses(losses)[0])
 
 
@@ -244,6 +255,10 @@ def measure(
         calls = (lambda: plain(batch), step, lambda: origin.train_step(batch, origin_wrapper))
         theirs_s, ours_s, origin_s = compare(rounds, *calls)
         found += [('MTKD step', theirs_s, ours_s), ('MTKD / origin', ours_s, origin_s)]
+    if 'origin step'.startswith(wanted):
+        plain_origin = PlainStep(config, distill_weight=0)
+        calls = (lambda: plain_origin(batch), lambda: origin.train_step(batch, origin_wrapper))
+        found.append(('origin step', *compare(rounds, *calls)))
     for what, theirs, ours in rows:
         if not what.startswith(wanted):
             continue

@@ -25,6 +25,7 @@ from mtkd_cd.models.layers import (
     LN2d,
     MapMixFFN,
     fuse_attention,
+    fuse_levels,
     on_both_dates,
 )
 from mtkd_cd.registry import MODELS
@@ -219,11 +220,9 @@ class BAN_MLPDecoder(BaseModule):
         self.conv_seg = nn.Conv2d(2 * channels, num_classes, 1)
 
     def _decode_date(self, levels: Sequence[Tensor]) -> Tensor:
+        maps = [conv(level) for conv, level in zip(self.convs, levels)]
         size = levels[0].shape[2:]
-        maps = [
-            resize(conv(level), size, **self.resizing) for conv, level in zip(self.convs, levels)
-        ]
-        return self.fusion_conv(torch.cat(maps, dim=1))  # (N, channels, H/4, W/4)
+        return fuse_levels(self.fusion_conv, maps, size, **self.resizing)  # (N, channels, H/4, W/4)
 
     def forward(self, x1: Sequence[Tensor], x2: Sequence[Tensor]) -> Tensor:
         """Levels of either date to the change map (N, num_classes, H/4, W/4)."""

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
-from mmseg.models.utils import resize
 from torch import Tensor, nn
 
 from mtkd_cd.models.decode_heads.base import DecodeHead
-from mtkd_cd.models.layers import MapMixFFN, on_both_dates
+from mtkd_cd.models.layers import MapMixFFN, fuse_levels, on_both_dates
 from mtkd_cd.registry import MODELS
 
 
@@ -82,12 +81,10 @@ class Changer(DecodeHead):
         self.discriminator = MapMixFFN(self.channels, self.channels, act_cfg=dict(type='GELU'))
 
     def _decode_date(self, levels: Sequence[Tensor]) -> Tensor:
+        maps = [conv(level) for conv, level in zip(self.convs, levels)]
+        resizing = dict(mode=self.interpolate_mode, align_corners=self.align_corners)
         size = levels[0].shape[2:]
-        maps = [
-            resize(conv(level), size, mode=self.interpolate_mode, align_corners=self.align_corners)
-            for conv, level in zip(self.convs, levels)
-        ]
-        return self.fusion_conv(torch.cat(maps, dim=1))  # (N, channels / 2, H/4, W/4)
+        return fuse_levels(self.fusion_conv, maps, size, **resizing)  # (N, channels / 2, H/4, W/4)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Levels (N, 2C_i, ...), date A's channels first, to the change map (N, out_channels, H/4,

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from mmseg.models.decode_heads import SegformerHead
-from mmseg.models.utils import resize
 from torch import Tensor
 
 from mtkd_cd.models.decode_heads.base import DecodeHead
+from mtkd_cd.models.layers import fuse_levels
 from mtkd_cd.registry import MODELS
 
 
@@ -30,9 +29,7 @@ class MLPSegHead(DecodeHead, SegformerHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Levels (N, C_i, ...) to the change map (N, out_channels, *out_size)."""
         levels = self._transform_inputs(inputs)
+        maps = [conv(level) for conv, level in zip(self.convs, levels)]
+        resizing = dict(mode=self.interpolate_mode, align_corners=self.align_corners)
         size = tuple(self.out_size or levels[0].shape[2:])
-        maps = [
-            resize(conv(level), size, mode=self.interpolate_mode, align_corners=self.align_corners)
-            for conv, level in zip(self.convs, levels)
-        ]
-        return self.cls_seg(self.fusion_conv(torch.cat(maps, dim=1)))
+        return self.cls_seg(fuse_levels(self.fusion_conv, maps, size, **resizing))

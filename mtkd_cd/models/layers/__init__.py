@@ -11,6 +11,7 @@ from mtkd_cd.models.layers.interaction import (
     build_interactions,
 )
 from mtkd_cd.models.layers.layer_norm import ChannelNorm, LN2d
+from mtkd_cd.models.layers.levels import fuse_levels
 from mtkd_cd.models.layers.map_attention import attend_everywhere
 from mtkd_cd.models.layers.mix_ffn import MapMixFFN
 from mtkd_cd.models.layers.shuffle import interleave_channels
@@ -29,6 +30,7 @@ __all__ = [
     'build_interactions',
     'check_divisible',
     'fuse_attention',
+    'fuse_levels',
     'interleave_channels',
     'on_both_dates',
     'split_dates',

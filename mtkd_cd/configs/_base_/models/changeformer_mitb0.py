@@ -6,7 +6,8 @@ model = dict(
     data_preprocessor={{_base_.pair_preprocessor}},
     neck=dict(type='FeatureFusionNeck', policy='concat'),
     decode_head=dict(
-        type='SegformerHead',
+        type='MLPSegHead',
+        out_size=None,
         in_channels=[64, 128, 320, 512],
         in_index=[0, 1, 2, 3],
         channels=256,
