@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from mmengine.runner.activation_checkpointing import wrap_forward
 from mmseg.models.utils import resize
 
 from mtkd_cd.models.layers import fuse_levels
@@ -48,29 +49,63 @@ def test_training_gives_the_same_numbers_and_gradients(kwargs, resizing):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
 
 
-def _calls(fusion, maps):
-    """How often the convolution itself was asked."""
-    calls = []
-    conv = fusion.conv.forward
-    fusion.conv.forward = lambda x: calls.append(1) or conv(x)
-    fuse_levels(fusion, maps, _SIZES[0], mode='bilinear', align_corners=False)
-    return len(calls)
+@pytest.fixture
+def calls(monkeypatch):
+    """How often a convolution itself was asked to fuse the maps."""
+    asked = []
+    convolve = torch.nn.Conv2d.forward
+    monkeypatch.setattr(
+        torch.nn.Conv2d, 'forward', lambda self, x: asked.append(1) or convolve(self, x)
+    )
+
+    def count(fusion, maps):
+        asked.clear()
+        fuse_levels(fusion, maps, _SIZES[0], mode='bilinear', align_corners=False)
+        return len(asked)
+
+    return count
 
 
-def test_only_training_and_inference_mode_change_the_order():
+def test_only_training_and_inference_mode_change_the_order(calls):
     fusion, maps = _fusion(), [level.detach() for level in _maps()]
-    assert _calls(fusion.train(), maps) == 0
+    assert calls(fusion.train(), maps) == 0
     fusion.eval()
     with torch.no_grad():  # where FLOPs are counted
-        assert _calls(fusion, maps) == 1
+        assert calls(fusion, maps) == 1
     with torch.inference_mode():
-        assert _calls(fusion, maps) == 0
+        assert calls(fusion, maps) == 0
 
 
-def test_a_watched_or_larger_convolution_runs_as_it_is():
-    maps = _maps()
-    watched = _fusion().train()
-    watched.conv.register_forward_hook(lambda *_: None)
-    assert _calls(watched, maps) == 1
-    larger = ConvModule(12, 5, 3, padding=1).double().train()
-    assert _calls(larger, maps) == 1
+@pytest.mark.parametrize('part', ['fusion', 'conv'])
+@pytest.mark.parametrize(
+    'watch',
+    [
+        lambda module: module.register_forward_hook(lambda *_: None),
+        lambda module: module.register_forward_pre_hook(lambda *_: None),
+        lambda module: module.register_full_backward_hook(lambda *_: None),
+        lambda module: module.register_full_backward_pre_hook(lambda *_: None),
+        lambda module: setattr(module, 'forward', wrap_forward(module.forward)),
+    ],
+)
+def test_a_watched_convolution_runs_as_it_is(calls, part, watch):
+    fusion = _fusion().train()
+    watch(fusion if part == 'fusion' else fusion.conv)
+    assert calls(fusion, _maps()) == 1
+
+
+def test_a_larger_convolution_runs_as_it_is(calls):
+    assert calls(ConvModule(12, 5, 3, padding=1).double().train(), _maps()) == 1
+
+
+def test_compiles_to_one_graph_in_training_and_prediction():
+    fusion, maps = _fusion(), [level.detach() for level in _maps()]
+
+    def fuse(maps):
+        return fuse_levels(fusion, maps, _SIZES[0], mode='bilinear', align_corners=False)
+
+    compiled = torch.compile(fuse, backend='eager', fullgraph=True)
+    torch.testing.assert_close(compiled(maps), fuse(maps))
+    fusion.eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(maps), fuse(maps))
+    torch._dynamo.reset()
