@@ -50,7 +50,8 @@ class GraphPredictor:
         """(N, H, W) float32 probability of change.
 
         Raises:
-            UserError: The graph's height and width are fixed, and the pairs have others.
+            UserError: The graph's height and width are fixed, and the pairs have others; or it
+                cannot run on them.
         """
         found = self.description
         height, width = pairs.shape[2:]
@@ -62,10 +63,19 @@ class GraphPredictor:
         inputs = np.ascontiguousarray(pairs.detach().cpu().numpy(), np.float32)
         if found.input == 'raw':
             inputs = inputs * self._std + self._mean
-        if found.dynamic == 'none':
-            maps = np.concatenate([self._run(inputs[i : i + 1]) for i in range(len(inputs))])
-        else:
-            maps = self._run(inputs)
+        try:
+            if found.dynamic == 'none':
+                maps = np.concatenate([self._run(inputs[i : i + 1]) for i in range(len(inputs))])
+            else:
+                maps = self._run(inputs)
+        except MemoryError:
+            raise
+        except Exception as error:  # of any runtime
+            raise UserError(
+                f'{found.card.name}: its graph cannot run on {len(inputs)} pairs of {height} x '
+                f'{width} pixels ({_reason(error)}): predict with another --window, or export the '
+                'model again'
+            ) from None
         return torch.from_numpy(np.ascontiguousarray(maps[:, -1], np.float32))
 
 
@@ -190,7 +200,7 @@ def _openvino(
             metadata = {one.key: one.value for one in props}
         else:
             model = core.read_model(os.fspath(content))
-            if Path(content).suffix.lower() == '.onnx':  # in an .xml file it has been done
+            if Path(content).suffix.lower() == '.onnx':  # an .xml file is taken as it was written
                 average_in_two_steps(model)
             metadata = (
                 {KEY: model.get_rt_info([KEY]).astype(str)} if model.has_rt_info([KEY]) else {}
@@ -307,11 +317,15 @@ def _text(shape: Any) -> str:
 
 
 def _unreadable(name: str | os.PathLike, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [''])[0][:160]
     return UserError(
-        f'model {name} cannot be read ({type(error).__name__}: {reason}): it is damaged, or of '
-        'another kind than its suffix says'
+        f'model {name} cannot be read ({_reason(error)}): it is damaged, or of another kind than '
+        'its suffix says'
     )
+
+
+def _reason(error: Exception) -> str:
+    first = (str(error).splitlines() or [''])[0][:160]
+    return f'{type(error).__name__}: {first}'
 
 
 def _open_cascade(folder: Path, backend: str, options: Mapping[str, Any] | None) -> Model:

@@ -132,6 +132,30 @@ def test_each_image_of_a_cascade_gets_the_graph_of_its_range(write, tmp_path, ca
         np.testing.assert_allclose(one.probability, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_pairs_that_a_graph_cannot_run_on_are_named(card, tmp_path, backend):
+    onnx = pytest.importorskip('onnx')
+    model = onnx.load_model_from_string(toy_graph(size='side'))
+    conv, sigmoid = model.graph.node
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.zeros((1, 1, SIZE, SIZE), np.float32), 'zeros')
+    )
+    add = onnx.helper.make_node('Add', ['margin', 'zeros'], ['sum'])
+    sigmoid.input[0] = 'sum'
+    nodes = [conv, add, sigmoid]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for key, value in Description(card, size=None, dynamic='all').metadata().items():
+        model.metadata_props.add(key=key, value=value)
+    path = tmp_path / 'toy.onnx'
+    path.write_bytes(model.SerializeToString())
+    predictor = open_exported(path, backend).predictor()
+    with pytest.raises(UserError, match=r'toy: .* 2 pairs of 64 x 48 pixels .*: predict with'):
+        predictor.probability(torch.zeros(2, 6, 64, 48))
+    # Others are predicted all the same.
+    assert predictor.probability(torch.zeros(1, 6, SIZE, SIZE)).shape == (1, SIZE, SIZE)
+
+
 def test_another_size_names_the_window_that_works(write, card):
     model = open_exported(write(), 'onnx')
     with pytest.raises(UserError, match='takes 32 x 32 pixels, not 64 x 32: predict with --window'):
