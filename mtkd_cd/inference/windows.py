@@ -1,6 +1,7 @@
 """Windows over a raster: where they lie, what each weighs where they overlap, and how their
 predictions become one map without the map being held."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,9 +77,11 @@ def overlap_pixels(overlap: float, window: int) -> int:
     """An overlap given as a fraction below 1 or in pixels, in pixels.
 
     Raises:
-        UserError: A negative number, or more than :data:`MAX_OVERLAP` of the window.
+        UserError: No finite number, a negative one, or more than :data:`MAX_OVERLAP` of the window.
     """
-    pixels = min(round(overlap * window), window - 1) if overlap < 1 else int(overlap)
+    pixels = -1
+    if math.isfinite(overlap):
+        pixels = min(round(overlap * window), window - 1) if overlap < 1 else int(overlap)
     most = min(round(MAX_OVERLAP * window), window - 1)
     if not 0 <= pixels <= most:
         times = (window / (window - pixels)) ** 2 if most < pixels < window else 0

@@ -148,7 +148,7 @@ def test_detector_of_a_pixel_is_that_of_the_heaviest_window():
 def test_overlap_is_a_fraction_or_pixels():
     assert overlap_pixels(0.25, 512) == 128
     assert overlap_pixels(100, 512) == 100
-    for wrong in (-0.1, 64, 100):
+    for wrong in (-0.1, 64, 100, float('nan'), float('inf')):
         with pytest.raises(UserError, match='overlap='):
             overlap_pixels(wrong, 64)
 
