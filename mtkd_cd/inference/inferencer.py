@@ -639,7 +639,8 @@ class ChangeInferencer:
         )
         done, total = 0, pair.grid.height * pair.grid.width
         # Held for all batches. Blocks that GDAL keeps would fill the gap that each left behind.
-        inputs = self._empty_inputs(settings.batch_size, rows.size, cols.size)
+        most = min(settings.batch_size, len(cols.starts))  # windows of one row
+        inputs = self._empty_inputs(most, rows.size, cols.size)
         stitched = stitch(
             rows,
             cols,
