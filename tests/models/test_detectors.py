@@ -7,6 +7,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder
+from mmseg.models.decode_heads import SegformerHead
 from mmseg.models.losses import accuracy
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -231,6 +232,17 @@ def test_building_and_predicting_warns_of_nothing(build_model):
         warnings.simplefilter('error')
         for name in _MODELS:
             build_model(name).eval()(torch.randn(1, 6, 32, 32), mode='predict')
+
+
+def test_configs_may_name_another_head_of_the_same_arguments(build_model):
+    model = build_model('changeformer_mitb0', decode_head=dict(type='mmseg.SegformerHead'))
+    ours = build_model('changeformer_mitb0')
+    assert type(model.decode_head) is SegformerHead
+    ours.load_state_dict(model.state_dict())
+    images = torch.randn(1, 6, 64, 64)
+    with torch.no_grad():
+        found, wanted = (one.eval()(images, mode='tensor') for one in (ours, model))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_config_in_open_cds_spelling_builds():

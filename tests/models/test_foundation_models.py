@@ -407,11 +407,12 @@ def test_simple_pyramid_of_a_sequential_neck_has_five_strides():
         SimpleFPN(16, [4, 8, 16, 16], 6, 5)
 
 
-@pytest.mark.parametrize(('out_size', 'size'), [((5, 7), (5, 7)), (None, (8, 12))])
-def test_mlp_head_works_at_its_own_size_or_the_first_levels(out_size, size):
-    head = MLPSegHead(
-        out_size=out_size, in_channels=[3, 3], in_index=[0, 1], channels=4, num_classes=3
-    )
+@pytest.mark.parametrize(
+    ('settings', 'size'),
+    [(dict(out_size=(5, 7)), (5, 7)), (dict(out_size=None), (8, 12)), ({}, (8, 12))],
+)
+def test_mlp_head_works_at_its_own_size_or_the_first_levels(settings, size):
+    head = MLPSegHead(in_channels=[3, 3], in_index=[0, 1], channels=4, num_classes=3, **settings)
     assert head([torch.randn(1, 3, 8, 12), torch.randn(1, 3, 4, 6)]).shape == (1, 3, *size)
 
 

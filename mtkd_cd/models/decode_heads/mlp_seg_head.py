@@ -1,4 +1,5 @@
-"""TTP's head (arXiv:2312.16202): SegFormer's, at a size of its own."""
+"""SegFormer's head (arXiv:2105.15203), which ChangeFormer has, and TTP (arXiv:2312.16202) at a size
+of its own."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from mtkd_cd.registry import MODELS
 
 @MODELS.register_module()
 class MLPSegHead(DecodeHead, SegformerHead):
-    """SegFormer's head (arXiv:2105.15203), which brings all levels to one given size.
+    """SegFormer's head (arXiv:2105.15203), which brings all levels to the first one's size, or to a
+    given one.
 
     Args:
         out_size: Height and width of the change map, whatever the size of the images. TTP's (128,
@@ -22,7 +24,7 @@ class MLPSegHead(DecodeHead, SegformerHead):
         kwargs: Arguments of mmseg's ``SegformerHead``.
     """
 
-    def __init__(self, out_size: Sequence[int] | None, **kwargs: Any):
+    def __init__(self, out_size: Sequence[int] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.out_size = out_size
 

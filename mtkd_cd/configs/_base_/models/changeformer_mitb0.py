@@ -7,7 +7,6 @@ model = dict(
     neck=dict(type='FeatureFusionNeck', policy='concat'),
     decode_head=dict(
         type='MLPSegHead',
-        out_size=None,
         in_channels=[64, 128, 320, 512],
         in_index=[0, 1, 2, 3],
         channels=256,
