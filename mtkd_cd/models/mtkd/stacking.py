@@ -69,9 +69,11 @@ class Stack:
             output = functional_call(self._network, (weights, buffers), (), arguments)
             return self._as_maps(output)
 
-        with torch.no_grad():
+        # As one after the other: layers may take another way in this mode, and round otherwise.
+        with torch.inference_mode():
             stacked = vmap(call)(weights, buffers, batches)  # (K, n, C, h, w) each
-        return [tuple(maps[i, :size] for maps in stacked) for i, size in enumerate(sizes)]
+        # A loss keeps them, for which those of that mode are no good.
+        return [tuple(maps[i, :size].clone() for maps in stacked) for i, size in enumerate(sizes)]
 
 
 def faster(one: Callable[[], Any], other: Callable[[], Any]) -> tuple[bool, float, float]:

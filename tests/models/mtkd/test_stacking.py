@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from torch import nn
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.mtkd import stacking
@@ -74,7 +75,15 @@ def test_stacked_teachers_say_the_same(name):
     one_by_one = _answers(distiller)
     teachers = distiller.distillation.teachers
     teachers._ask = Asking('stacked')
+    modes = []
+    for prepared in teachers._prepared.values():
+        layers = prepared.detector.modules()
+        next(layer for layer in layers if isinstance(layer, nn.Conv2d)).register_forward_pre_hook(
+            lambda *_: modes.append(torch.is_inference_mode_enabled())
+        )
     _answers(distiller)  # the first batch is asked both ways
+    assert len(modes) > 3
+    assert all(modes)  # of either way, for layers choose between two orders by it
     forwards = []
     for prepared in teachers._prepared.values():
         prepared.detector.forward = lambda *_, **__: forwards.append(1)
