@@ -6,7 +6,7 @@ from contextlib import suppress
 
 # glibc's numbers of what `mallopt` sets, and the variables by which users set it.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_SET_BY_USER = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES')
+_SET_BY_USER = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_')
 _LARGEST = 1 << 30  # bytes of an array that is kept for the next one
 _LARGEST_OLD = 1 << 25  # before glibc 2.35
 
@@ -19,7 +19,8 @@ def keep_freed_memory() -> None:
     arrays"). The process holds on to the largest memory that it once had. Nothing is changed
     without glibc, and where the user has set the allocator by its variables.
     """
-    if any(name in os.environ for name in _SET_BY_USER):
+    tunables = os.environ.get('GLIBC_TUNABLES', '')  # of other parts of the library, too
+    if 'glibc.malloc.' in tunables or any(name in os.environ for name in _SET_BY_USER):
         return
     with suppress(OSError, AttributeError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
