@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory of freed arrays for its next ones.
 
     glibc gives large arrays back to the system when they are freed. Each layer of a network then
-    asks for new pages, and the system fills them with zeros (docs/measurements.md, "memory of freed
+    asks for new pages, and the system fills them with zeros (docs/measurements.md, "Memory of freed
     arrays"). The process holds on to the largest memory that it once had. Nothing is changed
     without glibc, and where the user has set the allocator by its variables.
     """
