@@ -48,3 +48,8 @@ def test_scores_of_all_and_of_each_set_with_differences_by_seed(by_set, tmp_path
     picture = tmp_path / 'by_set.png'
     by_set.draw(found, folders, 'continued', picture)
     assert picture.read_bytes()[:4] == b'\x89PNG'
+
+
+def test_interval_is_students(by_set):
+    assert by_set.interval_text([1.0, 3.0]) == '+2.00 [-10.71, +14.71]'  # t = 12.706 of one degree
+    assert by_set.interval_text([1.0]) == '+1.00'

@@ -1,5 +1,5 @@
 """Scores of an experiment over several data sets together: over all images and by set, strategy by
-strategy, with the differences to the control seed by seed.
+strategy, with the differences to the control seed by seed and their mean.
 
     python tools/experiments/by_set.py DIR/seed*/report/fc_siam_diff_10 --picture by_set.png
 
@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from mtkd_cd.core.strategy import CURVES, strategy_in, strategy_rank, strategy_title
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.evaluation.scores import image_scores, pooled_scores
+from mtkd_cd.reporting.figures import styles
 
 ALL = 'all'
 SCORES = {'mIoU per image': 'mIoU', 'F1 pooled': 'F1'}
@@ -84,6 +86,16 @@ def differences(found: Found, strategy: str, control: str, name: str, score: str
     ]
 
 
+def interval_text(values: Sequence[float]) -> str:
+    """Their mean with the 95 % interval of Student's t; the mean alone of one value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f'{mean:+.2f}'
+    error = statistics.stdev(values) / len(values) ** 0.5
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return f'{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]'
+
+
 def as_markdown(found: Found, control: str) -> str:
     """A table for each set."""
     first = next(iter(next(iter(found.values())).values()))
@@ -91,35 +103,40 @@ def as_markdown(found: Found, control: str) -> str:
     for name in first:
         lines = [
             f'{name}, {first[name].images} images\n',
-            '| | ' + ' | '.join(f'{title} | to {control}, by seed' for title in SCORES) + ' |',
-            '|---' + '|---:|---' * len(SCORES) + '|',
+            '| | '
+            + ' | '.join(f'{title} | to {control}, by seed | mean' for title in SCORES)
+            + ' |',
+            '|---' + '|---:|---|---' * len(SCORES) + '|',
         ]
         for strategy, of_seeds in found.items():
             cells = []
             for score in SCORES.values():
                 values = [of_sets[name].values[score] for of_sets in of_seeds.values()]
                 spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
-                own = iter(differences(found, strategy, control, name, score))
+                paired = differences(found, strategy, control, name, score)
+                own = iter(paired)
                 shown = ', '.join(
                     f'{next(own):+.2f}' if seed in of_seeds else '-'
                     for seed in sorted(found[control])
                     if strategy != control
                 )
-                cells += [f'{statistics.fmean(values):.2f}{spread}', shown]
+                mean = interval_text(paired) if strategy != control else ''
+                cells += [f'{statistics.fmean(values):.2f}{spread}', shown, mean]
             lines.append(f'| {strategy_title(strategy)} | ' + ' | '.join(cells) + ' |')
         parts.append('\n'.join(lines) + '\n')
     return '\n'.join(parts)
 
 
 def draw(found: Found, folders: Sequence[Path], control: str, path: Path) -> None:
-    """Validation while training, and the differences to the control by set, a dot per seed."""
+    """Validation while training, and the differences of each score to the control by set, a dot per
+    seed."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    colours = dict(zip(found, ('#555555', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1, 1.15))
+    colours = {strategy: look['color'] for strategy, look in styles(list(found)).items()}
+    figure, (left, *others) = plt.subplots(1, 1 + len(SCORES), figsize=(13, 4.4))
     for folder in folders:
         curves: dict[str, list[tuple[int, float]]] = {}
         if (folder / CURVES).is_file():
@@ -138,18 +155,19 @@ def draw(found: Found, folders: Sequence[Path], control: str, path: Path) -> Non
     left.legend(fontsize=8, loc='best')
     left.set(xlabel='iteration', ylabel='mIoU per image, validation (%)')
     left.set_title('while training, by seed', fontsize=10)
-    others = [strategy for strategy in found if strategy != control]
+    compared = [strategy for strategy in found if strategy != control]
     names = list(next(iter(next(iter(found.values())).values())))
-    for place, strategy in enumerate(others):
-        for row, name in enumerate(names):
-            own = differences(found, strategy, control, name, 'F1')
-            height = row + 0.16 * (place - (len(others) - 1) / 2)
-            right.plot(own, [height] * len(own), 'o', ms=5, color=colours[strategy])
-    right.axvline(0, color='#999999', lw=0.8)
-    right.set_yticks(range(len(names)), names)
-    right.invert_yaxis()
-    right.set_xlabel(f'F1 of changed pixels, pooled: difference to {control} (points)')
-    right.set_title('test, a dot per seed', fontsize=10)
+    for axis, (title, score) in zip(others, SCORES.items()):
+        for place, strategy in enumerate(compared):
+            for row, name in enumerate(names):
+                own = differences(found, strategy, control, name, score)
+                height = row + 0.8 * ((place + 0.5) / len(compared) - 0.5)
+                axis.plot(own, [height] * len(own), 'o', ms=4, color=colours[strategy])
+        axis.axvline(0, color='#999999', lw=0.8)
+        axis.set_yticks(range(len(names)), names)
+        axis.invert_yaxis()
+        axis.set_xlabel(f'{title}: difference to {control} (points)')
+        axis.set_title('test, a dot per seed', fontsize=10)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
