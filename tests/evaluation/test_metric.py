@@ -229,7 +229,7 @@ def test_the_table_says_which_run_it_is_of(tmp_path):
 def test_the_prefix_keeps_our_scores_apart_from_those_of_mmsegs_metric():
     configs = [
         dict(type='mmseg.IoUMetric', iou_metrics=['mIoU']),
-        dict(type='PerImageChangeMetric'),
+        dict(type='mtkd_cd.PerImageChangeMetric'),  # whatever the default scope
     ]
     evaluator = Evaluator([METRICS.build(cfg) for cfg in with_distinct_names(configs)])
     evaluator.dataset_meta = dict(classes=('unchanged', 'changed'))
