@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def image_fold(info: dict, folds: int, seed: int = 0) -> int:
     return int.from_bytes(digest[:8], 'big') % folds
 
 
-class DatasetPart:
+class DatasetPart(ABC):
     """What wrappers of a data set share that hand out some of its samples.
 
     Args:
@@ -68,12 +69,12 @@ class DatasetPart:
         # As mmengine's wrappers call it: the sample's index in the wrapped data set.
         return idx
 
+    @abstractmethod
     def load(self, idx: int) -> Any:
         """Sample ``idx`` itself after its pipeline; ``None`` where the pipeline rejects it."""
-        raise NotImplementedError
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     def __getitem__(self, idx: int) -> Any:
         """A sample after the wrapped data set's pipeline.
