@@ -53,3 +53,12 @@ def test_scores_of_all_and_of_each_set_with_differences_by_seed(by_set, tmp_path
 def test_interval_is_students(by_set):
     assert by_set.interval_text([1.0, 3.0]) == '+2.00 [-10.71, +14.71]'  # t = 12.706 of one degree
     assert by_set.interval_text([1.0]) == '+1.00'
+
+
+def test_sets_by_car_put_images_without_change_apart(by_set):
+    counts = [[0, 1, 0, 19], [1, 0, 0, 19], [1, 0, 1, 18], [5, 0, 5, 10]]  # CAR 0, 0.05, 0.1, 0.5
+    table = ImageTable(list('abcd'), np.array(counts), [None] * 4, [None] * 4)
+    found = {
+        name: which.nonzero()[0].tolist() for name, which in by_set.sets_of(table, 'car').items()
+    }
+    assert found == {'no change': [0], 'small': [1], 'medium': [2], 'large': [3]}

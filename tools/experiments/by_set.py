@@ -2,10 +2,12 @@
 strategy, with the differences to the control seed by seed and their mean.
 
     python tools/experiments/by_set.py DIR/seed*/report/fc_siam_diff_10 --picture by_set.png
+    python tools/experiments/by_set.py DIR/seed*/report/fc_siam_diff_10 --by car
 
 Takes the folders of tables that ``mtkd-cd tables unpack`` writes, or those of a work dir. An
-image's set is the first folder of its name. Per image: the mean over images of the mIoU. Pooled:
-F1 of the changed pixels, of all images together. Every figure is in percent.
+image's set is the first folder of its name; ``--by car`` takes the range of its label's CAR
+instead, and images without change by themselves. Per image: the mean over images of the mIoU.
+Pooled: F1 of the changed pixels, of all images together. Every figure is in percent.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from scipy import stats
 
 from mtkd_cd.core.strategy import CURVES, strategy_in, strategy_rank, strategy_title
 from mtkd_cd.evaluation import ImageTable, load_table
-from mtkd_cd.evaluation.scores import image_scores, pooled_scores
+from mtkd_cd.evaluation.scores import image_scores, pooled_scores, true_cars
 from mtkd_cd.reporting.figures import styles
 
 ALL = 'all'
@@ -41,10 +43,22 @@ class Score:
     values: Mapping[str, float]
 
 
-def scores_by_set(table: ImageTable) -> dict[str, Score]:
-    """The scores over all images, and over those of each set."""
-    sets = np.array([file.partition('/')[0] for file in table.files])
-    chosen = {ALL: np.ones(len(sets), bool)} | {name: sets == name for name in sorted(set(sets))}
+def sets_of(table: ImageTable, by: str = 'set') -> dict[str, np.ndarray]:
+    """(N,) bool by name: the images of each data set, or of each CAR range."""
+    if by == 'set':
+        names = np.array([file.partition('/')[0] for file in table.files])
+        return {name: names == name for name in sorted(set(names))}
+    cars = true_cars(table.counts)
+    ranges = table.partition.range_of(cars)
+    found = {'no change': cars == 0}
+    for index, name in enumerate(table.partition.names):
+        found[name] = (ranges == index) & (cars > 0)
+    return {name: which for name, which in found.items() if which.any()}
+
+
+def scores_by_set(table: ImageTable, by: str = 'set') -> dict[str, Score]:
+    """The scores over all images, and over those of each set of :func:`sets_of`."""
+    chosen = {ALL: np.ones(len(table), bool)} | sets_of(table, by)
     return {
         name: Score(
             int(which.sum()),
@@ -60,14 +74,14 @@ def scores_by_set(table: ImageTable) -> dict[str, Score]:
 Found = dict[str, dict[int, dict[str, Score]]]  # by strategy, seed and set
 
 
-def read(folders: Sequence[Path]) -> Found:
+def read(folders: Sequence[Path], by: str = 'set') -> Found:
     """The scores of all tables in the folders, whose paths hold ``seed<k>``."""
     found: Found = {}
     for folder in folders:
         seed = seed_of(folder)
         for path in sorted(folder.glob('*.json')):
             if strategy_in(path.stem):
-                found.setdefault(path.stem, {})[seed] = scores_by_set(load_table(path))
+                found.setdefault(path.stem, {})[seed] = scores_by_set(load_table(path), by)
     return dict(sorted(found.items(), key=lambda item: strategy_rank(item[0])))
 
 
@@ -178,9 +192,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folders', nargs='+', type=Path, help='.../seed<k>/report/MODEL')
     parser.add_argument('--control', default='continued')
+    parser.add_argument('--by', choices=['set', 'car'], default='set', help='default: %(default)s')
     parser.add_argument('--picture', type=Path, help='file to draw to')
     args = parser.parse_args()
-    found = read(args.folders)
+    found = read(args.folders, args.by)
     if args.control not in found:
         parser.error(f'no table {args.control}.json in {", ".join(map(str, args.folders))}')
     print(as_markdown(found, args.control))
