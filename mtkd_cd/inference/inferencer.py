@@ -694,10 +694,7 @@ class ChangeInferencer:
 
     def _empty_inputs(self, count: int, height: int, width: int) -> Tensor:
         """(count, 2C, H, W) zeros for windows of that size, with the padding that they need."""
-        divisor = self.card.divisor
-        return torch.zeros(
-            count, len(self.card.mean), height + -height % divisor, width + -width % divisor
-        )
+        return _padded(torch.zeros(count, len(self.card.mean), height, width), self.card.divisor)
 
     def _normalise(
         self, a: np.ndarray, b: np.ndarray, valid: np.ndarray, rule: Rule, inputs: Tensor
