@@ -11,7 +11,8 @@ _WEIGHTS = _RANDOM.normal(size=(32, 3)).astype(np.float32)
 
 @pytest.fixture
 def openvino():
-    # Not while tests are collected: once it is imported, forked jobs close the streams of pytest.
+    # Not while tests are collected: tests/experiments/test_matrix.py then finds pytest's streams
+    # closed.
     return pytest.importorskip('openvino')
 
 
