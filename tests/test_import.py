@@ -122,3 +122,17 @@ def test_commands_that_need_no_model_stay_light(tmp_path):
     assert (tmp_path / 'cars.png').is_file()
     assert 'data:image/jpeg' in (tmp_path / 'compare/report.html').read_text()
     assert found.isdisjoint(HEAVY)
+
+
+def test_a_prediction_imports_no_compiler_of_torch():
+    """torch._dynamo takes longer to import than a prediction of a small model takes."""
+    found = modules_after(
+        'import torch\n'
+        'from mtkd_cd.apis import get_config, init_model\n'
+        'from mtkd_cd.models.prepare import Prepared\n'
+        "prepared = Prepared(init_model(get_config('fc_ef'), device='cpu')).detector\n"
+        'assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in prepared.modules())\n'
+        'prepared.predict(torch.zeros(1, 6, 64, 64))\n'
+    )
+    assert 'mtkd_cd.models.prepare' in found
+    assert 'torch._dynamo' not in found

@@ -22,6 +22,9 @@ _Module = TypeVar('_Module', bound=nn.Module)
 
 # Side of the images on which a network's batch norms are traced: enough for seven halvings.
 _PROBE_SIDE = 128
+# Parameters above which they are traced without numbers. For fewer a pass with numbers takes less
+# than torch does to load `torch._dynamo`, which its `cat` without numbers asks for.
+_LARGE = 30_000_000
 # Layers that compute what their weights say and no more: their subclasses may standardise weights.
 _CONVOLUTIONS: tuple[type, ...] = (
     nn.Conv2d,
@@ -155,7 +158,7 @@ def fold_batch_norms(detector: nn.Module) -> int:
     """Fold each batch norm in eval mode into the convolution before it, in place.
 
     Which convolution that is, and that nothing else reads its output or its weights, is seen from
-    one forward pass without numbers.
+    one forward pass, which a large network makes without numbers.
 
     Args:
         detector: A detector in mmseg's form whose weights may be replaced.
@@ -199,12 +202,14 @@ def _fold(conv: Any, norm: Any) -> None:
 def _pairs(detector: nn.Module) -> list[tuple[str, str]]:
     """The names of every convolution and the batch norm that alone reads it."""
     probe = (1, 2 * getattr(detector, 'backbone_inchannels', 3), _PROBE_SIDE, _PROBE_SIDE)
-    shapes = {tensor: torch.empty_like(tensor, device='meta') for tensor in _tensors(detector)}
+    tensors = list(_tensors(detector))
     first = next(detector.parameters())
-    for pairs_of, device in ((shapes, 'meta'), ({t: t for t in shapes}, None)):
-        network = _copy_with(detector, pairs_of).eval()
+    is_large = sum(parameter.numel() for parameter in detector.parameters()) > _LARGE
+    for device in ('meta', first.device) if is_large else (first.device,):
+        placed = {t: torch.empty_like(t, device=device) if device == 'meta' else t for t in tensors}
+        network = _copy_with(detector, placed).eval()
         trace = _Trace(network)
-        images = torch.zeros(probe, device=device or first.device, dtype=first.dtype)
+        images = torch.zeros(probe, device=device, dtype=first.dtype)
         try:
             with torch.no_grad(), trace:
                 network.forward(images, mode='tensor')  # past hooks that watch the detector
