@@ -1,6 +1,7 @@
 """Every benchmark model exported, compared with torch and timed in each runtime, as a table.
 
     python benchmarks/export.py OUT [tinycd changer_mitb0 ...] [--dynamic batch none] [--size 256]
+    python benchmarks/export.py OUT --formats onnx pt2 openvino --weights SHORT_RUNS
     python benchmarks/export.py OUT tinycd --weights tinycd=tinycd.mtkd --int8 LEVIR/val
     python benchmarks/export.py OUT --table
 
@@ -18,6 +19,7 @@ float32 and in int8 in turn.
 import argparse
 import dataclasses
 import gc
+import itertools
 import json
 import statistics
 import time
@@ -36,6 +38,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.export.description import from_metadata
 from mtkd_cd.export.exporting import (
+    FORMATS,
     Options,
     export_model,
     network_of,
@@ -97,6 +100,19 @@ def loaded(name: str, weights: dict[str, str], size: int) -> tuple[Model, str]:
     return model, what or 'trained'
 
 
+def weights_by_model(given: list[str]) -> dict[str, str]:
+    """Each model's ``FILE[:WHAT]``; what is said of one model goes before a folder."""
+    found: dict[str, str] = {}
+    for item in sorted(given, key=lambda item: '=' in item):
+        if '=' in item:
+            name, _, found[name] = item.partition('=')
+            continue
+        folder, colon, what = item.partition(':')
+        for path in Path(folder).glob('*.mtkd'):
+            found[path.stem] = f'{path}{colon}{what}'
+    return found
+
+
 def milliseconds(rounds: int, calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     """CPU time of each call, which take turns: the medians after a round to warm up."""
     found: dict[str, list[float]] = {name: [] for name in calls}
@@ -109,10 +125,32 @@ def milliseconds(rounds: int, calls: Mapping[str, Callable[[], Any]]) -> dict[st
     return {name: statistics.median(spent) for name, spent in found.items()}
 
 
+def export_row(model: Model, path: Path, size: int, dynamic: str) -> dict[str, Any]:
+    """How a file that is written differs from torch, its size and what it took."""
+    start = time.process_time()
+    try:
+        (written,) = export_model(
+            model, path, size=size, dynamic=dynamic, tolerance=1, overwrite=True
+        )
+    except UserError as error:
+        return {'error': str(error)}
+    return {
+        **written.parity.as_dict(),
+        'bytes': written.size_bytes,
+        'export_s': time.process_time() - start,
+    }
+
+
+def key_of(format: str, dynamic: str) -> str:
+    """Where a row keeps what is known of a file."""
+    return dynamic if format == 'onnx' else f'{format}_{dynamic}'
+
+
 def measure(
     name: str,
     folder: Path,
     weights: dict[str, str],
+    formats: list[str],
     dynamic: list[str],
     size: int,
     rounds: int,
@@ -123,23 +161,16 @@ def measure(
     row = {**known, 'weights': what}
     predictor = model.predictor()
     images = made_up_pairs(model.card, size, 3)
-    for kind in dynamic:
-        if kind in known and not known[kind].get('error'):
+    for format, kind in itertools.product(formats, dynamic):
+        key = key_of(format, kind)
+        if key in known and not known[key].get('error'):
             continue
-        path = folder / f'{name}.{kind}.onnx'
-        start = time.process_time()
-        try:
-            (written,) = export_model(
-                model, path, size=size, dynamic=kind, tolerance=1, overwrite=True
-            )
-            row[kind] = {
-                **written.parity.as_dict(),
-                'bytes': written.size_bytes,
-                'export_s': time.process_time() - start,
-            }
-        except UserError as error:
-            row[kind] = {'error': str(error)}
-        print(name, kind, row[kind], flush=True)
+        path = folder / f'{name}.{kind}{FORMATS[format]}'
+        row[key] = export_row(model, path, size, kind)
+        print(name, format, kind, row[key], flush=True)
+        if format != 'onnx':
+            path.unlink(missing_ok=True)
+            path.with_suffix('.bin').unlink(missing_ok=True)
     path = next(
         (folder / f'{name}.{kind}.onnx' for kind in dynamic if 'bytes' in row.get(kind, {})), None
     )
@@ -213,11 +244,21 @@ def measure_int8(
 
 def table(results: dict[str, Any]) -> str:
     """The rows as Markdown."""
+    kinds = [(format, kind) for format in FORMATS for kind in ('none', 'batch')]
+    asked = [kind for kind in kinds if any(key_of(*kind) in row for row in results.values())]
+    titles = {'none': 'static', 'batch': 'dynamic batch'}
+    columns = [
+        'model',
+        'weights',
+        *(f'{FORMATS[format]} {titles[kind]}: max dp, flips' for format, kind in asked),
+        'dynamic .onnx in OpenVINO: max dp, flips',
+        'MB',
+        *(f'{what}, ms' for what in ('torch', 'prepared', 'onnxruntime', 'OpenVINO')),
+        *(f'int8 in {runtime}, ms' for runtime in ('onnxruntime', 'OpenVINO')),
+    ]
     lines = [
-        '| model | weights | static: max dp, flips | dynamic batch: max dp, flips | OpenVINO: '
-        'max dp, flips | MB | torch, ms | prepared, ms | onnxruntime, ms | OpenVINO, ms | '
-        'int8 in onnxruntime, ms | int8 in OpenVINO, ms |',
-        '|---|---|---|---|---|' + '---:|' * 7,
+        f'| {" | ".join(columns)} |',
+        '|---' * (len(asked) + 3) + '|---:' * 7 + '|',
     ]
 
     def parity(found: dict[str, Any] | None) -> str:
@@ -237,8 +278,7 @@ def table(results: dict[str, Any]) -> str:
         cells = [
             f'`{name}`',
             row['weights'],
-            parity(row.get('none')),
-            parity(row.get('batch')),
+            *(parity(row.get(key_of(*kind))) for kind in asked),
             parity(row.get('parity_openvino')),
             f'{size / 1e6:.1f}' if size else '-',
             *(
@@ -276,13 +316,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out', type=Path)
     parser.add_argument('models', nargs='*', metavar='MODEL', help='default: all 21')
+    parser.add_argument('--formats', nargs='+', choices=list(FORMATS), default=['onnx'])
     parser.add_argument(
         '--dynamic', nargs='+', choices=['batch', 'none', 'all'], default=['batch', 'none']
     )
     parser.add_argument('--size', type=int, default=256)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument(
-        '--weights', nargs='*', default=[], metavar='NAME=FILE[:WHAT]', help='of a model'
+        '--weights',
+        nargs='*',
+        default=[],
+        metavar='NAME=FILE[:WHAT] or FOLDER[:WHAT]',
+        help='of a model, or of all',
     )
     parser.add_argument('--int8', metavar='DATA', help='pairs with labels, to quantise with')
     parser.add_argument('--table', action='store_true', help='print what has been measured')
@@ -292,12 +337,13 @@ def main() -> None:
     results = json.loads(kept.read_text()) if kept.exists() else {}
     if not args.table:
         torch.set_num_threads(1)
-        weights = dict(pair.split('=', 1) for pair in args.weights)
+        weights = weights_by_model(args.weights)
         for name in args.models or list_models():
             row = measure(
                 name,
                 args.out,
                 weights,
+                args.formats,
                 args.dynamic,
                 args.size,
                 args.rounds,

@@ -68,7 +68,11 @@ class TorchPredictor:
         self.convert = convert
 
     def probability(self, pairs: Tensor) -> Tensor:
-        """(N, H, W) float32; above 0.5 exactly where a two-channel head's argmax is change."""
+        """(N, H, W) float32; above 0.5 exactly where a two-channel head's argmax is change.
+
+        The network takes the pairs as they are, each one window, also where a test would slide
+        smaller windows over them.
+        """
         return torch.stack(self._predict(pairs, None))
 
     def probability_at(
@@ -76,7 +80,8 @@ class TorchPredictor:
     ) -> list[Tensor]:
         """Probabilities at the sizes of the images before a pipeline resized them.
 
-        The logits are resized, as in a test.
+        Images are cut into windows as the model's ``test_cfg`` says and the logits are resized, as
+        in a test.
 
         Args:
             pairs: (N, 2C, H, W), padded at the right and the bottom.
@@ -95,14 +100,24 @@ class TorchPredictor:
     def _predict(self, pairs: Tensor, samples: list[SegDataSample] | None) -> list[Tensor]:
         device = next((p.device for p in self.detector.parameters()), pairs.device)
         pairs = pairs.to(device)
+        inputs = self.convert(pairs) if self.convert else pairs
+        detector = self._prepared.detector
         with torch.no_grad():
-            predicted = self._prepared.detector.predict(
-                self.convert(pairs) if self.convert else pairs, samples
-            )
+            if samples is None and _slides(detector):
+                meta = dict.fromkeys(('img_shape', 'pad_shape', 'ori_shape'), inputs.shape[2:])
+                logits = detector.whole_inference(inputs, [meta] * len(inputs))
+                predicted = detector.postprocess_result(logits)
+            else:
+                predicted = detector.predict(inputs, samples)
             return [
                 change_probability(sample.seg_logits.data[None].float(), self.temperature)[0]
                 for sample in predicted
             ]
+
+
+def _slides(detector: Any) -> bool:
+    """Whether a test slides windows over the images."""
+    return (getattr(detector, 'test_cfg', None) or {}).get('mode') == 'slide'
 
 
 def change_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:

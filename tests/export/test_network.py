@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 
 from mtkd_cd.export.network import PairNetwork, in_band_order
 from mtkd_cd.export.parity import compare, made_up_pairs, normalised
@@ -40,6 +41,27 @@ def test_the_graph_takes_red_green_blue_whatever_the_model_takes(tiny_detector, 
     np.testing.assert_allclose(maps.sum(1).numpy(), 1, atol=1e-6)
     assert wanted.min() < 0.4
     assert wanted.max() > 0.6
+
+
+def test_a_window_is_predicted_whole_where_a_test_slides(tiny_detector, card, monkeypatch):
+    """A file for tiles larger than the windows of the model's tests equals what torch predicts."""
+    slides = dict(mode='slide', crop_size=(SIZE, SIZE), stride=(SIZE, SIZE))
+    monkeypatch.setattr(tiny_detector, 'test_cfg', ConfigDict(slides))
+    predictor = TorchPredictor(tiny_detector)
+    pairs = normalised(made_up_pairs(card, 2 * SIZE, 2), card)
+    found = predictor.probability(pairs)
+    with torch.no_grad():
+        network = PairNetwork(predictor, card)(pairs)[:, 0]
+        logits = tiny_detector.encode_decode(pairs, [{}])
+        corner = tiny_detector.encode_decode(pairs[:, :, :SIZE, :SIZE], [{}])
+    wanted = logits.softmax(1)[:, 1].numpy()
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
+    np.testing.assert_allclose(network.numpy(), wanted, atol=1e-5)
+    # A test cuts the image into four, each of which sees nothing of the others.
+    size = 2 * SIZE, 2 * SIZE
+    tested = torch.stack(predictor.probability_at(pairs, size, [size] * 2))[:, :SIZE, :SIZE]
+    np.testing.assert_allclose(tested.numpy(), corner.softmax(1)[:, 1].numpy(), atol=1e-5)
+    assert abs(tested.numpy() - wanted[:, :SIZE, :SIZE]).max() > 1e-3
 
 
 def test_made_up_pairs_are_unchanged_in_a_part_only(card):
