@@ -46,6 +46,7 @@ import cv2
 import mmcv
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gpu_check import build_distiller, make_batch, model_config
 from mmengine.config import Config
 from mmengine.model import BaseModel
@@ -54,6 +55,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner, load_checkpoint
 from mmseg.models import EncoderDecoder, losses
 from mmseg.models.utils import resize
+from torch import nn
 
 import mtkd_cd  # noqa: F401  (registers)
 from mtkd_cd.apis import get_config
@@ -63,6 +65,7 @@ from mtkd_cd.data.synthetic import make_dataset
 
 # Before `as_the_toolbox` replaces what they import.
 from mtkd_cd.models import backbones, decode_heads, necks  # noqa: F401
+from mtkd_cd.models.backbones import FC_EF
 from mtkd_cd.models.detectors.ban import BAN
 from mtkd_cd.models.detectors.encoder_decoder import BitemporalEncoderDecoder
 from mtkd_cd.models.mtkd.stacking import Asking
@@ -93,7 +96,8 @@ def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
 @contextmanager
 def as_the_toolbox() -> Iterator[None]:
     """Inside, networks are built with mmcv's attention and run once for each date, heads resize all
-    levels before they join and convolve them, and accuracy and results are mmseg's."""
+    levels before they join and convolve them, FC networks drop channels behind their ReLU,
+    torchvision's SiLU overwrites its input, and accuracy and results are mmseg's."""
 
     def in_turn(function: Callable, date1: Any, date2: Any, weights: object) -> tuple[Any, Any]:
         return function(date1), function(date2)
@@ -104,8 +108,7 @@ def as_the_toolbox() -> Iterator[None]:
     def encode_in_turn(self: Any, inputs: torch.Tensor) -> list[Any]:
         date1, date2 = self.split_dates(inputs)
         images1, images2 = (
-            torch.nn.functional.interpolate(date, **self.encoder_resolution)
-            for date in (date1, date2)
+            F.interpolate(date, **self.encoder_resolution) for date in (date1, date2)
         )
         maps = [
             [level if isinstance(level, torch.Tensor) else level[0] for level in levels]
@@ -118,6 +121,13 @@ def as_the_toolbox() -> Iterator[None]:
 
     def join_levels(fusion: Any, maps: Any, size: Any, **resizing: Any) -> Any:
         return fusion(torch.cat([resize(level, size, **resizing) for level in maps], dim=1))
+
+    def run_unit(self: Any, unit: str, x: torch.Tensor) -> torch.Tensor:
+        normed = getattr(self, f'bn{unit}')(getattr(self, f'conv{unit}')(x))
+        return self.dropout(F.relu(normed))
+
+    def overwrite(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return F.silu(x, inplace=True)
 
     others = dict(
         on_both_dates=in_turn,
@@ -134,6 +144,8 @@ def as_the_toolbox() -> Iterator[None]:
     results = EncoderDecoder.postprocess_result
     places += [
         (BAN, 'extract_feat', encode_in_turn),
+        (FC_EF.__base__, '_run', run_unit),
+        (nn.SiLU, 'forward', overwrite),
         (BitemporalEncoderDecoder, 'postprocess_result', results),
     ]
     replaced = [(place, name, getattr(place, name)) for place, name, _ in places]

@@ -79,6 +79,25 @@ def test_dropout_of_fcn_can_be_switched_off(kind, channels):
     assert torch.equal(keeps(*dates)[0], keeps(*dates)[0])
 
 
+def test_a_layer_of_fcn_drops_channels_as_behind_its_relu():
+    """Bit for bit, gradient too; autograd keeps the map that the next layer reads and no other."""
+    backbone = FC_EF(6, 4)
+    x = torch.randn(2, 6, 16, 16)
+    found, wanted = [], []
+    for order in (found, wanted):
+        torch.manual_seed(0)
+        backbone.zero_grad()
+        if order is found:
+            out = backbone._run('11', x)
+        else:
+            out = F.dropout2d(F.relu(backbone.bn11(backbone.conv11(x))), 0.2)
+        out.square().sum().backward()
+        order += [out, backbone.conv11.weight.grad.clone()]
+    assert (found[0] == 0).all((2, 3)).any()  # whole channels
+    for one, other in zip(found, wanted):
+        assert torch.equal(one, other)
+
+
 def test_fc_networks_repeat_the_edge_where_pooling_dropped_it():
     backbone = FC_EF(6, 4).eval()
     seen = {}

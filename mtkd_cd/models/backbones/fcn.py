@@ -51,7 +51,9 @@ class _FCNet(nn.Module):
 
     def _run(self, unit: str, x: Tensor) -> Tensor:
         normed = getattr(self, f'bn{unit}')(getattr(self, f'conv{unit}')(x))
-        return self.dropout(F.relu(normed, inplace=True))
+        # Channels are dropped before the ReLU, with the same result: autograd then keeps one map
+        # of the two.
+        return F.relu(self.dropout(normed), inplace=True)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """The last map of the stages 1 to 4, at strides 1, 2, 4 and 8."""

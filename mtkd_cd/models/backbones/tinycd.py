@@ -33,9 +33,7 @@ def _conv_bn(
     conv = nn.Conv2d(
         in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
     )
-    return nn.Sequential(
-        conv, nn.BatchNorm2d(out_channels), *([nn.SiLU(inplace=True)] if act else [])
-    )
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), *([nn.SiLU()] if act else []))
 
 
 class SqueezeExcitation(nn.Module):
@@ -45,7 +43,7 @@ class SqueezeExcitation(nn.Module):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, squeeze_channels, 1)
         self.fc2 = nn.Conv2d(squeeze_channels, channels, 1)
-        self.act = nn.SiLU(inplace=True)
+        self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.fc2(self.act(self.fc1(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
