@@ -186,6 +186,7 @@ def measure(
     inputs = normalised(images, card)
     wanted = predictor.probability(normalised(images, model.card)).numpy()
     np.savez_compressed(folder / f'{name}.npz', pair=inputs.numpy(), probability=wanted)
+    row['changed'] = float((wanted > card.threshold).mean())
     one = normalised(images[:1], model.card)
     network = network_of(model, '', Options())
     calls = {
@@ -250,6 +251,7 @@ def table(results: dict[str, Any]) -> str:
     columns = [
         'model',
         'weights',
+        'pixels above the threshold',
         *(f'{FORMATS[format]} {titles[kind]}: max dp, flips' for format, kind in asked),
         'dynamic .onnx in OpenVINO: max dp, flips',
         'MB',
@@ -258,7 +260,7 @@ def table(results: dict[str, Any]) -> str:
     ]
     lines = [
         f'| {" | ".join(columns)} |',
-        '|---' * (len(asked) + 3) + '|---:' * 7 + '|',
+        '|---' * (len(asked) + 4) + '|---:' * 7 + '|',
     ]
 
     def parity(found: dict[str, Any] | None) -> str:
@@ -278,6 +280,7 @@ def table(results: dict[str, Any]) -> str:
         cells = [
             f'`{name}`',
             row['weights'],
+            f'{100 * row["changed"]:.0f} %' if 'changed' in row else '-',
             *(parity(row.get(key_of(*kind))) for kind in asked),
             parity(row.get('parity_openvino')),
             f'{size / 1e6:.1f}' if size else '-',
