@@ -66,6 +66,7 @@ from mtkd_cd.data.synthetic import make_dataset
 # Before `as_the_toolbox` replaces what they import.
 from mtkd_cd.models import backbones, decode_heads, necks  # noqa: F401
 from mtkd_cd.models.backbones import FC_EF
+from mtkd_cd.models.decode_heads.bit import CrossAttention
 from mtkd_cd.models.detectors.ban import BAN
 from mtkd_cd.models.detectors.encoder_decoder import BitemporalEncoderDecoder
 from mtkd_cd.models.mtkd.stacking import Asking
@@ -96,8 +97,9 @@ def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
 @contextmanager
 def as_the_toolbox() -> Iterator[None]:
     """Inside, networks are built with mmcv's attention and run once for each date, heads resize all
-    levels before they join and convolve them, FC networks drop channels behind their ReLU,
-    torchvision's SiLU overwrites its input, and accuracy and results are mmseg's."""
+    levels before they join and convolve them, BIT's pixels hold their weights of all tokens side by
+    side, FC networks drop channels behind their ReLU, torchvision's SiLU overwrites its input, and
+    accuracy and results are mmseg's."""
 
     def in_turn(function: Callable, date1: Any, date2: Any, weights: object) -> tuple[Any, Any]:
         return function(date1), function(date2)
@@ -126,6 +128,14 @@ def as_the_toolbox() -> Iterator[None]:
         normed = getattr(self, f'bn{unit}')(getattr(self, f'conv{unit}')(x))
         return self.dropout(F.relu(normed))
 
+    def attend(self: Any, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        query, key, value = (
+            self._heads(linear(given))
+            for linear, given in ((self.to_q, x), (self.to_k, reference), (self.to_v, reference))
+        )
+        weights = (query @ key.transpose(-2, -1) * self.scale).softmax(-1)
+        return self.fc_out((weights @ value).transpose(1, 2).flatten(2))
+
     def overwrite(self: Any, x: torch.Tensor) -> torch.Tensor:
         return F.silu(x, inplace=True)
 
@@ -145,6 +155,7 @@ def as_the_toolbox() -> Iterator[None]:
     places += [
         (BAN, 'extract_feat', encode_in_turn),
         (FC_EF.__base__, '_run', run_unit),
+        (CrossAttention, 'forward', attend),
         (nn.SiLU, 'forward', overwrite),
         (BitemporalEncoderDecoder, 'postprocess_result', results),
     ]
