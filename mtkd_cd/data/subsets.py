@@ -294,7 +294,8 @@ class IgnoreEveryPixel(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add the label to the results."""
-        results['gt_seg_map'] = np.full(results['ori_shape'][:2], IGNORE_INDEX, np.uint8)
+        # Of the images as they are here: they may have been resized.
+        results['gt_seg_map'] = np.full(results['img_shape'][:2], IGNORE_INDEX, np.uint8)
         results.setdefault('seg_fields', []).append('gt_seg_map')
         return results
 

@@ -392,8 +392,13 @@ def set_image_size(cfg: Config, size: int) -> None:
     pixels. Crops in training and windows in prediction get that size."""
     if 'image_size' in cfg:
         cfg.image_size = size
+    training = [
+        pipeline
+        for name in ('train_dataloader', 'student_train_dataloader')
+        for pipeline in _pipelines(cfg.get(name) or {})
+    ]
     for pipeline in _pipelines(cfg):
-        _resize_images(pipeline, size)
+        _resize_images(pipeline, size, any(pipeline is one for one in training))
     _set_crops(cfg, size)
     _set_windows(cfg, size)
 
@@ -444,7 +449,7 @@ def _set_windows(cfg: Config, size: int) -> None:
             node.crop_size = (size, size)
 
 
-def _resize_images(pipeline: list, size: int) -> None:
+def _resize_images(pipeline: list, size: int, trains: bool) -> None:
     """Set the target of the pipeline's resizing, or begin it: before the labels of a test are
     loaded, which predictions are compared with at their own size, and after those of training."""
     for step in pipeline:
@@ -453,7 +458,7 @@ def _resize_images(pipeline: list, size: int) -> None:
             return
     after = (
         'MultiImgLoadAnnotations'
-        if any(is_type(step, 'MultiImgRandomCrop') for step in pipeline)
+        if trains or any(is_type(step, 'MultiImgRandomCrop') for step in pipeline)
         else 'MultiImgLoadImageFromFile'
     )
     place = next((index for index, step in enumerate(pipeline) if is_type(step, after)), None)
@@ -463,8 +468,8 @@ def _resize_images(pipeline: list, size: int) -> None:
         )
 
 
-def _pipelines(cfg: Config) -> list[list]:
-    """Every list of a config that loads pairs, each once."""
+def _pipelines(cfg: Any) -> list[list]:
+    """Every list of a config, or of a part of it, that loads pairs, each once."""
     found: dict[int, list] = {}
     for node in nodes(cfg):
         for value in node.values():

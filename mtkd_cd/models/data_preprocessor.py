@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
 from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import MODELS
 
+_NONE = (0, 0, 0, 0)
 # Of both dates: BGR to RGB and back.
 _PAIR_CHANNELS = 6
 
@@ -20,7 +22,8 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
     """Swap channels, normalise, pad at the right and the bottom, and stack pairs of images.
 
     Each sample's metainfo gets ``img_shape`` and ``pad_shape``, (h, w) before and after padding,
-    and ``padding_size``, (left, right, top, bottom).
+    and ``padding_size``, (left, right, top, bottom). In testing this counts what a pipeline's
+    ``MultiImgPad`` added too, which the labels lose again.
 
     Args:
         mean: Means of both dates' channels after the swap: a number for each, or one for all.
@@ -95,7 +98,8 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
 
         Raises:
             UserError: Images of a test batch differ in size, or of any batch in their channels;
-                ``mean`` doesn't fit the channels.
+                ``mean`` doesn't fit the channels; a training image that has to be padded and its
+                label differ in size.
         """
         data = self.cast_data(data)
         images = list(data['inputs'])
@@ -111,7 +115,9 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
         if samples is not None:
             for sample, shape in zip(samples, shapes):
                 padding = (0, target[1] - shape[1], 0, target[0] - shape[0])
-                if training and any(padding):
+                if not training:
+                    padding = _with_own_padding(sample, padding)
+                elif any(padding):
                     _pad_labels(sample, shape, padding, self.seg_pad_val)
                 sample.set_metainfo(
                     {'img_shape': shape, 'pad_shape': target, 'padding_size': padding}
@@ -175,10 +181,41 @@ def _target_shape(
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
+def _with_own_padding(
+    sample: SegDataSample, padding: tuple[int, int, int, int]
+) -> tuple[int, int, int, int]:
+    """``padding`` and what the sample's pipeline padded its image by; the labels lose theirs."""
+    left, right, top, bottom = sample.metainfo.get('label_padded', _NONE)
+    if any((left, right, top, bottom)):
+        for name, field in sample.items():
+            if name.startswith('gt_') and isinstance(field, PixelData):
+                height, width = field.shape
+                kept = field.data[..., top : height - bottom, left : width - right]
+                sample.set_data({name: PixelData(data=kept)})
+        sample.set_metainfo({'label_padded': _NONE})
+    own = sample.metainfo.get('padded', _NONE)
+    return tuple(map(sum, zip(padding, own)))  # type: ignore[return-value]
+
+
 def _pad_labels(
-    sample: object, shape: tuple[int, int], padding: tuple[int, int, int, int], value: int
+    sample: SegDataSample,
+    shape: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    value: int,
 ) -> None:
-    """Pad whatever ground truth of the image's size the sample has."""
-    for name, field in sample.items():  # type: ignore[attr-defined]
-        if name.startswith('gt_') and isinstance(field, PixelData) and tuple(field.shape) == shape:
-            sample.set_data({name: PixelData(data=F.pad(field.data, padding, value=value))})  # type: ignore[attr-defined]
+    """Pad whatever ground truth of the image's size the sample has.
+
+    Raises:
+        UserError: The label has another size: beside a padded image its pixels would be elsewhere.
+    """
+    for name, field in sample.items():
+        if not name.startswith('gt_') or not isinstance(field, PixelData):
+            continue
+        if tuple(field.shape) == shape:
+            sample.set_data({name: PixelData(data=F.pad(field.data, padding, value=value))})
+        elif name == 'gt_sem_seg':
+            raise UserError(
+                f'{sample.metainfo.get("img_path", "a pair")}: its label is (h, w) = '
+                f'{tuple(field.shape)} and its image {shape} in training: load the annotations '
+                'before the images are resized'
+            )

@@ -115,6 +115,16 @@ def test_image_size_resizes_images_of_training_and_tests_alike():
     assert 'resized to (96, 96)' in adjust.describe_scale(cfg)
 
 
+def test_training_label_is_resized_with_its_image_where_nothing_is_cropped():
+    cfg = load('origin')
+    del cfg.train_dataloader.dataset.pipeline[3]
+    adjust.set_image_size(cfg, 96)
+    for loader, comes_after in (('train_dataloader', True), ('test_dataloader', False)):
+        order = [step.type for step in cfg[loader].dataset.pipeline]
+        after = order.index('MultiImgResize') > order.index('MultiImgLoadAnnotations')
+        assert after == comes_after
+
+
 def test_window_of_resized_images_is_theirs():
     cfg = load('partition')
     adjust.set_image_size(cfg, 96)

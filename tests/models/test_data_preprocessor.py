@@ -9,6 +9,7 @@ from mmseg.structures import SegDataSample
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.data_preprocessor import DualInputSegDataPreProcessor
+from mtkd_cd.models.mtkd.normalisation import InputConverter
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 BENCHMARK = {
@@ -110,6 +111,42 @@ def test_testing_leaves_the_label_and_pads_by_test_cfg_only():
     output = DualInputSegDataPreProcessor(size_divisor=32)(batch)
     assert output['inputs'].shape == (2, 6, 40, 50)
     assert output['data_samples'][0].padding_size == (0, 0, 0, 0)
+
+
+def test_padding_of_a_test_pipeline_is_taken_away_from_prediction_and_label():
+    """The preprocessor tells of both paddings; the label loses the one that it got."""
+    image = torch.randint(0, 256, (6, 64, 64), dtype=torch.uint8)
+    label = torch.full((1, 64, 64), 255)
+    label[:, :40, 14:] = torch.randint(0, 2, (1, 40, 50))
+    sample = SegDataSample(metainfo=dict(padded=(14, 0, 0, 24), label_padded=(14, 0, 0, 24)))
+    sample.set_data(dict(gt_sem_seg=PixelData(data=label)))
+    preprocessor = DualInputSegDataPreProcessor(test_cfg=dict(size=(70, 64)))
+    for _ in range(2):  # a sample that is tested again has lost its padding already
+        (found,) = preprocessor(dict(inputs=[image], data_samples=[sample]))['data_samples']
+        assert found.padding_size == (14, 0, 0, 30)
+        assert torch.equal(found.gt_sem_seg.data, label[:, :40, 14:])
+
+
+def test_training_label_of_another_size_beside_a_padded_image_is_refused():
+    batch = make_batch((40, 50))
+    batch['inputs'] = [batch['inputs'][0][:, :20, :25]]
+    with pytest.raises(
+        UserError, match=r'its label is \(h, w\) = \(40, 50\) and its image \(20, 2'
+    ):
+        DualInputSegDataPreProcessor(**BENCHMARK)(batch, training=True)
+
+
+@pytest.mark.parametrize('channels', [6, 8, 12])
+def test_batch_of_one_preprocessor_is_converted_to_that_of_another(channels):
+    """Colours are swapped where preprocessors swap them: in pairs of six channels."""
+    batch = make_batch((8, 9), channels=channels)
+    swapping = DualInputSegDataPreProcessor(mean=[120.0], std=[57.0], bgr_to_rgb=True)
+    plain = DualInputSegDataPreProcessor(
+        mean=[float(i) for i in range(channels)], std=[float(i + 1) for i in range(channels)]
+    )
+    for source, target in ((swapping, plain), (plain, swapping)):
+        found = InputConverter(source, target)(source(batch)['inputs'])
+        torch.testing.assert_close(found, target(batch)['inputs'], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize('training', [True, False])

@@ -98,7 +98,9 @@ def test_padding_is_cut_off_and_the_rest_resized_to_the_original(key, build_mode
     assert result.pred_sem_seg.data.all()
 
 
-@pytest.mark.parametrize(('direction', 'dim'), [('horizontal', -1), ('vertical', -2)])
+@pytest.mark.parametrize(
+    ('direction', 'dim'), [('horizontal', (-1,)), ('vertical', (-2,)), ('diagonal', (-2, -1))]
+)
 def test_flips_are_undone(direction, dim, build_model):
     logits = torch.randn(1, 2, 6, 9)
     (result,) = build_model('fc_ef').postprocess_result(

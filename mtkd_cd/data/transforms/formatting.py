@@ -19,6 +19,9 @@ _FIELDS = {
     'gt_seg_map_to': 'gt_sem_seg_to',
 }
 
+# Metainfo without which a prediction cannot be brought back to the stored image.
+_ALWAYS = ('padded', 'label_padded')
+
 
 @TRANSFORMS.register_module()
 class MultiImgPackSegInputs(MultiImgTransform):
@@ -29,7 +32,8 @@ class MultiImgPackSegInputs(MultiImgTransform):
     ``gt_sem_seg_from`` and ``gt_sem_seg_to``, (1, H, W) int64.
 
     Args:
-        meta_keys: Results that become metainfo, where they exist.
+        meta_keys: Results that become metainfo, where they exist; ``padded`` and ``label_padded``
+            of :class:`~mtkd_cd.data.transforms.geometric.MultiImgPad` do in any case.
     """
 
     def __init__(
@@ -54,9 +58,8 @@ class MultiImgPackSegInputs(MultiImgTransform):
         packed = {}
         if 'img' in results:
             packed['inputs'] = torch.from_numpy(_stacked(results['img']))
-        sample = SegDataSample(
-            metainfo={key: results[key] for key in self.meta_keys if key in results}
-        )
+        keys = (*self.meta_keys, *_ALWAYS)
+        sample = SegDataSample(metainfo={key: results[key] for key in keys if key in results})
         for key, field in _FIELDS.items():
             if key in results:
                 sample.set_data(

@@ -1,7 +1,7 @@
 """Resizing, rotating, cropping, flipping, padding: every transform here makes one draw for both
 dates and the labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import mmcv
@@ -26,6 +26,7 @@ _FLIP_CODES = {'horizontal': 1, 'vertical': 0, 'diagonal': -1}
 # By the number of counter-clockwise quarter turns.
 _TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 _MAX_CROP_TRIES = 10
+_PADDINGS = ('padded', 'label_padded')  # what `MultiImgPad` notes: of the images, of the labels
 
 
 @TRANSFORMS.register_module()
@@ -65,6 +66,13 @@ class MultiImgResize(MultiImgTransform):
         h, w = results['img'][0].shape[:2]
         scale = self._scale_of(h, w)
         size = rescale_size((w, h), scale) if self.keep_ratio else scale
+        _map_padding(
+            results,
+            lambda left, right, top, bottom: (
+                *(round(side * size[0] / w) for side in (left, right)),
+                *(round(side * size[1] / h) for side in (top, bottom)),
+            ),
+        )
         if size != (w, h):
             map_images(
                 results,
@@ -387,6 +395,14 @@ class MultiImgRandomFlip(MultiImgTransform):
         direction = self._choices[np.random.choice(len(self._choices), p=self._probabilities)]
         if direction is not None:
             map_all(results, lambda image: cv2.flip(image, _FLIP_CODES[direction]))
+            rows, columns = _DIRECTIONS[direction]
+            _map_padding(
+                results,
+                lambda left, right, top, bottom: (
+                    *((right, left) if columns else (left, right)),
+                    *((bottom, top) if rows else (top, bottom)),
+                ),
+            )
         results['flip_direction'] = _combine(results.get('flip_direction'), direction)
         results['flip'] = results['flip_direction'] is not None
         return results
@@ -418,6 +434,10 @@ class MultiImgExchangeTime(MultiImgTransform):
 class MultiImgPad(MultiImgTransform):
     """Pad both dates and the labels at the right and the bottom; writes ``pad_shape``,
     ``pad_fixed_size``, ``pad_size_divisor``.
+
+    Also writes ``padded``, (left, right, top, bottom) pixels of the images that are no part of the
+    stored ones, and ``label_padded``, the same of the labels that have been loaded. In a test the
+    data preprocessor has both taken away again.
 
     Args:
         size: Target (w, h).
@@ -459,8 +479,13 @@ class MultiImgPad(MultiImgTransform):
                 value = (value,) * image.shape[2]
             return mmcv.impad(image, shape=shape, pad_val=value, padding_mode=self.padding_mode)
 
+        h, w = results['img'][0].shape[:2]
         map_images(results, lambda image: pad(image, self.pad_val['img']))
         map_labels(results, lambda label: pad(label, self.pad_val['seg']))
+        new_h, new_w = results['img_shape']
+        for key in _PADDINGS if results.get('seg_fields') else _PADDINGS[:1]:
+            left, right, top, bottom = results.get(key, (0, 0, 0, 0))
+            results[key] = (left, right + new_w - w, top, bottom + new_h - h)
         results.update(
             pad_shape=results['img_shape'],
             pad_fixed_size=self.size,
@@ -530,6 +555,15 @@ class MultiImgRandomCutOut(MultiImgTransform):
                 box_w, box_h = int(box_w * w), int(box_h * h)
             boxes.append((slice(y, y + box_h), slice(x, x + box_w)))
         return boxes
+
+
+def _map_padding(
+    results: dict, function: Callable[[int, int, int, int], tuple[int, int, int, int]]
+) -> None:
+    """Replace what :class:`MultiImgPad` noted by a function of left, right, top and bottom."""
+    for key in _PADDINGS:
+        if key in results:
+            results[key] = function(*results[key])
 
 
 def _degree_range(degree: float | Sequence[float]) -> tuple[float, float]:

@@ -25,6 +25,8 @@ from mtkd_cd.registry import MODELS
 _WINDOWS_PER_PASS = 8
 # All our networks take images of this size.
 _SAFE_SIDE = 32
+# Axes that a flip reverses, by its direction.
+_FLIPPED = {'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2, -1)}
 
 
 class BitemporalEncoderDecoder(EncoderDecoder):
@@ -212,7 +214,7 @@ class BitemporalEncoderDecoder(EncoderDecoder):
         _, height, width = logits.shape
         logits = logits[:, top : height - bottom, left : width - right]
         if meta.get('flip'):
-            logits = logits.flip(-1 if meta['flip_direction'] == 'horizontal' else -2)
+            logits = logits.flip(_FLIPPED[meta['flip_direction']])
         size = tuple(meta['ori_shape'][:2])
         if logits.shape[1:] == size:
             return logits.clone()  # not a view, which would keep the batch in memory

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+_PAIR_CHANNELS = 6
 _NUMBERS = ('_source_mean', '_source_std', '_target_mean', '_target_std')
 
 
@@ -30,7 +31,8 @@ class InputConverter:
             return inputs
         source_mean, source_std, target_mean, target_std = self._numbers_for(inputs)
         pixels = inputs * source_std + source_mean
-        if self._swap:  # RGB <-> BGR, each date on its own
+        # RGB <-> BGR, each date on its own; preprocessors swap nothing of other bands.
+        if self._swap and pixels.shape[1] == _PAIR_CHANNELS:
             pixels = pixels.unflatten(1, (-1, 3)).flip(2).flatten(1, 2)
         return (pixels - target_mean) / target_std
 

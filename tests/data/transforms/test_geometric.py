@@ -235,6 +235,27 @@ def test_pad_by_divisor_square_and_size(results):
     assert pair['gt_seg_map'][-1, -1] == 0
 
 
+def test_padding_is_noted_through_later_flips_and_resizing(results):
+    """A mark in the padded corner stays where the note says."""
+    pair = results(20, 40)
+    pair['img'] = [np.ones_like(image) for image in pair['img']]
+    for step in (
+        MultiImgPad(size_divisor=32),
+        MultiImgRandomFlip(1.0, 'diagonal'),
+        MultiImgResize(scale=(128, 96)),
+    ):
+        pair = step(pair)
+    left, right, top, bottom = pair['padded']
+    assert (left, right, top, bottom) == pair['label_padded'] == (48, 0, 36, 0)
+    stored = pair['img'][0][top + 3 :, left + 3 :]
+    assert stored.all()
+    assert not pair['img'][0][: top - 3, : left - 3].any()
+    unlabelled = {key: value for key, value in results(20, 40).items() if key != 'gt_seg_map'}
+    padded = MultiImgPad(size_divisor=32)(dict(unlabelled, seg_fields=[]))
+    assert padded['padded'] == (0, 24, 0, 12)
+    assert 'label_padded' not in padded
+
+
 def test_cutout_leaves_the_label_unless_told(results):
     pair = results()
     np.random.seed(0)
