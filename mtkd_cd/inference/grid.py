@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -27,6 +27,7 @@ _LEAST_PEAK = 25.0
 _LEAST_AGREEING = 3
 _AGREEMENT = 1.0  # pixels
 _WGS84 = 'EPSG:4326'
+_PLANE = 3857  # EPSG code of a CRS in which pixels without a CRS are warped
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class Warp:
             that a pixel does not depend on the window it is read in.
         nodata: Value of the pixels that nothing covers; ``None``: an alpha band tells.
         shift: Pixels of the grid by which the raster's content lies right and below.
-        crs: CRS to read the raster in, instead of its own.
+        source: Where the raster's pixels are taken to lie, instead of where it says.
+        alpha: Band of the raster that says where it is valid.
     """
 
     grid: Grid
@@ -169,16 +171,29 @@ class Warp:
     scale: tuple[float, float]
     nodata: float | None
     shift: tuple[float, float] = (0.0, 0.0)
-    crs: Any = None
+    source: Grid | None = None
+    alpha: int | None = None
+
+    def alpha_of(self, warped: Any) -> int | None:
+        """The band of what :meth:`open` gives that says where it is valid, if there is one."""
+        if self.nodata is not None:
+            return None
+        return warped.count if self.alpha is None else self.alpha
 
     @contextmanager
     def open(self, dataset: Any) -> Iterator[Any]:
-        """A rasterio dataset on the grid; its last band is alpha if ``nodata`` is ``None``."""
+        """A rasterio dataset on the grid, with an alpha band if ``nodata`` is ``None``."""
         vrt = require('rasterio.vrt', 'geo', 'a raster')
         enums = require('rasterio.enums', 'geo', 'a raster')
-        crs = self.crs or dataset.crs
+        source = self.source or Grid.of(dataset)
+        if source.crs is None and self.grid.crs is None:
+            # GDAL warps from a CRS to a CRS: any will do, if it is one.
+            anywhere = require('rasterio.crs', 'geo', 'a raster').CRS.from_epsg(_PLANE)
+            source, crs = replace(source, crs=anywhere), anywhere
+        else:
+            crs = self.grid.crs
         options: dict[str, Any] = dict(
-            crs=self.grid.crs,
+            crs=crs,
             transform=self.grid.transform,
             width=self.grid.width,
             height=self.grid.height,
@@ -187,19 +202,20 @@ class Warp:
             XSCALE=f'{self.scale[0]:.17g}',
             YSCALE=f'{self.scale[1]:.17g}',
         )
-        if self.crs is not None:
-            options.update(src_crs=crs)
-        if self.shift != (0.0, 0.0):
-            options.update(src_transform=self._shifted(dataset, crs))
+        if source.crs != dataset.crs:
+            options.update(src_crs=source.crs)
+        if self.source is not None or self.shift != (0.0, 0.0):
+            options.update(src_transform=self._shifted(source, crs))
         if self.nodata is None:
-            options.update(add_alpha=True)
+            options.update(add_alpha=self.alpha is None)
         else:
             options.update(src_nodata=self.nodata, nodata=self.nodata, UNIFIED_SRC_NODATA='NO')
         with vrt.WarpedVRT(dataset, **options) as warped:
             yield warped
 
-    def _shifted(self, dataset: Any, crs: Any) -> Any:
-        """The raster's transform, moved so that its content falls on the grid's."""
+    def _shifted(self, source: Grid, crs: Any) -> Any:
+        """The source's transform, moved so that its content falls on the grid's, which is in
+        ``crs``."""
         affine = require('affine', 'geo', 'a raster').Affine
         centre = self.grid.width / 2, self.grid.height / 2
         xs, ys = zip(
@@ -207,9 +223,9 @@ class Warp:
             self.grid.transform * (centre[0] - self.shift[0], centre[1] - self.shift[1]),
         )
         warp = require('rasterio.warp', 'geo', 'a raster')
-        if crs != self.grid.crs:
-            xs, ys = warp.transform(self.grid.crs, crs, xs, ys)
-        return affine.translation(xs[1] - xs[0], ys[1] - ys[0]) * dataset.transform
+        if source.crs != crs:
+            xs, ys = warp.transform(crs, source.crs, xs, ys)
+        return affine.translation(xs[1] - xs[0], ys[1] - ys[0]) * source.transform
 
 
 def pixel_ratio(source: Grid, target: Grid) -> tuple[float, float]:
@@ -253,7 +269,7 @@ def warp_to_file(dataset: Any, warp: Warp, bands: Sequence[int], path: str | os.
         dataset: The open raster.
         warp: How.
         bands: Which of its bands, from 1.
-        path: The file to write; its bands are ``bands`` and, without nodata, alpha.
+        path: The file to write; its bands are ``bands`` and, without nodata, alpha as the last.
     """
     rasterio = require('rasterio', 'geo', 'a raster')
     grid = warp.grid
@@ -276,7 +292,7 @@ def warp_to_file(dataset: Any, warp: Warp, bands: Sequence[int], path: str | os.
         if alpha:
             colors = rasterio.enums.ColorInterp
             file.colorinterp = [colors.undefined] * len(bands) + [colors.alpha]
-        indexes = [*bands, *([warped.count] if alpha else [])]
+        indexes = [*bands, *([warp.alpha_of(warped)] if alpha else [])]
         for row in range(0, grid.height, BLOCK):
             for col in range(0, grid.width, BLOCK):
                 block = rasterio.windows.Window(

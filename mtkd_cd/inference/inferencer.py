@@ -400,9 +400,13 @@ class ChangeInferencer:
                 )
             if detector_band and self.model.routing is None:
                 raise UserError('--detector-band: only a cascade has several detectors')
+            if detector_band and targets['change'].suffix.lower() == '.png':
+                raise UserError(f'--detector-band: {out} holds one band: write a .tif')
             dates = date_a or pair.dates[0], date_b or pair.dates[1]
             pair.notes += order_notes(pair.names, dates)
-            plan = self._plan(pair, stretch, threshold, window, overlap, gsd, coregister)
+            plan = self._plan(
+                pair, stretch, threshold, window, overlap, gsd, coregister, resampling
+            )
             if detector_band and plan.factor != 1:
                 raise UserError(
                     '--detector-band: detectors are known at the resolution that is predicted at; '
@@ -451,6 +455,7 @@ class ChangeInferencer:
         overlap: float,
         gsd: str | None,
         coregister: bool,
+        resampling: str | None,
     ) -> '_Plan':
         card = self.card
         notes = list(pair.notes)
@@ -468,7 +473,7 @@ class ChangeInferencer:
         notes += _registration_notes(pair, shift, coregister)
         moved = False
         if coregister and shift is not None and shift.is_reliable:
-            pair.coregister(shift)
+            pair.coregister(shift, resampling)
             moved = True
         rule = _radiometry(pair, card, stretch)
         if _differ_in_type(pair):
@@ -530,6 +535,9 @@ class ChangeInferencer:
             probability = staged.paths.get('probability')
             if needs_probability and probability is None:
                 probability = staged.temporary('probability')
+            traced = staged.paths['change']
+            if 'vector' in targets and traced.suffix.lower() == '.png':
+                traced = staged.temporary('traced')  # a PNG has no place on the ground
             names = self.model.names if settings.with_detector else None
             writer = MapWriter(
                 pair.grid,
@@ -538,6 +546,7 @@ class ChangeInferencer:
                 probability_dtype if 'probability' in targets else 'uint8',
                 settings.threshold,
                 names,
+                traced,
             )
             served: dict[str, int] = {}
             try:
@@ -561,7 +570,14 @@ class ChangeInferencer:
             if cog and 'probability' in targets:
                 to_cog(staged.paths['probability'], 'average')
             if 'vector' in targets:
-                _write_polygons(staged, probability, detector=self.card.name, **polygons)
+                vectors = importlib.import_module('mtkd_cd.inference.vector')
+                vectors.write_polygons(
+                    traced,
+                    probability,
+                    staged.paths['vector'],
+                    detector=self.card.name,
+                    **polygons,
+                )
             staged.commit()
         areas = pair.grid.pixel_areas()
         report.update(detectors=dict(served), car=car, changed_pixels=changed)
@@ -1129,11 +1145,6 @@ def _returned(path: Path, pair: Pair) -> Iterator[Rows]:
                     probability = warped.read(1, window=place)
                     kept = pair.read(window)[3]
                     yield Rows(top, left, np.nan_to_num(probability), kept, None)
-
-
-def _write_polygons(staged: Staged, probability: Path | None, **options: Any) -> None:
-    vectors = importlib.import_module('mtkd_cd.inference.vector')
-    vectors.write_polygons(staged.paths['change'], probability, staged.paths['vector'], **options)
 
 
 def _pipeline(cfg: Any, arrays: bool) -> Compose:

@@ -94,6 +94,7 @@ class Date:
         col: Column, likewise.
         offset: Added to the values.
         nodata: Value of invalid pixels beside what the file declares.
+        source: Where the dataset's pixels are taken to lie, instead of where it says.
     """
 
     dataset: Any
@@ -103,6 +104,7 @@ class Date:
     col: int = 0
     offset: float = 0.0
     nodata: float | None = None
+    source: Grid | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -289,22 +291,19 @@ class Pair:
                 lambda window: _gray(self.a, self.b, window), self.grid.width, self.grid.height
             )
         with self.warp.open(self.b.dataset) as warped:
-            alpha = warped.count if self.warp.nodata is None else None
+            alpha = self.warp.alpha_of(warped)
             b = Date(warped, self.b.bands, alpha, nodata=self.b.nodata)
             return measure_shift(
                 lambda window: _gray(self.a, b, window), self.grid.width, self.grid.height
             )
 
-    def coregister(self, shift: Shift) -> None:
+    def coregister(self, shift: Shift, resampling: str | None = None) -> None:
         """Have B warped so that its content falls on A's, also where B is on A's grid already."""
-        self.warp = _warp(
-            self.b,
-            self.grid,
-            'bilinear' if self.warp is None else self.warp.resampling,
-            shift=(shift.right, shift.down),
-            crs=None if self.warp is None else self.warp.crs,
-            scale=None if self.warp is None else self.warp.scale,
-        )
+        moved = shift.right, shift.down
+        if self.warp is None:
+            self.warp = _warp(self.b, self.grid, resampling or 'bilinear', moved)
+        else:
+            self.warp = replace(self.warp, shift=moved)
 
     def bring_to_grid(self, path: Path) -> None:
         """Warp B to a file on the grid, once; nothing to do where it is there already."""
@@ -364,20 +363,14 @@ def _warp(
     grid: Grid,
     resampling: str | None,
     shift: tuple[float, float] = (0.0, 0.0),
-    crs: Any = None,
-    scale: tuple[float, float] | None = None,
 ) -> Warp:
     dataset = date.dataset
-    if scale is None:
-        source = Grid.of(dataset)
-        scale = pixel_ratio(replace(source, crs=crs or source.crs), grid)
-    nodata = date.nodata if date.nodata is not None else dataset.nodata
+    scale = pixel_ratio(date.source or Grid.of(dataset), grid)
+    nodata = date.nodata if dataset.nodata is None else dataset.nodata
     if nodata is None and np.dtype(dataset.dtypes[date.bands[0] - 1]).kind == 'f':
         nodata = math.nan
-    if date.alpha is not None:
-        nodata = None
     rule = resampling or ('average' if max(scale) < _TWICE_AS_FINE else 'bilinear')
-    return Warp(grid, rule, scale, nodata, shift, crs)
+    return Warp(grid, rule, scale, nodata, shift, date.source, date.alpha)
 
 
 @contextmanager
@@ -498,13 +491,14 @@ def _rasters(
         _check_georeference(path, dataset)
     bands = [_bands(path, dataset, options) for path, dataset in zip((a, b), datasets)]
     full = grids[0]
-    warp_crs = _compare(grids, (a, b), options)
-    same = warp_crs is None
+    same = _are_one_grid(grids, (a, b), options)
     window, shapes = _area(full, a, options)
     dates = [
-        Date(dataset, band, offset=offset, nodata=options.nodata)
+        Date(dataset, band, _alpha_band(dataset), offset=offset, nodata=options.nodata)
         for dataset, band, offset in zip(datasets, bands, (options.offset_a, options.offset_b))
     ]
+    if options.assume_aligned:
+        dates[1].source = full
     dates[0].row, dates[0].col = window.row, window.col
     grid = full.crop(window) if window != Window(0, 0, full.height, full.width) else full
     warp = None
@@ -564,10 +558,14 @@ def _check_georeference(path: str | os.PathLike, dataset: Any) -> None:
             )
 
 
-def _compare(
+def _are_one_grid(
     grids: Sequence[Grid], names: Sequence[str | os.PathLike], options: PairOptions
-) -> Any:
-    """``None`` if both are one grid, else the CRS that B is warped from."""
+) -> bool:
+    """Whether both are one grid; B is warped if they are not.
+
+    Raises:
+        UserError: B cannot be brought to A's grid.
+    """
     a, b = grids
     if options.assume_aligned:
         if (a.width, a.height) != (b.width, b.height):
@@ -575,9 +573,9 @@ def _compare(
                 f'--assume-aligned: {names[1]} is {b.width} x {b.height} pixels, but {names[0]} '
                 f'{a.width} x {a.height}: only rasters of equal size can be taken as aligned'
             )
-        return None
+        return True
     if a.same_as(b):
-        return None
+        return True
     if (a.crs is None) != (b.crs is None):
         without, other = (names[0], names[1]) if a.crs is None else (names[1], names[0])
         raise UserError(
@@ -597,7 +595,7 @@ def _compare(
             'gdal_edit.py -a_srs, or, if their pixels are the same, say --assume-aligned'
         )
     check_overlap(a, b, [os.fspath(name) for name in names])
-    return b.crs
+    return False
 
 
 def _area(
@@ -654,6 +652,13 @@ def _polygons(path: str | os.PathLike, grid: Grid) -> list[Any]:
             shapely.transform(shape, transformer.transform, interleaved=False) for shape in shapes
         ]
     return shapes
+
+
+def _alpha_band(dataset: Any) -> int | None:
+    """The band of a file that says where the others are valid."""
+    alpha = require('rasterio.enums', 'geo', 'a raster').ColorInterp.alpha
+    found = [index for index, color in zip(dataset.indexes, dataset.colorinterp) if color == alpha]
+    return found[0] if found else None
 
 
 def _bands(path: str | os.PathLike, dataset: Any, options: PairOptions) -> tuple[int, ...]:
@@ -900,6 +905,8 @@ class MapWriter:
         threshold: A pixel has changed if its probability is above it.
         detectors: Names of the detectors, for a second band of the change map that numbers the one
             that predicted each pixel.
+        traced: The change map once more, as a GeoTIFF, beside one that is a PNG; else ``change``
+            itself.
     """
 
     def __init__(
@@ -910,6 +917,7 @@ class MapWriter:
         probability_dtype: str,
         threshold: float,
         detectors: Sequence[str] | None = None,
+        traced: Path | None = None,
     ) -> None:
         self.grid = grid
         self.threshold = threshold
@@ -926,7 +934,8 @@ class MapWriter:
         try:
             if change is not None and change.suffix.lower() == '.png':
                 self._picture = change, np.zeros((grid.height, grid.width), np.uint8)
-            elif change is not None:
+                change = None if traced == change else traced
+            if change is not None:
                 self._files['change'] = self._create(change, 'uint8', NODATA, 2 if detectors else 1)
             if probability is not None:
                 nodata = NODATA if probability_dtype == 'uint8' else math.nan

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -339,6 +340,61 @@ class TestValidPixels:
             first, write_raster('b.tif', b), tmp_path / 'o.tif'
         )
         assert ((read(tmp_path / 'o.tif') == 255) == (alpha[0] == 0)).all()
+
+    @pytest.mark.parametrize('gsd', [None, 'model'])
+    def test_alpha_band_of_a_warped_date_says_what_is_valid(
+        self, write_raster, scene, inferencer_of, tmp_path, read, gsd
+    ):
+        a, b = scene(50, 60)
+        alpha = np.full((1, 50, 60), 255, np.uint8)
+        alpha[0, 10:20, 30:40] = 0
+        # Half a metre aside: another grid, on which the nearest pixel is that of the same place.
+        aside = (500_000.5, 4_800_000.0)
+        second = write_raster(
+            'b.tif', np.concatenate([b, alpha]), origin=aside, photometric='RGB', ALPHA='YES'
+        )
+        inferencer_of(Difference(), gsd_m=5.0 if gsd else None).predict_raster(
+            write_raster('a.tif', a), second, tmp_path / 'o.tif', gsd=gsd, resampling='nearest'
+        )
+        change = read(tmp_path / 'o.tif')
+        assert ((change == 255) == (alpha[0] == 0)).all()
+        if gsd is None:
+            valid = alpha[0] != 0
+            assert (change[valid] == (difference(a, b) > 0.5)[valid]).all()
+
+    def test_another_resolution_of_a_date_that_was_warped_is_void_where_nothing_covers_it(
+        self, write_raster, scene, inferencer_of, tmp_path, read
+    ):
+        a, b = scene(50, 60)
+        second = write_raster('b.tif', b, origin=(500_070.0, 4_800_000.0))
+        inferencer_of(Difference(), gsd_m=5.0).predict_raster(
+            write_raster('a.tif', a), second, tmp_path / 'o.tif', gsd='model'
+        )
+        void = read(tmp_path / 'o.tif') == 255
+        assert void[:, :7].all()
+        assert not void[:, 7:].any()
+
+    def test_nodata_of_a_warped_date_counts_beside_that_of_the_option(
+        self, write_raster, scene, inferencer_of, tmp_path, read
+    ):
+        a, b = (np.clip(date, 1, 254) for date in scene(50, 60))
+        a[:, 5:9, 5:9] = 0
+        b[:, 20:30, 20:30] = 255
+        first = write_raster('a.tif', a)
+        voids = []
+        for origin in ((500_000.0, 4_800_000.0), (500_000.5, 4_800_000.0)):
+            inferencer_of(Difference()).predict_raster(
+                first,
+                write_raster('b.tif', b, origin=origin, nodata=255),
+                tmp_path / 'o.tif',
+                nodata=0,
+                resampling='nearest',
+                overwrite=True,
+            )
+            voids.append(read(tmp_path / 'o.tif') == 255)
+        expected = (a == 0).any(0) | (b == 255).any(0)
+        assert (voids[0] == expected).all()
+        assert (voids[1] == expected).all()
 
     def test_nothing_valid_is_refused_and_nothing_is_written(self, predicted, tmp_path):
         def damage(a, b):
@@ -727,3 +783,99 @@ def test_pictures_need_no_rasterio(tmp_path, scene, monkeypatch):
     assert result.area_m2 is None
     with pytest.raises(UserError, match=r"rasterio.*pip install 'mtkd-cd\[geo\]'"):
         inferencer.predict_raster(tmp_path / 'a.tif', tmp_path / 'b.tif', tmp_path / 'o.tif')
+
+
+class TestAssumedAlignment:
+    """B is at A's place, whatever it says: with every option that warps it too."""
+
+    @pytest.fixture
+    def probability(self, inferencer_of, tmp_path, read):
+        def predict(first, second, gsd_m=None, **options):
+            result = inferencer_of(Difference(), gsd_m=gsd_m).predict_raster(
+                first,
+                second,
+                tmp_path / 'o.tif',
+                probability=tmp_path / 'p.tif',
+                probability_dtype='float32',
+                overwrite=True,
+                **options,
+            )
+            return read(tmp_path / 'p.tif'), result
+
+        return predict
+
+    @pytest.mark.parametrize('elsewhere', [dict(origin=(500_200.0, 4_799_900.0)), dict(crs=None)])
+    def test_at_another_resolution(self, write_raster, scene, probability, elsewhere):
+        a, b = scene(50, 60)
+        first = write_raster('a.tif', a)
+        options = dict(gsd='model', gsd_m=5.0)
+        expected, _ = probability(first, write_raster('b.tif', b), **options)
+        found, _ = probability(
+            first, write_raster('c.tif', b, **elsewhere), assume_aligned=True, **options
+        )
+        np.testing.assert_array_equal(found, expected)
+
+    @pytest.mark.parametrize('elsewhere', [dict(origin=(500_200.0, 4_799_900.0)), dict(crs=None)])
+    def test_with_the_shift_taken_out(self, write_raster, probability, elsewhere):
+        a, b = _shifted_texture()
+        first = write_raster('a.tif', a)
+        expected, result = probability(first, write_raster('b.tif', b), coregister=True)
+        assert result.report['coregistered']
+        found, _ = probability(
+            first, write_raster('c.tif', b, **elsewhere), assume_aligned=True, coregister=True
+        )
+        np.testing.assert_array_equal(found, expected)
+
+    def test_shift_of_rasters_without_a_crs_is_taken_out(self, write_raster, probability):
+        a, b = _shifted_texture()
+        expected, _ = probability(
+            write_raster('a.tif', a), write_raster('b.tif', b), coregister=True
+        )
+        found, result = probability(
+            write_raster('c.tif', a, crs=None), write_raster('d.tif', b, crs=None), coregister=True
+        )
+        assert result.report['coregistered']
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+        np.testing.assert_allclose(found, expected, atol=0.02)
+
+    def test_rule_of_the_shift_is_the_one_asked_for(self, write_raster, probability):
+        a, b = _shifted_texture()
+        first, second = write_raster('a.tif', a), write_raster('b.tif', b)
+        found, result = probability(first, second, coregister=True, resampling='nearest')
+        assert result.report['grid']['resampling'] == 'nearest'
+        # Whole pixels: date B's values themselves.
+        assert np.nanmax(found) == 0
+
+
+def _shifted_texture():
+    """(3, 256, 256) uint8 of A, and of B the same 4 pixels to the right and 3 up."""
+    noise = np.random.default_rng(1).integers(0, 255, (280, 280)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 1.5)
+    texture = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    a, b = texture[10:266, 10:266], texture[13:269, 6:262]
+    return np.repeat(a[None], 3, 0), np.repeat(b[None], 3, 0)
+
+
+def test_polygons_beside_a_picture_of_a_georeferenced_pair_are_on_the_ground(
+    write_raster, scene, inferencer_of, tmp_path
+):
+    raw = pytest.importorskip('pyogrio.raw')
+    a, b = scene(50, 60)
+    first, second = write_raster('a.tif', a), write_raster('b.tif', b)
+    found = []
+    for name in ('o.tif', 'o.png'):
+        inferencer_of(Difference()).predict_raster(
+            first,
+            second,
+            tmp_path / name,
+            vector=tmp_path / 'v.gpkg',
+            min_area=300.0,
+            overwrite=True,
+        )
+        meta, _, geometries, _ = raw.read(tmp_path / 'v.gpkg')
+        found.append((meta['crs'], geometries.tolist()))
+    assert found[0][0] == UTM
+    assert found[0][1]
+    assert found[0] == found[1]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ['a.tif', 'b.tif', 'o.png', 'o.tif', 'v.gpkg']
