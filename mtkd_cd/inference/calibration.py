@@ -22,9 +22,13 @@ from mtkd_cd.evaluation.statistics import bootstrap_intervals
 
 RULE = 'best pooled F1 of change on validation among 101 thresholds, nearest to 0.5 among equals'
 NUM_THRESHOLDS = 101
-_LIMIT = 20.0  # margins beyond are counted at it: their probability is 2e-9
-_BINS = 2000
-_EDGES = np.linspace(-_LIMIT, _LIMIT, _BINS + 1)
+_FINE = np.linspace(0, 20, 1001)
+# A large temperature brings margins of hundreds back to probabilities that matter. Those beyond the
+# last edge are counted there.
+_COARSE = np.geomspace(20, 2000, 201)[1:]
+_POSITIVE = np.concatenate([_FINE, _COARSE])
+_EDGES = np.concatenate([-_POSITIVE[:0:-1], _POSITIVE])
+_BINS = len(_EDGES) - 1
 _CENTRES = (_EDGES[:-1] + _EDGES[1:]) / 2
 _LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
 
@@ -98,16 +102,13 @@ class MarginCounts:
     def __init__(self) -> None:
         self._images: list[np.ndarray] = []
 
-    def add(self, probability: np.ndarray, label: np.ndarray, ignore_index: int = 255) -> None:
+    def add(self, margin: np.ndarray, label: np.ndarray, ignore_index: int = 255) -> None:
         """Count an image.
 
         Args:
-            probability: (H, W) of change, with temperature 1.
+            margin: (H, W) log-odds of change, with temperature 1.
             label: (H, W): 0, 1 or ``ignore_index``.
         """
-        tiny = np.finfo(np.float32).tiny
-        clipped = np.clip(probability.astype(np.float64), tiny, 1 - 2**-53)
-        margin = np.log(clipped) - np.log1p(-clipped)
         # A margin of exactly 0 is no change, so bins are open on the left.
         index = np.searchsorted(_EDGES, margin, side='left') - 1
         index = np.clip(index, 0, _BINS - 1)
@@ -138,7 +139,7 @@ class MarginCounts:
                 'chosen; leave the validation out'
             )
         temperature = _best_temperature(pooled)
-        calibrated = 1 / (1 + np.exp(-_CENTRES / temperature))
+        calibrated = np.exp(-np.logaddexp(0, -_CENTRES / temperature))
         thresholds = np.linspace(0, 1, NUM_THRESHOLDS)
         curve, f1 = _curve(pooled, calibrated, thresholds)
         rule = RULE

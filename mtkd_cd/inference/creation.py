@@ -22,11 +22,14 @@ from mtkd_cd.inference.predictor import (
     Model,
     TorchPredictor,
     change_probability,
+    logit_margin,
     model_from_config,
+    predict_samples,
 )
 from mtkd_cd.registry import DATASETS
 
 _GOLDEN_SIDE = 256  # at most, so that bundles stay small
+_CERTAIN = 1e4  # log-odds of a probability of 1, which are infinite
 
 
 def gather_contents(
@@ -106,12 +109,12 @@ def _counts(
         for sample in _predict(model, data):
             label = sample.gt_sem_seg.data.cpu().squeeze(0)
             side = max(side, *sample.img_shape[:2])
-            probability = change_probability(sample.seg_logits.data[None].float())
-            if probability.shape[1:] != label.shape:
-                probability = torch.nn.functional.interpolate(
-                    probability[None], tuple(label.shape), mode='bilinear', align_corners=False
+            margin = logit_margin(sample.seg_logits.data[None].double()).clamp(-_CERTAIN, _CERTAIN)
+            if margin.shape[1:] != label.shape:
+                margin = torch.nn.functional.interpolate(
+                    margin[None], tuple(label.shape), mode='bilinear', align_corners=False
                 )[0]
-            counts.add(probability[0].cpu().numpy(), label.numpy())
+            counts.add(margin[0].cpu().numpy(), label.numpy())
         if progress is not None:
             progress(len(counts), total)
     return counts, side
@@ -134,10 +137,14 @@ def _predict(model: Model, data: Mapping[str, Any]) -> list[Any]:
     with torch.no_grad():
         first = model.predictor(model.names[0])
         assert isinstance(first, TorchPredictor)
-        found = first.detector.predict(inputs, samples)
+        found = predict_samples(first.detector, inputs, samples, keep_logits=True)
         if model.routing is None:
             return found
-        cars = np.array([float(sample.pred_sem_seg.data.double().mean()) for sample in found])
+        changes = [
+            change_probability(sample.seg_logits.data[None]) > model.card.threshold
+            for sample in found
+        ]
+        cars = np.array([float(change.double().mean()) for change in changes])
         serving = [model.routing.detectors[int(i)] for i in model.routing.serving(cars)]
         for index, name in enumerate(serving):
             if name == model.names[0]:
@@ -146,7 +153,9 @@ def _predict(model: Model, data: Mapping[str, Any]) -> list[Any]:
             assert isinstance(predictor, TorchPredictor)
             own = inputs[index : index + 1]
             converted = predictor.convert(own) if predictor.convert else own
-            found[index] = predictor.detector.predict(converted, [samples[index]])[0]
+            found[index] = predict_samples(
+                predictor.detector, converted, [samples[index]], keep_logits=True
+            )[0]
         return found
 
 

@@ -103,16 +103,50 @@ class TorchPredictor:
         inputs = self.convert(pairs) if self.convert else pairs
         detector = self._prepared.detector
         with torch.no_grad():
-            if samples is None and _slides(detector):
-                meta = dict.fromkeys(('img_shape', 'pad_shape', 'ori_shape'), inputs.shape[2:])
-                logits = detector.whole_inference(inputs, [meta] * len(inputs))
-                predicted = detector.postprocess_result(logits)
-            else:
-                predicted = detector.predict(inputs, samples)
+            predicted = predict_samples(
+                detector,
+                inputs,
+                samples,
+                whole=samples is None and _slides(detector),
+                keep_logits=self.temperature != 1,
+            )
             return [
                 change_probability(sample.seg_logits.data[None].float(), self.temperature)[0]
                 for sample in predicted
             ]
+
+
+def predict_samples(
+    detector: Any,
+    pairs: Tensor,
+    samples: list[SegDataSample] | None = None,
+    *,
+    whole: bool = False,
+    keep_logits: bool = False,
+) -> list[SegDataSample]:
+    """What ``detector.predict`` gives.
+
+    Args:
+        detector: In mmseg's form.
+        pairs: (N, 2C, H, W).
+        samples: Whose metainfo says what was padded and resized.
+        whole: Whether each pair is one window, also where a test would slide smaller ones.
+        keep_logits: Whether ``seg_logits`` of a sigmoid head are logits, of no change (0) and of
+            change, where the detector lets us see them. mmseg gives the probability, which is 1
+            in float32 from a logit of 17 on: a temperature above 1 would leave it there.
+    """
+    if not (whole or (keep_logits and hasattr(detector, 'postprocess_result'))):
+        return detector.predict(pairs, samples)
+    if samples is None:
+        size = pairs.shape[2:]
+        meta = dict(img_shape=size, pad_shape=size, ori_shape=size, padding_size=(0, 0, 0, 0))
+        metas = [meta] * len(pairs)
+    else:
+        metas = [sample.metainfo for sample in samples]
+    logits = (detector.whole_inference if whole else detector.inference)(pairs, metas)
+    if keep_logits and logits.shape[1] == 1:
+        logits = torch.cat((torch.zeros_like(logits), logits), 1)
+    return detector.postprocess_result(logits, samples)
 
 
 def _slides(detector: Any) -> bool:
@@ -134,17 +168,29 @@ def change_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Raises:
         UserError: Another number of channels.
     """
+    if logits.shape[1] == 1 and temperature == 1:
+        return logits[:, 0]
+    margin = logit_margin(logits)
+    probability = (margin / temperature).sigmoid()
     if logits.shape[1] == 1:
-        probability = logits[:, 0]
-        return probability if temperature == 1 else (probability.logit() / temperature).sigmoid()
+        return probability
+    # Rounding brings margins that are barely positive to one half exactly.
+    return torch.where(margin > 0, probability.clamp(min=_ABOVE_HALF), probability.clamp(max=_HALF))
+
+
+def logit_margin(logits: Tensor) -> Tensor:
+    """(N, H, W) log-odds of change of what :func:`change_probability` takes.
+
+    Raises:
+        UserError: Another number of channels.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0].logit()
     if logits.shape[1] != 2:
         raise UserError(
             f'the model has {logits.shape[1]} classes: change detectors have one or two channels'
         )
-    margin = logits[:, 1] - logits[:, 0]
-    probability = (margin / temperature).sigmoid()
-    # Rounding brings margins that are barely positive to one half exactly.
-    return torch.where(margin > 0, probability.clamp(min=_ABOVE_HALF), probability.clamp(max=_HALF))
+    return logits[:, 1] - logits[:, 0]
 
 
 @dataclass

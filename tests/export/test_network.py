@@ -1,5 +1,6 @@
 """The module that is exported computes what the predictor does."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -41,6 +42,35 @@ def test_the_graph_takes_red_green_blue_whatever_the_model_takes(tiny_detector, 
     np.testing.assert_allclose(maps.sum(1).numpy(), 1, atol=1e-6)
     assert wanted.min() < 0.4
     assert wanted.max() > 0.6
+
+
+@pytest.mark.parametrize('mode', ['whole', 'slide'])
+def test_temperature_reaches_logits_whose_probability_is_one(
+    tiny_detector, card, monkeypatch, mode
+):
+    """Of a head of one channel, in torch as in the graph: float32 knows no probability between that
+    of a logit of 17 and 1."""
+
+    class OneChannel(type(tiny_detector)):
+        def encode_decode(self, inputs, metas):
+            return 10 * inputs[:, 3:4]
+
+    detector = copy.copy(tiny_detector)
+    detector.__class__ = OneChannel
+    detector.out_channels = 1
+    detector.test_cfg = ConfigDict(mode=mode, crop_size=(SIZE, SIZE), stride=(SIZE, SIZE))
+    monkeypatch.setattr(tiny_detector.decode_head, 'threshold', 0.5)
+    pairs = torch.randn(2, 6, SIZE, SIZE)
+    logits = 10 * pairs[:, 3].double()
+    assert logits.max() > 25
+    predictor = TorchPredictor(detector, temperature=8.0)
+    wanted = (logits / 8).sigmoid()
+    torch.testing.assert_close(predictor.probability(pairs).double(), wanted, atol=1e-6, rtol=0)
+    resized = predictor.probability_at(pairs, (SIZE, SIZE), [(SIZE, SIZE)] * 2)
+    torch.testing.assert_close(torch.stack(resized).double(), wanted, atol=1e-6, rtol=0)
+    with torch.no_grad():
+        graph = PairNetwork(predictor, card, 'normalised', 1).eval()(pairs)[:, 0]
+    torch.testing.assert_close(graph.double(), wanted, atol=1e-6, rtol=0)
 
 
 def test_a_window_is_predicted_whole_where_a_test_slides(tiny_detector, card, monkeypatch):

@@ -26,7 +26,7 @@ def images():
 def counted(images) -> MarginCounts:
     counts = MarginCounts()
     for probability, label in images:
-        counts.add(probability, label)
+        counts.add(np.log(probability / (1 - probability)), label)
     return counts
 
 
@@ -78,7 +78,7 @@ def test_equal_thresholds_give_the_nearest_to_a_half():
     counts = MarginCounts()
     label = np.zeros((4, 4), np.uint8)
     label[0] = 1
-    counts.add(np.where(label == 1, 0.99, 0.01), label)
+    counts.add(np.where(label == 1, 5.0, -5.0), label)
     assert counts.calibrate().threshold == 0.5
 
 
@@ -103,6 +103,25 @@ def test_scores_are_those_at_the_given_threshold(images):
 
 def test_nothing_to_choose_on_is_refused():
     counts = MarginCounts()
-    counts.add(np.full((2, 2), 0.5), np.full((2, 2), 255, np.uint8))
+    counts.add(np.zeros((2, 2)), np.full((2, 2), 255, np.uint8))
     with pytest.raises(UserError, match='no valid pixel'):
         counts.calibrate()
+
+
+def test_margins_of_hundreds_are_not_cut_off():
+    """STANet judges with margins of 100 either way."""
+    label = np.zeros((100, 100), np.uint8)
+    label[:20] = 1
+    margin = np.where(label == 1, 100.0, -100.0)
+    margin[::10] *= -1  # a tenth is wrong
+    counts = MarginCounts()
+    counts.add(margin, label)
+    found = counts.calibrate()
+    predicted = 1 / (1 + np.exp(-margin / found.temperature)) > found.threshold
+    true = (predicted & (label == 1)).sum()
+    assert found.pooled['Precision_changed'] == pytest.approx(100 * true / predicted.sum())
+    assert found.pooled['Recall_changed'] == pytest.approx(100 * true / (label == 1).sum())
+    assert (predicted == (margin > 0)).all()
+    largest = 100 / found.temperature
+    expected = np.logaddexp(0, np.where(label == 1, -1, 1) * np.sign(margin) * largest).mean()
+    assert found.likelihoods[1] == pytest.approx(expected, rel=0.03)

@@ -18,11 +18,10 @@ class Detector:
         self.name = name
 
     def predict(self, inputs, samples):
-        changed = torch.zeros(len(inputs), 1, 20, 20, dtype=torch.int64)
-        changed[:, :, 0] = 1
+        logits = torch.zeros(len(inputs), 2, 20, 20)
+        logits[:, 1, 0] = 1
         return [
-            SimpleNamespace(name=self.name, pred_sem_seg=SimpleNamespace(data=one))
-            for one in changed
+            SimpleNamespace(name=self.name, seg_logits=SimpleNamespace(data=one)) for one in logits
         ]
 
 

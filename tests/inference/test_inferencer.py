@@ -487,7 +487,7 @@ def test_probability_is_above_one_half_exactly_where_argmax_is_change():
 def test_temperature_flattens():
     logits = torch.tensor([[0.0], [2.0]])[None, :, :, None]
     assert change_probability(logits, 2.0).item() == pytest.approx(torch.tensor(1.0).sigmoid())
-    stored = torch.tensor(2.0).sigmoid().view(1, 1, 1, 1)
+    stored = torch.tensor(2.0).sigmoid().view(1, 1, 1, 1)  # as mmseg gives it
     assert change_probability(stored, 2.0).item() == pytest.approx(torch.tensor(1.0).sigmoid())
 
 
