@@ -5,6 +5,7 @@ import torch
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.decode_heads import BITHead
+from mtkd_cd.models.decode_heads.bit import CrossAttention
 
 pytestmark = pytest.mark.filterwarnings('ignore:For binary segmentation:UserWarning')
 
@@ -69,3 +70,56 @@ def test_dropout_is_for_training():
 def test_settings_that_cannot_work_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         BITHead(num_classes=2, **change)
+
+
+@pytest.mark.parametrize(('tokens', 'by_tokens'), [(3, True), (5, False)])
+def test_attention_with_projected_tokens_gives_the_same_numbers_and_gradients(
+    tokens, by_tokens, monkeypatch
+):
+    """Against softmax(q k^T) v, head by head, in float64; 4 heads of 4 channels pay for up to 4
+    tokens."""
+    torch.manual_seed(0)
+    attention = CrossAttention(8, 16, 4, 0.0).double()
+    x, reference = torch.randn(2, 7, 8).double(), torch.randn(2, tokens, 8).double()
+    asked = []
+    attention.to_q.register_forward_hook(lambda *args: asked.append(1))
+    wanted = _attended(attention, x, reference)
+    assert not asked
+    found = attention(x, reference)
+    assert asked  # something watches the queries, so they are made
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-12)
+
+    attention.to_q._forward_hooks.clear()
+    made = []
+    project = torch.nn.Linear.forward
+    monkeypatch.setattr(
+        torch.nn.Linear, 'forward', lambda self, x: made.append(self) or project(self, x)
+    )
+    gradients = []
+    for compute in (attention, lambda *args: _attended(attention, *args)):
+        attention.zero_grad()
+        out = compute(x, reference)
+        torch.testing.assert_close(out, wanted, atol=1e-12, rtol=1e-12)
+        out.square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in attention.parameters()])
+    assert (attention.to_q not in made) == by_tokens
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+
+
+def test_attention_runs_as_drawn_outside_of_training_and_inference_mode(monkeypatch):
+    attention = CrossAttention(8, 16, 4, 0.0).eval()
+    monkeypatch.setattr(attention, '_by_tokens', None)
+    attention(torch.randn(1, 7, 8), torch.randn(1, 3, 8))
+    with pytest.raises(TypeError), torch.inference_mode():
+        attention(torch.randn(1, 7, 8), torch.randn(1, 3, 8))
+
+
+def _attended(attention, x, reference):
+    parts = []
+    layers = attention.to_q, attention.to_k, attention.to_v
+    for q, k, v in zip(*(layer.weight.chunk(attention.num_heads) for layer in layers)):
+        scores = x @ q.T @ (reference @ k.T).transpose(1, 2) / x.shape[2] ** 0.5
+        parts.append(scores.softmax(2) @ (reference @ v.T))
+    project = attention.fc_out[0]
+    return torch.cat(parts, 2) @ project.weight.T + project.bias

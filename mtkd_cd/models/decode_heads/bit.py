@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.decode_heads.base import DecodeHead
-from mtkd_cd.models.layers import split_dates, stack_dates
+from mtkd_cd.models.layers import may_reorder, split_dates, stack_dates
 from mtkd_cd.registry import MODELS
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of a sequence to a reference sequence.
+    """Multi-head attention of a sequence to a reference sequence of a few tokens.
 
     Args:
         channels: Channels C of both.
@@ -40,16 +40,35 @@ class CrossAttention(nn.Module):
         )  # (N, heads, n, embed_dims / heads)
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        query, key, value = (
-            self._heads(self.to_q(x)),
-            self._heads(self.to_k(reference)),
-            self._heads(self.to_v(reference)),
-        )
-        # (N, heads, m, n) with n last: m is a handful of tokens, and a softmax over rows of a
-        # handful takes five times as long.
-        weights = ((key * self.scale) @ query.transpose(-2, -1)).softmax(-2)
+        """(N, n, C), what (N, n, C) finds in (N, m, C)."""
+        key, value = self._heads(self.to_k(reference)), self._heads(self.to_v(reference))
+        key = key * self.scale
+        # Weights are (N, heads, m, n) with n last: a softmax over rows of a handful of tokens takes
+        # five times as long.
+        if self._is_cheaper_by_tokens(reference.shape[1]):
+            return self._by_tokens(x, key, value)
+        weights = (key @ self._heads(self.to_q(x)).transpose(-2, -1)).softmax(-2)
         attended = value.transpose(-2, -1) @ weights
         return self.fc_out(attended.permute(0, 3, 1, 2).flatten(2))
+
+    def _is_cheaper_by_tokens(self, num_tokens: int) -> bool:
+        project = self.fc_out[0]
+        return (
+            self.num_heads * num_tokens <= self.to_q.out_features
+            and type(self.to_q) is type(project) is nn.Linear
+            and may_reorder(self, self.to_q, self.fc_out, project)
+        )
+
+    def _by_tokens(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The same with the query's and the output's projection applied to the tokens: a product of
+        three matrices is taken from its other end, and no query is made of each pixel."""
+        project, dropout = self.fc_out
+        by_head = project.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)
+        asked = (key @ self.to_q.weight.unflatten(0, (self.num_heads, -1))).flatten(1, 2)
+        told = (value @ by_head).flatten(1, 2)  # (N, heads * m, C), as what is asked
+        scores = (asked @ x.transpose(1, 2)).unflatten(1, (self.num_heads, -1))
+        weights = scores.softmax(-2).flatten(1, 2)  # (N, heads * m, n)
+        return dropout(weights.transpose(1, 2) @ told + project.bias)
 
 
 class TransformerLayer(nn.Module):

@@ -10,6 +10,8 @@ from mmcv.cnn.bricks import wrappers
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
+from mtkd_cd.models.layers.reorder import may_reorder
+
 
 def fuse_levels(
     fusion: ConvModule, maps: Sequence[Tensor], size: Sequence[int], **resizing: Any
@@ -17,10 +19,8 @@ def fuse_levels(
     """What ``fusion`` makes of all maps, resized and joined.
 
     A 1 x 1 convolution and a resize are both linear, in channels and in space, so they may change
-    places. In training and in inference mode each level is convolved at its own size and resized
-    after that: fewer products, and no joined map. Elsewhere, where FLOPs are counted, graphs
-    exported and predictions compiled, the layers run in the order in which the architecture is
-    drawn.
+    places. Where :func:`~mtkd_cd.models.layers.reorder.may_reorder` allows it, each level is
+    convolved at its own size and resized after that: fewer products, and no joined map.
 
     Args:
         fusion: A 1 x 1 convolution over all channels, with its norm and activation.
@@ -31,7 +31,7 @@ def fuse_levels(
     Returns:
         (N, out_channels, *size).
     """
-    if not (fusion.training or _is_inference_mode()) or not _is_plain(fusion):
+    if not _is_plain(fusion) or not may_reorder(fusion, fusion.conv):
         return fusion(torch.cat([resize(level, size, **resizing) for level in maps], dim=1))
     weights = fusion.conv.weight.split([level.shape[1] for level in maps], dim=1)
     fused: Any = None
@@ -45,13 +45,8 @@ def fuse_levels(
     return fusion.activate(fused) if fusion.with_activation else fused
 
 
-def _is_inference_mode() -> bool:
-    # torch.compile cannot follow the second question: it would cut its graph there.
-    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
-
-
 def _is_plain(fusion: ConvModule) -> bool:
-    """Whether a module is a 1 x 1 convolution that nothing watches or changes."""
+    """Whether a module is a 1 x 1 convolution, with what may come behind it."""
     conv = fusion.conv
     return (
         type(conv) in (nn.Conv2d, wrappers.Conv2d)
@@ -59,17 +54,4 @@ def _is_plain(fusion: ConvModule) -> bool:
         and conv.padding == (0, 0)
         and conv.groups == 1
         and fusion.order == ('conv', 'norm', 'act')
-        and not (_is_watched(fusion) or _is_watched(conv))
-    )
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether a module has hooks, or a method in the place of its ``forward``: activations that are
-    computed again."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or 'forward' in vars(module)
     )
