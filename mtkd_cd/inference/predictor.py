@@ -143,10 +143,11 @@ def predict_samples(
         metas = [meta] * len(pairs)
     else:
         metas = [sample.metainfo for sample in samples]
-    logits = (detector.whole_inference if whole else detector.inference)(pairs, metas)
-    if keep_logits and logits.shape[1] == 1:
-        logits = torch.cat((torch.zeros_like(logits), logits), 1)
-    return detector.postprocess_result(logits, samples)
+    with torch.inference_mode():  # as a prepared detector's `predict` does
+        logits = (detector.whole_inference if whole else detector.inference)(pairs, metas)
+        if keep_logits and logits.shape[1] == 1:
+            logits = torch.cat((torch.zeros_like(logits), logits), 1)
+        return detector.postprocess_result(logits, samples)
 
 
 def _slides(detector: Any) -> bool:

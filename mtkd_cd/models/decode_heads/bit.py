@@ -62,13 +62,13 @@ class CrossAttention(nn.Module):
     def _by_tokens(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The same with the query's and the output's projection applied to the tokens: a product of
         three matrices is taken from its other end, and no query is made of each pixel."""
-        project, dropout = self.fc_out
+        project: Any = self.fc_out[0]
         by_head = project.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)
         asked = (key @ self.to_q.weight.unflatten(0, (self.num_heads, -1))).flatten(1, 2)
         told = (value @ by_head).flatten(1, 2)  # (N, heads * m, C), as what is asked
         scores = (asked @ x.transpose(1, 2)).unflatten(1, (self.num_heads, -1))
         weights = scores.softmax(-2).flatten(1, 2)  # (N, heads * m, n)
-        return dropout(weights.transpose(1, 2) @ told + project.bias)
+        return self.fc_out[1](weights.transpose(1, 2) @ told + project.bias)
 
 
 class TransformerLayer(nn.Module):
