@@ -487,6 +487,7 @@ def _rasters(
 ) -> Pair:
     datasets = [stack.enter_context(_open(path)) for path in (a, b)]
     grids = [Grid.of(dataset) for dataset in datasets]
+    _check_orientation((a, b))
     for path, dataset in zip((a, b), datasets):
         _check_georeference(path, dataset)
     bands = [_bands(path, dataset, options) for path, dataset in zip((a, b), datasets)]
@@ -536,6 +537,21 @@ def _open(path: str | os.PathLike) -> Any:
         raise UserError(
             f'{text} is not a raster that GDAL can read ({error}): give a GeoTIFF, PNG or JPEG'
         ) from None
+
+
+def _check_orientation(paths: Sequence[str | os.PathLike]) -> None:
+    """Refuse a picture that is to be turned beside a file that is not: GDAL turns neither."""
+    from mtkd_cd.data.images import check_one_orientation, read_header
+
+    found = []
+    for path in paths:
+        orientation = 1
+        if is_picture(path):
+            # Whoever reads it says what is wrong.
+            with contextlib.suppress(OSError, ValueError), open(path, 'rb') as file:
+                orientation = read_header(file).orientation
+        found.append(orientation)
+    check_one_orientation(found, [os.fspath(path) for path in paths])
 
 
 def _check_georeference(path: str | os.PathLike, dataset: Any) -> None:

@@ -97,8 +97,9 @@ def write_polygons(
 
     Every polygon has ``id``, ``area_m2`` and ``perimeter_m`` (geodesic), ``prob_mean``,
     ``prob_max``, ``pixels``, ``date_a``, ``date_b`` and ``detector``. ``pixels`` and the
-    probabilities are of the traced pixels, before holes are filled and lines simplified. The CRS is
-    the map's; GeoJSON is in EPSG:4326.
+    probabilities are of the traced pixels, before holes are filled and lines simplified. What lies
+    in a filled hole becomes part of the polygon round it. The CRS is the map's; GeoJSON is in
+    EPSG:4326.
 
     Args:
         change: The change map: 1 is change. In a map without a nodata value, whatever is not 0 is
@@ -146,7 +147,9 @@ def write_polygons(
     transform = ruler.transform
     geometries = [_placed(shapely, outline, transform) for outline in outlines]
     if fill_holes is not None:
-        geometries = [_without_holes(shapely, g, fill_holes, ruler) for g in geometries]
+        geometries, owners = _filled(shapely, geometries, fill_holes, ruler)
+        geometries = [geometries[index] for index in np.unique(owners)]
+        columns = _merged(columns, owners)
     if simplify is not None:
         geometries = [ruler.simplified(g, simplify) for g in geometries]
     measured = [ruler.area_and_perimeter(geometry) for geometry in geometries]
@@ -198,17 +201,50 @@ def _placed(shapely: Any, outline: Any, transform: Any) -> Any:
     return shapely.MultiPolygon(list(parts))
 
 
-def _without_holes(shapely: Any, geometry: Any, largest: float, ruler: '_Ruler') -> Any:
-    def filled(polygon: Any) -> Any:
-        holes = [
-            ring
-            for ring in polygon.interiors
-            if ruler.area_and_perimeter(shapely.Polygon(ring))[0] > largest
-        ]
-        return shapely.Polygon(polygon.exterior, holes)
+def _filled(
+    shapely: Any, geometries: Sequence[Any], largest: float, ruler: '_Ruler'
+) -> tuple[list[Any], np.ndarray]:
+    """Geometries without their holes up to ``largest`` square metres, and for each of them the
+    number of the one that it belongs to: itself, or the outermost one in whose filled hole it lies.
+    """
+    filled, holes = [], []
+    for index, geometry in enumerate(geometries):
+        parts = []
+        for polygon in geometry.geoms:
+            open_rings = []
+            for ring in polygon.interiors:
+                hole = shapely.Polygon(ring)
+                area = ruler.area_and_perimeter(hole)[0]
+                if area > largest:
+                    open_rings.append(ring)
+                else:
+                    holes.append((area, index, hole))
+            parts.append(shapely.Polygon(polygon.exterior, open_rings))
+        whole = shapely.union_all(parts)
+        parts = [whole] if whole.geom_type == 'Polygon' else list(whole.geoms)
+        filled.append(shapely.MultiPolygon(parts))
+    owners = np.arange(len(filled))
+    tree = shapely.STRtree([geometry.representative_point() for geometry in geometries])
+    for _, index, hole in sorted(holes, key=lambda one: one[0]):
+        owners[tree.query(hole, predicate='contains')] = index
+    return filled, owners
 
-    whole = shapely.union_all([filled(polygon) for polygon in geometry.geoms])
-    return shapely.MultiPolygon([whole] if whole.geom_type == 'Polygon' else list(whole.geoms))
+
+def _merged(columns: dict[str, np.ndarray], owners: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of the outlines that own themselves, with the pixels of those that they own."""
+    kept, groups = np.unique(owners, return_inverse=True)
+    pixels, sums = (
+        np.bincount(groups, weights, minlength=len(kept))
+        for weights in (columns['pixels'], columns['pixels'] * columns['prob_mean'])
+    )
+    peaks = np.full(len(kept), -np.inf)
+    np.maximum.at(peaks, groups, columns['prob_max'])
+    return {
+        'pixels': pixels.astype(np.int64),
+        'prob_mean': sums / np.maximum(pixels, 1),
+        'prob_max': peaks,
+        'detector': columns['detector'][kept],
+    }
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.enums import MaskFlags
 
 from mtkd_cd.core.errors import UserError
@@ -879,3 +880,17 @@ def test_polygons_beside_a_picture_of_a_georeferenced_pair_are_on_the_ground(
     assert found[0] == found[1]
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ['a.tif', 'b.tif', 'o.png', 'o.tif', 'v.gpkg']
+
+
+def test_picture_that_is_to_be_turned_is_refused_beside_one_that_is_not(inferencer_of, tmp_path):
+    """Square, so that their sizes do not tell; transparent, so that GDAL reads both."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (40, 40, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(picture[:, :, :3]).save(tmp_path / 'a.jpg', exif=exif.tobytes())
+    Image.fromarray(picture).save(tmp_path / 'b.png')
+    with pytest.raises(UserError, match=r'orientation tags .*a\.jpg has 6, .*b\.png has 1'):
+        inferencer_of(Difference()).predict_raster(
+            tmp_path / 'a.jpg', tmp_path / 'b.png', tmp_path / 'o.png'
+        )

@@ -159,6 +159,32 @@ def test_small_holes_are_filled_and_large_ones_stay(write, tmp_path):
     assert sorted(found['pixels']) == [1, 799]
 
 
+def test_what_lies_in_a_filled_hole_belongs_to_the_polygon_round_it(write, tmp_path):
+    array = np.zeros((60, 80), np.uint8)
+    array[5:50, 5:60] = 1
+    array[10:45, 10:55] = 0
+    array[15:40, 15:50] = 1  # a second ring in the hole of the first
+    array[18:37, 18:47] = 0
+    array[25:28, 25:30] = 1
+    array[3, 70] = 1
+    rng = np.random.default_rng(0)
+    probability = np.where(array, rng.integers(130, 250, array.shape), 10).astype(np.uint8)
+    write_polygons(
+        write(array),
+        write(probability, 'p.tif', scale=1 / 250),
+        tmp_path / 'c.gpkg',
+        fill_holes=1e6,
+    )
+    fields, geometries = table(tmp_path / 'c.gpkg'), shapely.from_wkb(read(tmp_path / 'c.gpkg')[2])
+    assert sorted(fields['pixels']) == [1, (array[:, :65] == 1).sum()]
+    large = int(np.argmax(fields['pixels']))
+    inside = probability[:, :65][array[:, :65] == 1] / 250
+    assert fields['prob_mean'][large] == pytest.approx(inside.mean())
+    assert fields['prob_max'][large] == pytest.approx(inside.max())
+    assert shapely.area(geometries[large]) == pytest.approx(45 * 55 * 100)
+    assert shapely.union_all(geometries).area == pytest.approx(shapely.area(geometries).sum())
+
+
 def test_lines_are_simplified_by_metres(write, tmp_path):
     rows, cols = np.mgrid[:80, :80]
     disc = ((rows - 40) ** 2 + (cols - 40) ** 2 < 30**2).astype(np.uint8)
