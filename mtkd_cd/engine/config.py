@@ -314,8 +314,8 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     """Shorten or lengthen the schedule: warm-up over at most a tenth of it, at most ten validations
     unless said otherwise.
 
-    A schedule in epochs becomes one in iterations, its warm-up a tenth. Steps of ``MultiStepLR``
-    and ``StepLR`` keep their places in it.
+    A schedule in epochs becomes one in iterations, its warm-up a tenth. The parts of a schedule
+    after its warm-up, and steps of ``MultiStepLR`` and ``StepLR``, keep their places in it.
     """
     before = cfg.train_cfg.get('max_iters') or cfg.train_cfg.pop('max_epochs')
     if _counts_epochs_alone(cfg):
@@ -323,14 +323,20 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
         cfg.train_cfg.type = 'IterBasedTrainLoop'
     found = cfg.get('param_scheduler') or []
     found = found if isinstance(found, (list, tuple)) else [found]
-    of_iters = found and 'max_iters' in cfg.train_cfg
-    longest_warmup = found[0].get('end', before) if of_iters else iters
-    warmup = min(longest_warmup, iters // 10)
+    warmed_up = next((one['end'] for one in found if _is_warmup(one, before)), 0)
+    longest_warmup = warmed_up if 'max_iters' in cfg.train_cfg else iters
+    warmup = min(longest_warmup, iters // 10) if warmed_up else 0
     cfg.train_cfg.max_iters = iters
+
+    def moved(time: int) -> int:
+        if time <= warmed_up:
+            return round(time * warmup / warmed_up) if warmed_up else 0
+        return warmup + round((time - warmed_up) * (iters - warmup) / (before - warmed_up))
+
     schedulers = []
     for scheduler in found:
-        begin = warmup if scheduler.get('begin') else 0
-        end = iters if scheduler.get('end', before) == before else warmup
+        begin = moved(scheduler.get('begin', 0))
+        end = moved(min(scheduler.get('end', before), before))
         if end - begin > 1:  # mmengine's schedulers divide by end - begin - 1
             period = _rescaled(scheduler, iters, before)
             kept = {
@@ -343,11 +349,21 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     logger['interval'] = max(1, min(logger.get('interval', 10), iters // 20))
 
 
+def _is_warmup(scheduler: Mapping[str, Any], length: int) -> bool:
+    """Whether a scheduler raises the rate at the beginning of a schedule and no longer."""
+    if scheduler.get('begin') or not scheduler.get('end', length) < length:
+        return False
+    if is_type(scheduler, 'QuadraticWarmupLR'):
+        return True
+    start = scheduler.get('start_factor', scheduler.get('factor', 1 / 3))
+    return is_type(scheduler, 'LinearLR', 'ConstantLR') and start < scheduler.get('end_factor', 1)
+
+
 def _rescaled(scheduler: Mapping[str, Any], iters: int, before: int) -> dict[str, Any]:
     """Times within a scheduler, of a schedule of ``before`` that becomes one of ``iters``."""
     found: dict[str, Any] = {}
     if 'T_max' in scheduler:
-        found['T_max'] = iters
+        found['T_max'] = max(1, round(scheduler['T_max'] * iters / before))
     if 'milestones' in scheduler:
         found['milestones'] = [max(1, step * iters // before) for step in scheduler['milestones']]
     if 'step_size' in scheduler:
@@ -495,13 +511,14 @@ def set_data(cfg: Config, root: str | Path | None = None, dataset_type: str | No
 
     Where a config reads several folders, ``root`` holds them, each under its own name.
     """
-    several = len({str(node.data_root) for node in nodes(cfg) if 'data_root' in node}) > 1
-    for node in nodes(cfg):
-        if 'data_root' in node and 'type' in node:
-            if root is not None:
-                name = Path(str(node.data_root)).name if several else ''
-                node.data_root = str(Path(root, name))
-            node.type = dataset_type or node.type
+    # Not the variable of this name at the top of a config, from which data sets may differ.
+    found = [node for node in nodes(cfg) if 'data_root' in node and 'type' in node]
+    several = len({str(node.data_root) for node in found}) > 1
+    for node in found:
+        if root is not None:
+            name = Path(str(node.data_root)).name if several else ''
+            node.data_root = str(Path(root, name))
+        node.type = dataset_type or node.type
 
 
 def set_radiometry(cfg: Config, rule: str) -> None:

@@ -249,6 +249,33 @@ def test_steps_of_a_schedule_keep_their_places():
     assert (one.step_size, one.end) == (25, 100)
 
 
+def test_parts_of_a_schedule_keep_their_shares_of_it():
+    """Also where none of them ends with the training, or the first is no warm-up."""
+    cfg = adjust.load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    warmup = cfg.param_scheduler[0]
+    cosine = dict(type='CosineAnnealingLR', T_max=149_000, begin=1000, end=150_000)
+    flat = dict(type='ConstantLR', factor=0.1, begin=150_000, end=200_000)
+    cfg.param_scheduler = [warmup, cosine, flat]
+    adjust.set_iters(cfg, 20_000)
+    places = [(one.begin, one.end) for one in cfg.param_scheduler]
+    middle = 1000 + round(149 / 199 * 19_000)
+    assert places == [(0, 1000), (1000, middle), (middle, 20_000)]
+    assert cfg.param_scheduler[1].T_max == 14_900
+    cfg = adjust.load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    cfg.param_scheduler = [dict(type='PolyLR', power=0.9, begin=0, end=180_000, by_epoch=False)]
+    adjust.set_iters(cfg, 1000)
+    assert [(one.begin, one.end) for one in cfg.param_scheduler] == [(0, 900)]
+
+
+def test_data_root_at_the_top_of_a_config_is_no_data_set():
+    """A config that inherits ours and reads another folder leaves that variable as it is."""
+    cfg = load('origin')
+    adjust.set_data(cfg, 'my/data')
+    adjust.set_data(cfg, 'other')
+    assert cfg.data_root == 'data/JL1-CD'
+    assert {cfg[loader].dataset.data_root for loader in LOADERS} == {'other'}
+
+
 def test_config_without_an_environment_runs_in_several_processes(monkeypatch):
     cfg = adjust.load_config(CONFIGS / 'origin' / 'fc_ef.py')
     cfg.pop('env_cfg')  # which mmengine has defaults for
