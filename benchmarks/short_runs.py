@@ -21,7 +21,7 @@ from mtkd_cd.core.strategy import BEST
 from mtkd_cd.inference.bundle import create_bundle
 
 # A learning rate per family, for so few iterations from nothing; the others take the first.
-LEARNING_RATES = {'': 1e-3, 'changer': 6e-4, 'changeformer': 6e-4, 'ban': 3e-4, 'ttp': 4e-4}
+LEARNING_RATES = {'': 1e-3, 'changer': 1e-4, 'changeformer': 6e-4, 'ban': 3e-4, 'ttp': 4e-4}
 # Entries of a model's config that would load pretrained weights.
 PRETRAINED = ('model.pretrained', 'model.decode_head.ban_cfg.side_enc_cfg.init_cfg')
 
