@@ -675,13 +675,14 @@ def set_costs(
 
 
 def set_cache(cfg: Config, kind: str) -> None:
-    """Keep decoded images of training and validation, which are read again and again.
+    """Keep decoded images of training (a student's own data too) and validation, which are read
+    again and again.
 
     Args:
         cfg: The config.
         kind: ``'ram'`` or ``'disk'``, see :func:`~mtkd_cd.data.decoded.open_cache`.
     """
-    for loader in ('train_dataloader', 'val_dataloader'):
+    for loader in ('train_dataloader', 'student_train_dataloader', 'val_dataloader'):
         for node in nodes(cfg.get(loader) or {}):
             if is_type(node, 'MultiImgLoadImageFromFile', 'MultiImgLoadAnnotations'):
                 node.cache = kind

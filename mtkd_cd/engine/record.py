@@ -47,15 +47,18 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     'seed': (int,),
 }
 _KEPT = 'best_weights.'
+_PREPROCESSOR = 'data_preprocessor'  # at the top of a config, for models without one
 # Compared where both sides have them: what is added once the data, and the weights that a run
 # starts from, are there; and what records of earlier versions lack.
-_KNOWN_LATER = ('data.', 'weights.', _KEPT)
+_KNOWN_LATER = ('data.', 'weights.', _KEPT, _PREPROCESSOR)
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
     """The settings that determine a training run's result, flat: ``{'train_cfg.max_iters': 200000,
     ...}``."""
     chosen = {key: cfg.get(key) for key in _SETTINGS} | {'processes': get_world_size()}
+    if _PREPROCESSOR in cfg:
+        chosen[_PREPROCESSOR] = cfg[_PREPROCESSOR]
     return json.loads(json.dumps(dict(_flat(chosen)) | _kept(cfg), default=name_of))
 
 

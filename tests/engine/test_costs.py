@@ -85,12 +85,15 @@ def test_compiled_parts_give_the_same(detector):
 
 def test_costs_are_put_where_they_belong():
     cfg = load_config('configs/mtkd/fc_ef.py')
+    own = dict(dataset=dict(pipeline=cfg.train_dataloader.dataset.pipeline))
+    cfg.student_train_dataloader = own
     set_costs(cfg, compile=True, cache='disk', accumulate=4, checkpoint_activations=True)
     assert cfg.optim_wrapper.accumulative_counts == 4
     hooks = [hook['type'] for hook in cfg.custom_hooks]
     assert hooks[-2:] == ['CompileHook', 'ActivationCheckpointingHook']
     assert cfg.model.teacher_options == dict(compiled=True)
-    for loader, wanted in (('train', 'disk'), ('val', 'disk'), ('test', None)):
+    loaders = (('train', 'disk'), ('student_train', 'disk'), ('val', 'disk'), ('test', None))
+    for loader, wanted in loaders:
         found = [
             node.get('cache')
             for node in nodes(cfg[f'{loader}_dataloader'])

@@ -352,6 +352,21 @@ def test_run_that_keeps_weights_by_another_score_is_another_run(tmp_path):
     check_settings(tmp_path, settings_of(cfg))
 
 
+def test_run_that_normalises_otherwise_is_another_run(tmp_path):
+    """Also where the preprocessor stands at the top of a config, as mmengine lets it."""
+    cfg = load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+    settings = settings_of(cfg)
+    earlier = {k: v for k, v in settings.items() if not k.startswith('data_preprocessor')}
+    write_record(tmp_path, dict(settings=earlier))
+    check_settings(tmp_path, settings)  # of an earlier version, which did not say it
+    write_record(tmp_path, dict(settings=settings))
+    check_settings(tmp_path, settings)
+    cfg.data_preprocessor.bgr_to_rgb = False
+    with pytest.raises(UserError, match=r'data_preprocessor.bgr_to_rgb is true there, false now'):
+        check_settings(tmp_path, settings_of(cfg))
+
+
 def test_record_that_does_not_say_which_weights_it_keeps_is_gone_on_with(tmp_path):
     settings = settings_of(load_config(CONFIGS / 'origin' / 'fc_ef.py'))
     earlier = {k: v for k, v in settings.items() if not k.startswith('best_weights.')}
