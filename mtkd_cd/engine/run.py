@@ -71,7 +71,7 @@ from mtkd_cd.engine.record import (
     write_data,
     write_record,
 )
-from mtkd_cd.engine.tta import dataset_of_test, set_tta, without_labels
+from mtkd_cd.engine.tta import datasets_of_test, set_tta, without_labels
 from mtkd_cd.evaluation.image_table import is_table
 from mtkd_cd.evaluation.metric import with_distinct_names
 from mtkd_cd.registry import DATASETS, RUNNERS
@@ -589,8 +589,8 @@ def _predict_only(cfg: Config, show_dir: str | Path | None) -> None:
             'the test data have no labels, so that there is nothing to score: add --show-dir '
             'FOLDER for the predicted masks (FOLDER/prediction)'
         )
-    dataset = dataset_of_test(cfg)
-    dataset.pipeline = without_labels(dataset.pipeline)
+    for dataset in datasets_of_test(cfg):
+        dataset.pipeline = without_labels(dataset.pipeline)
     if cfg.get('tta_pipeline'):
         cfg.tta_pipeline = without_labels(cfg.tta_pipeline)
     cfg.test_evaluator = []

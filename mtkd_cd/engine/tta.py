@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine.config import is_type
+from mtkd_cd.engine.config import is_type, nodes
 
 # The pair as it is stored, and mirrored both ways.
 VIEWS = (
@@ -25,15 +25,15 @@ def set_tta(cfg: Config) -> None:
     Raises:
         UserError: The config's own pipeline has no ``TestTimeAug``.
     """
-    dataset = dataset_of_test(cfg)
     pipeline = cfg.get('tta_pipeline')
-    if pipeline is None:
-        pipeline = _with_views(dataset.pipeline)
-    elif not any('TestTimeAug' in str(step.get('type')) for step in pipeline):
+    if pipeline is not None and not any(
+        'TestTimeAug' in str(step.get('type')) for step in pipeline
+    ):
         raise UserError(
             f'{cfg.filename}: tta_pipeline has no TestTimeAug, which makes the views of a pair'
         )
-    dataset.pipeline = pipeline
+    for dataset in datasets_of_test(cfg):
+        dataset.pipeline = _with_views(dataset.pipeline) if pipeline is None else pipeline
     model = dict(cfg.get('tta_model') or dict(type='mtkd_cd.ChangeTTAModel'))
     if is_type(model, 'SegTTAModel'):
         # mmseg's takes neither a cascade nor the label of a pair whose views are mirrored first.
@@ -41,12 +41,13 @@ def set_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(model, module=cfg.model)
 
 
-def dataset_of_test(cfg: Config) -> Any:
-    """The config of the data set behind the wrappers of a test's data."""
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
+def datasets_of_test(cfg: Config) -> list[Any]:
+    """The configs of the data sets behind the wrappers of a test's data: those with a pipeline."""
+    return [
+        node
+        for node in nodes(cfg.test_dataloader.dataset)
+        if isinstance(node.get('pipeline'), (list, tuple))
+    ]
 
 
 def _with_views(pipeline: list) -> list:

@@ -1,5 +1,6 @@
 """Reading configs and fitting them to the command line."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.engine import config as adjust
+from mtkd_cd.engine.tta import set_tta
 from mtkd_cd.recipe.options import RecipeOptions
 from mtkd_cd.recipe.steps import Step, step_config
 
@@ -274,6 +276,19 @@ def test_data_root_at_the_top_of_a_config_is_no_data_set():
     adjust.set_data(cfg, 'other')
     assert cfg.data_root == 'data/JL1-CD'
     assert {cfg[loader].dataset.data_root for loader in LOADERS} == {'other'}
+
+
+def test_views_are_those_of_every_data_set_of_a_test():
+    cfg = load('origin')
+    one = cfg.test_dataloader.dataset
+    folds = dict(type='FoldDataset', folds=2, dataset=copy.deepcopy(one))
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, folds])
+    set_tta(cfg)
+    plain, wrapped = cfg.test_dataloader.dataset.datasets
+    for dataset in (plain, wrapped.dataset):
+        kinds = [step['type'] for step in dataset.pipeline]
+        assert kinds == ['MultiImgLoadImageFromFile', 'TestTimeAug']
+    assert cfg.model.type == 'mtkd_cd.ChangeTTAModel'
 
 
 def test_config_without_an_environment_runs_in_several_processes(monkeypatch):
