@@ -461,11 +461,12 @@ class _Worker:
             remove_leftovers(file)
         before = self.earlier.get(task.name, {})
         known = before if before.get('status') == DONE else {}
+        area = _changed_area(files['change'])
         row = _row(
             task,
             DONE,
             car=car,
-            area_m2=_changed_area(files['change']),
+            area_m2=known.get('area_m2', '') if area == '' else area,
             seconds=known.get('seconds', ''),
             warnings=known.get('warnings', ''),
         )
@@ -525,7 +526,8 @@ def _tags(path: Path) -> dict[str, str]:
 
 
 def _changed_area(path: Path) -> float | str:
-    """Square metres of a change map, as the prediction counts them; empty without a CRS."""
+    """Square metres of a change map, as the prediction counts them; empty without a CRS, which a
+    PNG never has."""
     rasterio = require('rasterio', 'geo', '--resume')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)

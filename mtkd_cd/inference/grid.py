@@ -73,10 +73,10 @@ class Grid:
         moved = self.transform * affine.translation(window.col, window.row)
         return Grid(self.crs, moved, window.width, window.height)
 
-    def scaled(self, factor: float) -> 'Grid':
-        """The same ground in pixels that are ``1 / factor`` as large."""
+    def scaled(self, across: float, down: float) -> 'Grid':
+        """The same ground in pixels that are ``1 / across`` as wide and ``1 / down`` as high."""
         affine = require('affine', 'geo', 'a raster').Affine
-        width, height = (max(1, round(side * factor)) for side in (self.width, self.height))
+        width, height = max(1, round(self.width * across)), max(1, round(self.height * down))
         scale = affine.scale(self.width / width, self.height / height)
         return Grid(self.crs, self.transform * scale, width, height)
 

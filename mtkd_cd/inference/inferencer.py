@@ -70,6 +70,7 @@ BUNDLE = '.mtkd'
 VECTORS = ('.gpkg', '.fgb', '.geojson', '.parquet')
 _LARGE_SHIFT = 2.0
 _GSD_RANGE = (0.67, 1.5)
+_AS_IS = (1.0, 1.0)
 Image = Any  # a path or an (H, W, C) array; numpy's and os's types do not meet in a check
 Progress = Callable[[int, int], None]
 
@@ -407,7 +408,7 @@ class ChangeInferencer:
             plan = self._plan(
                 pair, stretch, threshold, window, overlap, gsd, coregister, resampling
             )
-            if detector_band and plan.factor != 1:
+            if detector_band and plan.is_resampled:
                 raise UserError(
                     '--detector-band: detectors are known at the resolution that is predicted at; '
                     'use --gsd keep'
@@ -468,7 +469,7 @@ class ChangeInferencer:
                 f'thresholds hold for windows of {card.training_size} pixels'
             )
         check_threshold(threshold)
-        factor, gsd_report = _resolution(pair.grid, card, gsd)
+        factors, gsd_report = _resolution(pair.grid, card, gsd)
         shift = pair.shift()
         notes += _registration_notes(pair, shift, coregister)
         moved = False
@@ -491,7 +492,7 @@ class ChangeInferencer:
             route='window',
             with_detector=False,
         )
-        grid = pair.grid if factor == 1 else pair.grid.scaled(factor)
+        grid = pair.grid if factors == _AS_IS else pair.grid.scaled(*factors)
         rows, cols = (Axis(length, size, settings.overlap) for length in (grid.height, grid.width))
         report = dict(
             a=pair.names[0],
@@ -514,7 +515,7 @@ class ChangeInferencer:
             warnings=notes,
             memory_bytes=_buffer_bytes(rows, cols, len(card.bands)),
         )
-        return _Plan(settings, factor, report, shift)
+        return _Plan(settings, factors, report, shift)
 
     def _run(
         self,
@@ -606,11 +607,11 @@ class ChangeInferencer:
         progress: Progress | None,
     ) -> Iterator[Rows]:
         """Finished rows on the pair's grid, whatever resolution is predicted at."""
-        if plan.factor == 1:
+        if not plan.is_resampled:
             yield from self._stitched(pair, plan.settings, served, progress)
             return
         first = staged.targets['change']
-        working = pair.resampled(plan.factor, first.parent, f'.{first.stem}.{os.getpid()}')
+        working = pair.resampled(plan.factors, first.parent, f'.{first.stem}.{os.getpid()}')
         path = staged.temporary('working')
         writer = MapWriter(working.grid, None, path, 'float32', plan.settings.threshold)
         try:
@@ -872,9 +873,13 @@ class ChangeInferencer:
 @dataclass
 class _Plan:
     settings: _Settings
-    factor: float
+    factors: tuple[float, float]
     report: dict[str, Any]
     shift: Shift | None
+
+    @property
+    def is_resampled(self) -> bool:
+        return self.factors != _AS_IS
 
 
 def inference_model(model: Detector, pairs: Sequence[Any]) -> Any:
@@ -1014,11 +1019,14 @@ def _check_choices(
         raise UserError(f'batch_size={batch_size}, edge_buffer={edge_buffer}: too small')
 
 
-def _resolution(grid: Grid, card: Card, gsd: str | None) -> tuple[float, dict[str, Any]]:
-    """By how much the grid is made finer for the model, and what to report."""
-    found = grid.gsd()
-    metres = None if found is None else float(np.sqrt(found[0] * found[1]))
-    report = dict(metres=None if found is None else list(found), model=card.gsd_m, resampled=False)
+def _resolution(
+    grid: Grid, card: Card, gsd: str | None
+) -> tuple[tuple[float, float], dict[str, Any]]:
+    """By how much the grid is made finer for the model, across and down, and what to report."""
+    metres = grid.gsd()
+    report = dict(
+        metres=None if metres is None else list(metres), model=card.gsd_m, resampled=False
+    )
     if gsd == 'model' and (metres is None or card.gsd_m is None):
         raise UserError(
             "--gsd model: the model's ground sample distance is not known"
@@ -1026,17 +1034,18 @@ def _resolution(grid: Grid, card: Card, gsd: str | None) -> tuple[float, dict[st
             else '--gsd model: the rasters have no CRS, so that their pixels have no size'
         )
     if metres is None or card.gsd_m is None:
-        return 1.0, report
-    ratio = metres / card.gsd_m
-    if gsd == 'model' and ratio != 1:
-        return ratio, dict(report, resampled=True)
-    if gsd is None and not _GSD_RANGE[0] <= ratio <= _GSD_RANGE[1]:
+        return _AS_IS, report
+    across, down = (side / card.gsd_m for side in metres)
+    if gsd == 'model' and (across, down) != _AS_IS:
+        return (across, down), dict(report, resampled=True)
+    if gsd is None and not all(_GSD_RANGE[0] <= side <= _GSD_RANGE[1] for side in (across, down)):
+        found = ' x '.join(dict.fromkeys(f'{side:.3g}' for side in metres))
         raise UserError(
-            f'the ground sample distance is {metres:.3g} m, but the model was trained at '
+            f'the ground sample distance is {found} m, but the model was trained at '
             f'{card.gsd_m:.3g} m: resample to the latter, predict and return with --gsd model, or '
             'predict as it is with --gsd keep'
         )
-    return 1.0, report
+    return _AS_IS, report
 
 
 def _registration_notes(pair: Pair, shift: Shift | None, coregister: bool) -> list[str]:
@@ -1108,8 +1117,8 @@ def _bytes_needed(
     values = len(pair.b.bands) * pair.b.dtype.itemsize
     if pair.warp is not None:
         needed += pixels * (values + 1)
-    if plan.factor != 1:
-        needed += int(pixels * plan.factor**2 * (2 * values + 4))
+    if plan.is_resampled:
+        needed += int(pixels * math.prod(plan.factors) * (2 * values + 4))
     return needed + 2**20
 
 

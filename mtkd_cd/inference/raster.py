@@ -322,15 +322,15 @@ class Pair:
         )
         self.warp = None
 
-    def resampled(self, factor: float, folder: Path, stem: str) -> 'Pair':
-        """Resample both dates, and what is left out of them, to pixels ``1 / factor`` as large, in
-        files in ``folder``. The result has no edge buffer."""
+    def resampled(self, factors: tuple[float, float], folder: Path, stem: str) -> 'Pair':
+        """Resample both dates, and what is left out of them, to pixels that are finer by
+        ``factors``, across and down, in files in ``folder``. The result has no edge buffer."""
         rasterio = require('rasterio', 'geo', 'a raster')
-        grid = self.grid.scaled(factor)
+        grid = self.grid.scaled(*factors)
         dates = []
         for name, date in (('a', self.a), ('b', self.b)):
             path = folder / f'{stem}.{name}{_PART}.tif'
-            resampling = 'average' if factor < _TWICE_AS_FINE else 'bilinear'
+            resampling = 'average' if max(factors) < _TWICE_AS_FINE else 'bilinear'
             warp = _warp(date, grid, resampling)
             warp_to_file(date.dataset, warp, date.bands, path)
             self.closing.callback(path.unlink, missing_ok=True)
@@ -366,11 +366,22 @@ def _warp(
 ) -> Warp:
     dataset = date.dataset
     scale = pixel_ratio(date.source or Grid.of(dataset), grid)
+    dtype = np.dtype(dataset.dtypes[date.bands[0] - 1])
     nodata = date.nodata if dataset.nodata is None else dataset.nodata
-    if nodata is None and np.dtype(dataset.dtypes[date.bands[0] - 1]).kind == 'f':
+    if nodata is not None and not _holds(dtype, nodata):
+        nodata = None  # no pixel has it, and GDAL could not write it
+    if nodata is None and dtype.kind == 'f':
         nodata = math.nan
     rule = resampling or ('average' if max(scale) < _TWICE_AS_FINE else 'bilinear')
     return Warp(grid, rule, scale, nodata, shift, date.source, date.alpha)
+
+
+def _holds(dtype: np.dtype, value: float) -> bool:
+    """Whether a pixel of this type can have that value."""
+    if dtype.kind == 'f':
+        return not math.isfinite(value) or abs(value) <= np.finfo(dtype).max
+    limits = np.iinfo(dtype)
+    return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
 
 
 @contextmanager

@@ -268,6 +268,17 @@ def test_pictures_carry_their_tags_in_png_too(tmp_path):
     assert results.rows['1']['car'] == (mask > 0).mean()
 
 
+def test_area_of_a_picture_that_is_kept_stays_in_the_table(listed, tmp_path):
+    """The pair has a place on the ground, its PNG has none."""
+    (task,) = read_pairs(listed(1))
+    task, out = replace(task, out='map.png'), tmp_path / 'out'
+    run_batch(Toy(), [task], out)
+    before = table_of(out)
+    assert float(before[0]['area_m2']) > 0
+    run_batch(Toy(), [task], out, BatchOptions(resume=True))
+    assert table_of(out) == before
+
+
 def test_killed_batch_is_resumed_to_the_same_bytes(listed, tmp_path):
     tasks = read_pairs(listed(6))
     run_batch(Toy(), tasks, tmp_path / 'whole')

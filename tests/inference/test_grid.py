@@ -321,6 +321,25 @@ class TestResolution:
         assert np.abs(read(tmp_path / 'p.tif') - read(tmp_path / 'kp.tif')).mean() < 0.05
         assert not list(tmp_path.glob('.*'))
 
+    @pytest.mark.parametrize('gsd', [None, 'model'])
+    def test_pixels_far_from_square_are_not_near_and_become_square(
+        self, write_raster, scene, inferencer_of, tmp_path, gsd
+    ):
+        """Degrees at 65 degrees north: 2.36 x 5.57 m, whose geometric mean is 3.6 m."""
+        a, b = scene(40, 100)
+        place = dict(pixel=5e-5, origin=(20.0, 65.0), crs='EPSG:4326')
+        files = write_raster('a.tif', a, **place), write_raster('b.tif', b, **place)
+        model = Difference()
+        inferencer = inferencer_of(model, gsd_m=3.6, training_size=512, divisor=1)
+        if gsd is None:
+            with pytest.raises(UserError, match=r'is 2\.36 x 5\.57 m.*--gsd model'):
+                inferencer.predict_raster(*files, tmp_path / 'o.tif')
+        else:
+            inferencer.predict_raster(*files, tmp_path / 'o.tif', gsd='model')
+            assert model.shapes == [(1, 6, round(40 * 5.574 / 3.6), round(100 * 2.359 / 3.6))]
+            with rasterio.open(tmp_path / 'o.tif') as file, rasterio.open(files[0]) as source:
+                assert (file.transform, file.shape) == (source.transform, source.shape)
+
     def test_nodata_stays_exactly_where_it_is(self, write_raster, inferencer_of, tmp_path, read):
         array = smooth(120, 160)
         array[:, 30:50, 40:45] = 0

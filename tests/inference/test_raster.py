@@ -397,6 +397,25 @@ class TestValidPixels:
         assert (voids[0] == expected).all()
         assert (voids[1] == expected).all()
 
+    @pytest.mark.parametrize('nodata', [-9999, 256, float('nan'), 0.5])
+    def test_nodata_that_a_warped_date_cannot_hold_voids_nothing_of_it(
+        self, write_raster, scene, inferencer_of, tmp_path, read, nodata
+    ):
+        a, b = scene(50, 60)
+        a = a.astype(np.float32)
+        a[:, 3:6, 3:6] = nodata
+        inferencer_of(Difference()).predict_raster(
+            write_raster('a.tif', a),
+            write_raster('b.tif', b, origin=(500_000.5, 4_800_000.0)),
+            tmp_path / 'o.tif',
+            nodata=nodata,
+            resampling='nearest',
+            stretch='linear(low=0, high=255)',
+        )
+        void = np.zeros((50, 60), bool)
+        void[3:6, 3:6] = True
+        assert ((read(tmp_path / 'o.tif') == 255) == void).all()
+
     def test_nothing_valid_is_refused_and_nothing_is_written(self, predicted, tmp_path):
         def damage(a, b):
             a[:] = 0
