@@ -3,6 +3,7 @@ command line says."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,9 @@ def model_of(cfg: Config) -> str:
 def strategy_of(cfg: Config) -> Strategy:
     """The strategy of a config, by what is in it, wherever its file is.
 
-    A cascade is ``op``, a distiller ``mtkd``, training data of a CAR range make a specialist. A
-    config that starts from an origin's ``best.pth`` (``load_from``) is ``continued``, all others
-    are ``origin``.
+    A cascade is ``op``, a distiller ``mtkd``, with what it matches and who teaches it. Training
+    data of a CAR range make a specialist. A config that starts from an origin's ``best.pth``
+    (``load_from``) is ``continued``, all others are ``origin``.
     """
     data = (cfg.get('train_dataloader') or {}).get('dataset')
     for node, name, kind in (
@@ -181,10 +182,31 @@ def strategy_of(cfg: Config) -> Strategy:
     ):
         if node is not None and is_type(node, name):
             folds = _fold_in(node)[0] if kind == 'partition' else node.get('folds')
-            return Strategy(kind, **_given(node, 'thresholds', 'routing'), folds=folds or 0)
+            known = _given(node, 'thresholds', 'routing') | dict(folds=folds or 0)
+            if kind == 'mtkd':
+                known |= dict(match=_match_of(node), teachers=_teachers_of(node))
+            return Strategy(kind, **known)
     start = Place.of(cfg.load_from) if cfg.get('load_from') else None
     continued = start is not None and start.strategy.kind == 'origin'
     return Strategy('continued' if continued else 'origin')
+
+
+def _match_of(model: Any) -> str:
+    """What a distiller's student matches, where its loss is ours."""
+    loss = model.get('distill_loss')
+    return loss.get('match', 'mse') if is_type(loss, 'ChangeMapLoss') else 'mse'
+
+
+def _teachers_of(model: Any) -> str:
+    """Name of the other model that teaches a distiller's student, by the place of its weights."""
+    if 'type' not in (model.get('teachers') or {}):
+        return ''
+    files = dict(model.get('checkpoints') or {})
+    places = [Place.of(path) for name, path in files.items() if path and name != 'student']
+    names = {place.layout.model for place in places if place is not None}
+    with suppress(UserError):  # a folder that no strategy can be called by
+        return Strategy('mtkd', teachers=names.pop()).teachers if len(names) == 1 else ''
+    return ''
 
 
 def range_of(cfg: Config) -> str | None:

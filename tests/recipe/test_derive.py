@@ -154,6 +154,17 @@ def test_student_matches_what_its_strategy_says(origin):
     assert derive(origin, Strategy('mtkd')).model.distill_loss.type == 'ChangeMapMSELoss'
 
 
+@pytest.mark.parametrize(
+    'text',
+    ['mtkd@kl', 'mtkd@0.1+best+by_tinycd+margin', 'mtkd@origin+by_tinycd', 'mtkd@by_tinycd+folds5'],
+)
+def test_students_config_tells_its_strategy(origin, text):
+    """So that the table of its test is not taken for that of another student."""
+    strategy = Strategy.parse(text)
+    teachers = load_config(CONFIGS / 'origin' / 'tinycd.py') if strategy.teachers else None
+    assert strategy_of(derive(origin, strategy, teachers=teachers)) == strategy
+
+
 def test_specialists_of_folds_leave_one_out_and_their_student_tells_them_apart(origin):
     strategy = Strategy('mtkd', folds=5)
     cfg = derive(origin, strategy.of('partition'), 'large', fold=3)
