@@ -22,11 +22,15 @@ from mtkd_cd.evaluation.statistics import bootstrap_intervals
 
 RULE = 'best pooled F1 of change on validation among 101 thresholds, nearest to 0.5 among equals'
 NUM_THRESHOLDS = 101
-_FINE = np.linspace(0, 20, 1001)
-# A large temperature brings margins of hundreds back to probabilities that matter. Those beyond the
-# last edge are counted there.
-_COARSE = np.geomspace(20, 2000, 201)[1:]
-_POSITIVE = np.concatenate([_FINE, _COARSE])
+# Bins of margins. A small temperature spreads those near 0 over all probabilities, a large one
+# brings those of hundreds back to ones that matter. Those beyond the last edge are counted there.
+_POSITIVE = np.concatenate(
+    [
+        np.linspace(0, 2, 1001),
+        np.linspace(2, 20, 901)[1:],
+        np.geomspace(20, 2000, 201)[1:],
+    ]
+)
 _EDGES = np.concatenate([-_POSITIVE[:0:-1], _POSITIVE])
 _BINS = len(_EDGES) - 1
 _CENTRES = (_EDGES[:-1] + _EDGES[1:]) / 2

@@ -125,3 +125,20 @@ def test_margins_of_hundreds_are_not_cut_off():
     largest = 100 / found.temperature
     expected = np.logaddexp(0, np.where(label == 1, -1, 1) * np.sign(margin) * largest).mean()
     assert found.likelihoods[1] == pytest.approx(expected, rel=0.03)
+
+
+def test_curve_of_small_margins_is_that_of_the_pixels_too():
+    """A temperature below 1 spreads them: few bins would be few probabilities."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(-1, 2, (200, 200))
+    label = (rng.random(true.shape) < 1 / (1 + np.exp(-true))).astype(np.uint8)
+    margin = true / 8
+    counts = MarginCounts()
+    counts.add(margin, label)
+    found = counts.calibrate()
+    assert found.temperature == pytest.approx(1 / 8, rel=0.1)
+    predicted = 1 / (1 + np.exp(-margin / found.temperature))
+    for threshold, precision, recall in found.curve[1:90]:
+        change = predicted > threshold
+        assert recall == pytest.approx(change[label == 1].mean(), abs=5e-3)
+        assert precision == pytest.approx(label[change].mean(), abs=5e-3)
