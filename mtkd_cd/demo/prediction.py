@@ -6,7 +6,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.data.radiometry import Rule, from_spec
 from mtkd_cd.demo.uploads import Limits, take_upload
-from mtkd_cd.inference.grid import Grid
+from mtkd_cd.inference.grid import Grid, Shift
 from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.raster import (
     MapWriter,
@@ -281,6 +281,9 @@ def _predict(
     )
     stretch = {key: value for key, value in result.report['stretch'].items() if key != 'text'}
     with open_pair(a, b, options) as pair:
+        if result.report['coregistered']:
+            found = dict(result.report['shift'])
+            pair.coregister(Shift(**{one.name: found[one.name] for one in fields(Shift)}))
         pair.bring_to_grid(folder / '.warped.tif')
         shown = _pictures(pair, from_spec(stretch))
     (folder / '.warped.tif').unlink(missing_ok=True)

@@ -3,6 +3,7 @@ at it does, without the network."""
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -42,6 +43,18 @@ def test_another_threshold_is_counted_without_the_network(
         seen.add((counts.changed, counts.polygons))
     assert len(seen) == 3
     assert network.calls == calls
+
+
+def test_date_b_is_shown_where_it_was_predicted(inferencer, write_tif, folder):
+    noise = np.random.default_rng(1).integers(0, 255, (280, 280)).astype(np.float32)
+    texture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 1.5), None, 0, 255, cv2.NORM_MINMAX)
+    texture = np.repeat(texture.astype(np.uint8)[:, :, None], 3, 2)
+    a = write_tif('a.tif', texture[10:266, 10:266])
+    b = write_tif('b.tif', texture[13:269, 6:262])
+    found = predict(inferencer, a, b, folder, choices=Choices(coregister=True))
+    shown_a, shown_b = (image[20:-20, 20:-20].astype(int) for image in found.shown)
+    assert np.abs(shown_a - shown_b).max() <= 2
+    assert np.abs(shown_a[:, 8:] - shown_b[:, :-8]).max() > 50
 
 
 def test_files_at_a_threshold_are_those_of_predict(
