@@ -8,12 +8,14 @@
 One thread, float32, torch both plain and prepared (mtkd_cd/models/prepare.py), as the inferencer
 runs it; CPU time of the process per pair, the median of the rounds, in which the runtimes take
 turns. ``--weights NAME=FILE`` takes a bundle or a checkpoint of the origin's
-config. A model without one is initialised so that it is well conditioned: batch norms have seen
+config, ``--weights FOLDER`` the bundles NAME.mtkd in it, as benchmarks/short_runs.py writes them.
+A model without one is initialised so that it is well conditioned: batch norms have seen
 made-up pairs, and logits are spread over both sides of the decision. Results are kept in
 OUT/results.json; what is there is not measured again. OUT/NAME.npz has the inputs and torch's
-probability, for benchmarks/load_onnx.py. ``--int8 DATA`` quantises OUT/NAME.batch.onnx for both
-runtimes: half of 32 pairs of DATA calibrate, the others are compared, and a pair is timed in
-float32 and in int8 in turn.
+probability, for benchmarks/load_onnx.py. Files of other formats than ONNX are compared with torch
+and deleted. ``--pairs DATA`` compares each file on two tiles of DATA too. ``--int8 DATA``
+quantises OUT/NAME.batch.onnx for both runtimes: half of 32 pairs of DATA calibrate, the others are
+compared, and a pair is timed in float32 and in int8 in turn.
 """
 
 import argparse
@@ -51,6 +53,7 @@ from mtkd_cd.export.quantise import loss, quantised_onnx, quantised_openvino, re
 from mtkd_cd.export.runtime import open_exported
 from mtkd_cd.inference.predictor import Model, model_from_detector
 
+BACKENDS = {'onnx': 'onnx', 'pt2': 'torch', 'openvino': 'openvino'}
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'origin'
 
 
@@ -155,6 +158,7 @@ def measure(
     size: int,
     rounds: int,
     known: dict[str, Any],
+    pairs: str | None = None,
 ) -> dict[str, Any]:
     """What is not known yet of a model."""
     model, what = loaded(name, weights, size)
@@ -167,6 +171,12 @@ def measure(
             continue
         path = folder / f'{name}.{kind}{FORMATS[format]}'
         row[key] = export_row(model, path, size, kind)
+        if pairs is not None and path.exists():
+            tiles = read_windows(pairs, model.card, size, 64).images[:2]
+            found = open_exported(path, BACKENDS[format])
+            cards = model.card, found.card
+            parity = compare(predictor, found.predictor(), tiles, cards, model.card.threshold)
+            row[key]['on_pairs'] = parity.as_dict()
         print(name, format, kind, row[key], flush=True)
         if format != 'onnx':
             path.unlink(missing_ok=True)
@@ -268,7 +278,9 @@ def table(results: dict[str, Any]) -> str:
             return '-'
         if 'error' in found:
             return found['error']
-        return f'{found["max_difference"]:.1e}, {found["flips"]}'
+        text = f'{found["max_difference"]:.1e}, {found["flips"]}'
+        real = found.get('on_pairs')
+        return f'{text}; {real["max_difference"]:.1e}, {real["flips"]}' if real else text
 
     for name, row in sorted(results.items()):
         ms = dict(row.get('ms', {}))
@@ -332,6 +344,7 @@ def main() -> None:
         metavar='NAME=FILE[:WHAT] or FOLDER[:WHAT]',
         help='of a model, or of all',
     )
+    parser.add_argument('--pairs', metavar='DATA', help='pairs to compare on too, one by one')
     parser.add_argument('--int8', metavar='DATA', help='pairs with labels, to quantise with')
     parser.add_argument('--table', action='store_true', help='print what has been measured')
     args = parser.parse_args()
@@ -351,6 +364,7 @@ def main() -> None:
                 args.size,
                 args.rounds,
                 results.get(name, {}),
+                args.pairs,
             )
             if args.int8 and 'int8' not in row:
                 row['int8'] = measure_int8(
