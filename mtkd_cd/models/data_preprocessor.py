@@ -14,7 +14,7 @@ from mtkd_cd.registry import MODELS
 
 _NONE = (0, 0, 0, 0)
 # Of both dates: BGR to RGB and back.
-_PAIR_CHANNELS = 6
+PAIR_CHANNELS = 6
 
 
 @MODELS.register_module()
@@ -161,7 +161,7 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
 
     def _normalize(self, batch: Tensor) -> Tensor:
         """(N, C, h, w) of any dtype to float32; overwrites a float32 batch."""
-        if self.channel_conversion and batch.shape[1] == _PAIR_CHANNELS:
+        if self.channel_conversion and batch.shape[1] == PAIR_CHANNELS:
             # No list of indices, which would be a copy to the device that the host awaits.
             batch = batch.unflatten(1, (2, 3)).flip(2).flatten(1, 2)
         batch = batch.float()

@@ -10,6 +10,8 @@ from mtkd_cd.core.errors import UserError
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
+PADDINGS = ('padded', 'label_padded')  # what `MultiImgPad` notes: of the images, of the labels
+
 
 class MultiImgTransform(BaseTransform):
     """Base of the transforms; shows its settings when printed."""

@@ -8,7 +8,7 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mtkd_cd.data.transforms.base import MultiImgTransform
+from mtkd_cd.data.transforms.base import PADDINGS, MultiImgTransform
 from mtkd_cd.registry import TRANSFORMS
 
 # Result key of each label -> field of the data sample.
@@ -18,9 +18,6 @@ _FIELDS = {
     'gt_seg_map_from': 'gt_sem_seg_from',
     'gt_seg_map_to': 'gt_sem_seg_to',
 }
-
-# Metainfo without which a prediction cannot be brought back to the stored image.
-_ALWAYS = ('padded', 'label_padded')
 
 
 @TRANSFORMS.register_module()
@@ -58,7 +55,8 @@ class MultiImgPackSegInputs(MultiImgTransform):
         packed = {}
         if 'img' in results:
             packed['inputs'] = torch.from_numpy(_stacked(results['img']))
-        keys = (*self.meta_keys, *_ALWAYS)
+        # Without the paddings a prediction cannot be brought back to the stored image.
+        keys = (*self.meta_keys, *PADDINGS)
         sample = SegDataSample(metainfo={key: results[key] for key in keys if key in results})
         for key, field in _FIELDS.items():
             if key in results:

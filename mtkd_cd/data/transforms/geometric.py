@@ -11,6 +11,7 @@ from mmcv.image.geometric import rescale_size
 from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.transforms.base import (
+    PADDINGS,
     MultiImgTransform,
     check_probability,
     map_all,
@@ -26,7 +27,6 @@ _FLIP_CODES = {'horizontal': 1, 'vertical': 0, 'diagonal': -1}
 # By the number of counter-clockwise quarter turns.
 _TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 _MAX_CROP_TRIES = 10
-_PADDINGS = ('padded', 'label_padded')  # what `MultiImgPad` notes: of the images, of the labels
 
 
 @TRANSFORMS.register_module()
@@ -483,7 +483,7 @@ class MultiImgPad(MultiImgTransform):
         map_images(results, lambda image: pad(image, self.pad_val['img']))
         map_labels(results, lambda label: pad(label, self.pad_val['seg']))
         new_h, new_w = results['img_shape']
-        for key in _PADDINGS if results.get('seg_fields') else _PADDINGS[:1]:
+        for key in PADDINGS if results.get('seg_fields') else PADDINGS[:1]:
             left, right, top, bottom = results.get(key, (0, 0, 0, 0))
             results[key] = (left, right + new_w - w, top, bottom + new_h - h)
         results.update(
@@ -561,7 +561,7 @@ def _map_padding(
     results: dict, function: Callable[[int, int, int, int], tuple[int, int, int, int]]
 ) -> None:
     """Replace what :class:`MultiImgPad` noted by a function of left, right, top and bottom."""
-    for key in _PADDINGS:
+    for key in PADDINGS:
         if key in results:
             results[key] = function(*results[key])
 

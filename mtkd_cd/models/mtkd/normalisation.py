@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-_PAIR_CHANNELS = 6
+from mtkd_cd.models.data_preprocessor import PAIR_CHANNELS
+
 _NUMBERS = ('_source_mean', '_source_std', '_target_mean', '_target_std')
 
 
@@ -32,7 +33,7 @@ class InputConverter:
         source_mean, source_std, target_mean, target_std = self._numbers_for(inputs)
         pixels = inputs * source_std + source_mean
         # RGB <-> BGR, each date on its own; preprocessors swap nothing of other bands.
-        if self._swap and pixels.shape[1] == _PAIR_CHANNELS:
+        if self._swap and pixels.shape[1] == PAIR_CHANNELS:
             pixels = pixels.unflatten(1, (-1, 3)).flip(2).flatten(1, 2)
         return (pixels - target_mean) / target_std
 
