@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         format=args.format,
         int8=args.int8,
         calibration=args.calibration,
+        pairs=args.pairs,
     )
     for one in files:
         print(line(one))
@@ -108,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=1e-4,
         help='largest difference of a probability from torch, and share of flipped pixels',
+    )
+    parser.add_argument(
+        '--pairs',
+        metavar='DATA',
+        help='compare on three of these pairs, a folder with A/ and B/ or a CSV file; default: '
+        'on made-up ones',
     )
     parser.add_argument(
         '--format',

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mtkd_cd.core.errors import UserError
@@ -63,6 +64,8 @@ class Options:
         int8: Whether to write 8-bit integers.
         calibration: Pairs of the validation split, half of them to calibrate with and half to
             compare on: a folder with A/, B/ and perhaps label/, or a CSV file.
+        pairs: Pairs on which the file is compared with torch, in the same form; default: made-up
+            ones.
         facts: What else the file says of the model; default: data, licence, notes and scores of the
             bundle.
     """
@@ -76,6 +79,7 @@ class Options:
     format: str = 'onnx'
     int8: bool = False
     calibration: str | os.PathLike | None = None
+    pairs: str | os.PathLike | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -274,13 +278,18 @@ def _export_one(
     description = describe(source, name, options)
     network = network_of(source, name, options)
     size = description.card.training_size
-    pairs = None
+    calibration = None
     if options.calibration is not None:  # before the minutes that the rest takes
-        pairs = read_windows(options.calibration, description.card, size)
+        calibration = read_windows(options.calibration, description.card, size)
+    if options.pairs is None:
+        images = made_up_pairs(description.card, size, _PAIRS)
+    else:
+        images = read_windows(options.pairs, description.card, size, _PAIRS, '--pairs').images
     tell(f'{label}: tracing')
     program = traced(network, size, options.dynamic, source.card.divisor)
     if path.suffix == '.pt2':
-        description = _compared(source, name, description, _in_torch(program, description), options)
+        predictor = _in_torch(program, description)
+        description = _compared(source, name, description, predictor, images, options)
         tell(f'{label}: writing')
         extra = {PT2_KEY: json.dumps(description.as_dict())}
         torch.export.save(program, path, extra_files=extra)
@@ -295,10 +304,10 @@ def _export_one(
         backend = _BACKENDS[path.suffix]
         tell(f'{label}: comparing with torch')
         predictor = open_graph(content, backend, path.name)
-        description = _compared(source, name, description, predictor, options)
-        if pairs is not None:
+        description = _compared(source, name, description, predictor, images, options)
+        if calibration is not None:
             tell(f'{label}: quantising')
-            return _write_int8(source, name, path, description, model, pairs)
+            return _write_int8(source, name, path, description, model, calibration)
         if path.suffix == '.onnx':
             set_metadata(model, description)
             path.write_bytes(model.SerializeToString())
@@ -340,15 +349,15 @@ def _compared(
     name: str,
     description: Description,
     predictor: GraphPredictor,
+    images: np.ndarray,
     options: Options,
 ) -> Description:
-    """The description with the parity that was found.
+    """The description with the parity that was found on ``images``, (N, 2C, S, S).
 
     Raises:
         UserError: The graph differs from torch by more than is allowed.
     """
     card: Card = description.card
-    images = made_up_pairs(card, card.training_size, _PAIRS)
     parity = compare(source.predictor(name), predictor, images, (source.card, card), card.threshold)
     parity.check(f'{card.name} {name}'.strip(), options.tolerance)
     return dataclasses.replace(description, parity=parity.as_dict())

@@ -56,8 +56,9 @@ class Parity:
         raise UserError(
             f'{what} differs from torch by {self.max_difference:.1e} in a probability, and '
             f'{self.flips} of {self.pixels} pixels flip; {tolerance:.0e} of both is allowed. '
-            'Nothing was written. Networks that were not trained make much of rounding: export '
-            'trained weights, or allow more with --tolerance'
+            'Nothing was written. Networks that were not trained, or see images unlike those that '
+            'they were trained on, make much of rounding: export trained weights, compare on pairs '
+            'of yours with --pairs, or allow more with --tolerance'
         )
 
 

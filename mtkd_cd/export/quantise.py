@@ -58,7 +58,11 @@ class Pairs:
 
 
 def read_windows(
-    data: str | os.PathLike, card: Card, size: int, count: int = 2 * CALIBRATION_PAIRS
+    data: str | os.PathLike,
+    card: Card,
+    size: int,
+    count: int = 2 * CALIBRATION_PAIRS,
+    option: str = '--calibration',
 ) -> Pairs:
     """The middle of some pairs, evenly drawn from a list.
 
@@ -68,6 +72,7 @@ def read_windows(
         card: Bands and radiometry.
         size: Side of the windows.
         count: At most that many.
+        option: Who asked for them, for messages.
 
     Raises:
         UserError: A pair is missing, no good, or smaller than the windows; fewer than two pairs.
@@ -82,14 +87,14 @@ def read_windows(
     for index in chosen:
         task = tasks[index]
         if len(task.a) != 1 or len(task.b) != 1:
-            raise UserError(f'--calibration {data}: one file per date is needed')
+            raise UserError(f'{option} {data}: one file per date is needed')
         with open_pair(task.a[0], task.b[0], options) as pair:
             grid = pair.grid
             if pair.warp is not None:
-                raise UserError(f'--calibration: {task.a[0]} and {task.b[0]} lie on two grids')
+                raise UserError(f'{option}: {task.a[0]} and {task.b[0]} lie on two grids')
             if min(grid.height, grid.width) < size:
                 raise UserError(
-                    f'--calibration: {task.a[0]} has {grid.width} x {grid.height} pixels, the '
+                    f'{option}: {task.a[0]} has {grid.width} x {grid.height} pixels, the '
                     f'graph takes {size} x {size}: give larger images, or a smaller --size'
                 )
             place = Window((grid.height - size) // 2, (grid.width - size) // 2, size, size)

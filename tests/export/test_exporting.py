@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -127,9 +128,23 @@ def test_a_file_that_differs_from_torch_is_not_written(model, tiny_detector, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_file_is_compared_on_the_pairs_that_are_given(model, tmp_path):
+    for date in 'AB':
+        (tmp_path / date).mkdir()
+    for number, pair in enumerate(_pictures(2)):
+        for date, image in zip('AB', pair):
+            cv2.imwrite(str(tmp_path / date / f'{number}.png'), image)
+    (written,) = export_model(model, tmp_path / 'm.pt2', pairs=tmp_path)
+    # No three at once, as of made-up pairs: there are two.
+    assert (written.parity.batches, written.parity.pixels) == ((1,), SIZE**2)
+    assert written.parity.max_difference < 1e-5
+
+
 @pytest.mark.parametrize(
     ('name', 'options', 'message'),
     [
+        ('m.onnx', dict(pairs='nowhere'), 'nowhere'),
         ('m.tflite', {}, "unknown extension '.tflite'"),
         ('m', {}, 'a folder is for a cascade'),
         ('m.mtkd', {}, 'give a bundle as the model'),
