@@ -166,6 +166,8 @@ def measure(
     row = {**known, 'weights': what}
     predictor = model.predictor()
     images = made_up_pairs(model.card, size, 3)
+    if pairs is not None:
+        images = read_windows(pairs, model.card, size, len(images)).images
     for format, kind in itertools.product(formats, dynamic):
         key = key_of(format, kind)
         if key in known and not known[key].get('error'):

@@ -173,6 +173,17 @@ def test_unlabelled_pairs_come_with_a_label_that_ignores_everything(pairs, label
     assert sample['inputs'].shape == (6, 20, 20)
 
 
+def test_label_of_an_unlabelled_pair_has_the_size_that_its_images_were_given(pairs):
+    config = pairs(2)
+    config['pipeline'] = [*PIPELINE]
+    config['pipeline'].insert(1, dict(type='MultiImgResize', scale=(32, 24)))
+    sample = UnlabelledDataset(config)[0]
+    assert sample['inputs'].shape == (6, 24, 32)
+    label = sample['data_samples'].gt_sem_seg.data
+    assert label.shape == (1, 24, 32)
+    assert (label == 255).all()
+
+
 def test_data_set_given_as_an_object_keeps_its_own_labels(pairs):
     labelled = DATASETS.build(pairs(3))
     UnlabelledDataset(labelled)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtkd_cd.inference.card import Card
-from mtkd_cd.inference.inferencer import ChangeInferencer
+from mtkd_cd.inference.inferencer import ChangeInferencer, RasterResult
 from mtkd_cd.inference.predictor import Model
 
 rasterio = pytest.importorskip('rasterio')
@@ -75,6 +75,26 @@ def model_of(predictor, **card) -> Model:
 def inferencer_of() -> Callable[..., ChangeInferencer]:
     """``inferencer_of(predictor, **card)``."""
     return lambda predictor, **card: ChangeInferencer(model_of(predictor, **card), device='cpu')
+
+
+@pytest.fixture
+def predict(inferencer_of, tmp_path, read) -> Callable[..., tuple[np.ndarray, RasterResult]]:
+    """``predict(a, b, gsd_m=None, **options)`` two files by the difference; gives the float
+    probability and the result."""
+
+    def run(a, b, gsd_m=None, **options):
+        result = inferencer_of(Difference(), gsd_m=gsd_m).predict_raster(
+            a,
+            b,
+            tmp_path / 'o.tif',
+            probability=tmp_path / 'p.tif',
+            probability_dtype='float32',
+            overwrite=True,
+            **options,
+        )
+        return read(tmp_path / 'p.tif'), result
+
+    return run
 
 
 @pytest.fixture

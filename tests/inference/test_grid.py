@@ -35,25 +35,6 @@ def on_grid(height, width, pixel, origin=ORIGIN):
     return np.stack([values, 255 - values, values * 0.5 + 20]).round().astype(np.uint8)
 
 
-@pytest.fixture
-def predict(inferencer_of, tmp_path, read):
-    """Predict two files by the difference; gives the float probability and the result."""
-
-    def run(a, b, **options):
-        result = inferencer_of(Difference()).predict_raster(
-            a,
-            b,
-            tmp_path / 'o.tif',
-            probability=tmp_path / 'p.tif',
-            probability_dtype='float32',
-            overwrite=True,
-            **options,
-        )
-        return read(tmp_path / 'p.tif'), result
-
-    return run
-
-
 @pytest.mark.parametrize(
     ('pixel', 'origin'),
     [

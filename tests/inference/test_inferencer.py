@@ -350,6 +350,14 @@ class TestCascade:
             names = json.loads(file.tags()['MTKD_CD_DETECTORS'])
             assert set(np.unique(file.read(2))) == {names.index(sample.detector)}
 
+    def test_picture_has_no_band_for_the_detectors(self, cascade, scene, write_raster, tmp_path):
+        first, second = (write_raster(f'{i}.tif', date) for i, date in enumerate(scene(96, 128)))
+        with pytest.raises(UserError, match=r'--detector-band: .*o\.png holds one band'):
+            ChangeInferencer(cascade, device='cpu').predict_raster(
+                first, second, tmp_path / 'o.png', detector_band=True
+            )
+        assert not (tmp_path / 'o.png').exists()
+
     def test_windows_are_served_by_the_range_of_their_own_car(
         self, scene, write_raster, tmp_path, read
     ):

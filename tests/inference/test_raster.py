@@ -343,11 +343,12 @@ class TestValidPixels:
         assert ((read(tmp_path / 'o.tif') == 255) == (alpha[0] == 0)).all()
 
     @pytest.mark.parametrize('gsd', [None, 'model'])
+    @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
     def test_alpha_band_of_a_warped_date_says_what_is_valid(
-        self, write_raster, scene, inferencer_of, tmp_path, read, gsd
+        self, write_raster, scene, inferencer_of, tmp_path, read, gsd, dtype
     ):
-        a, b = scene(50, 60)
-        alpha = np.full((1, 50, 60), 255, np.uint8)
+        a, b = (date.astype(dtype) for date in scene(50, 60))
+        alpha = np.full((1, 50, 60), 255, dtype)
         alpha[0, 10:20, 30:40] = 0
         # Half a metre aside: another grid, on which the nearest pixel is that of the same place.
         aside = (500_000.5, 4_800_000.0)
@@ -355,7 +356,12 @@ class TestValidPixels:
             'b.tif', np.concatenate([b, alpha]), origin=aside, photometric='RGB', ALPHA='YES'
         )
         inferencer_of(Difference(), gsd_m=5.0 if gsd else None).predict_raster(
-            write_raster('a.tif', a), second, tmp_path / 'o.tif', gsd=gsd, resampling='nearest'
+            write_raster('a.tif', a),
+            second,
+            tmp_path / 'o.tif',
+            gsd=gsd,
+            resampling='nearest',
+            stretch='linear(low=0, high=255)',
         )
         change = read(tmp_path / 'o.tif')
         assert ((change == 255) == (alpha[0] == 0)).all()
@@ -808,60 +814,42 @@ def test_pictures_need_no_rasterio(tmp_path, scene, monkeypatch):
 class TestAssumedAlignment:
     """B is at A's place, whatever it says: with every option that warps it too."""
 
-    @pytest.fixture
-    def probability(self, inferencer_of, tmp_path, read):
-        def predict(first, second, gsd_m=None, **options):
-            result = inferencer_of(Difference(), gsd_m=gsd_m).predict_raster(
-                first,
-                second,
-                tmp_path / 'o.tif',
-                probability=tmp_path / 'p.tif',
-                probability_dtype='float32',
-                overwrite=True,
-                **options,
-            )
-            return read(tmp_path / 'p.tif'), result
-
-        return predict
-
     @pytest.mark.parametrize('elsewhere', [dict(origin=(500_200.0, 4_799_900.0)), dict(crs=None)])
-    def test_at_another_resolution(self, write_raster, scene, probability, elsewhere):
+    def test_at_another_resolution(self, write_raster, scene, predict, elsewhere):
         a, b = scene(50, 60)
         first = write_raster('a.tif', a)
         options = dict(gsd='model', gsd_m=5.0)
-        expected, _ = probability(first, write_raster('b.tif', b), **options)
-        found, _ = probability(
+        expected, _ = predict(first, write_raster('b.tif', b), **options)
+        found, _ = predict(
             first, write_raster('c.tif', b, **elsewhere), assume_aligned=True, **options
         )
         np.testing.assert_array_equal(found, expected)
 
     @pytest.mark.parametrize('elsewhere', [dict(origin=(500_200.0, 4_799_900.0)), dict(crs=None)])
-    def test_with_the_shift_taken_out(self, write_raster, probability, elsewhere):
+    def test_with_the_shift_taken_out(self, write_raster, predict, elsewhere):
         a, b = _shifted_texture()
         first = write_raster('a.tif', a)
-        expected, result = probability(first, write_raster('b.tif', b), coregister=True)
+        expected, result = predict(first, write_raster('b.tif', b), coregister=True)
         assert result.report['coregistered']
-        found, _ = probability(
+        found, _ = predict(
             first, write_raster('c.tif', b, **elsewhere), assume_aligned=True, coregister=True
         )
         np.testing.assert_array_equal(found, expected)
 
-    def test_shift_of_rasters_without_a_crs_is_taken_out(self, write_raster, probability):
+    def test_shift_of_rasters_without_a_crs_is_taken_out(self, write_raster, predict):
         a, b = _shifted_texture()
-        expected, _ = probability(
-            write_raster('a.tif', a), write_raster('b.tif', b), coregister=True
-        )
-        found, result = probability(
+        expected, _ = predict(write_raster('a.tif', a), write_raster('b.tif', b), coregister=True)
+        found, result = predict(
             write_raster('c.tif', a, crs=None), write_raster('d.tif', b, crs=None), coregister=True
         )
         assert result.report['coregistered']
         np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
         np.testing.assert_allclose(found, expected, atol=0.02)
 
-    def test_rule_of_the_shift_is_the_one_asked_for(self, write_raster, probability):
+    def test_rule_of_the_shift_is_the_one_asked_for(self, write_raster, predict):
         a, b = _shifted_texture()
         first, second = write_raster('a.tif', a), write_raster('b.tif', b)
-        found, result = probability(first, second, coregister=True, resampling='nearest')
+        found, result = predict(first, second, coregister=True, resampling='nearest')
         assert result.report['grid']['resampling'] == 'nearest'
         # Whole pixels: date B's values themselves.
         assert np.nanmax(found) == 0
