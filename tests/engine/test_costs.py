@@ -1,5 +1,6 @@
 """What lowers the cost of training changes nothing else."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -85,8 +86,7 @@ def test_compiled_parts_give_the_same(detector):
 
 def test_costs_are_put_where_they_belong():
     cfg = load_config('configs/mtkd/fc_ef.py')
-    own = dict(dataset=dict(pipeline=cfg.train_dataloader.dataset.pipeline))
-    cfg.student_train_dataloader = own
+    cfg.student_train_dataloader = copy.deepcopy(cfg.train_dataloader)
     set_costs(cfg, compile=True, cache='disk', accumulate=4, checkpoint_activations=True)
     assert cfg.optim_wrapper.accumulative_counts == 4
     hooks = [hook['type'] for hook in cfg.custom_hooks]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.inference.inferencer import ChangeInferencer
@@ -328,17 +328,20 @@ class TestValidPixels:
         found = {tuple(place) for place in np.argwhere(change == 255).tolist()}
         assert {(0, 0), (40, 40), (41, 41)} <= found
 
+    @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
     def test_alpha_band_says_what_is_valid(
-        self, write_raster, scene, inferencer_of, tmp_path, read
+        self, write_raster, scene, inferencer_of, tmp_path, read, dtype
     ):
-        a, b = scene(50, 60)
-        alpha = np.full((1, 50, 60), 255, np.uint8)
+        a, b = (date.astype(dtype) for date in scene(50, 60))
+        alpha = np.full((1, 50, 60), 255, dtype)
         alpha[0, 10:20, 10:20] = 0
         first = write_raster('a.tif', np.concatenate([a, alpha]), photometric='RGB', ALPHA='YES')
         with rasterio.open(first) as file:
-            assert MaskFlags.alpha in file.mask_flag_enums[0]
+            assert file.colorinterp[3] == ColorInterp.alpha
+            if dtype == np.uint8:  # of floats GDAL makes no mask of it
+                assert MaskFlags.alpha in file.mask_flag_enums[0]
         inferencer_of(Difference()).predict_raster(
-            first, write_raster('b.tif', b), tmp_path / 'o.tif'
+            first, write_raster('b.tif', b), tmp_path / 'o.tif', stretch='linear(low=0, high=255)'
         )
         assert ((read(tmp_path / 'o.tif') == 255) == (alpha[0] == 0)).all()
 
