@@ -11,7 +11,6 @@ OUT/NAME.mtkd has its weights and the threshold of the best F1 on the first vali
 """
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -76,14 +75,11 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     options = {key: getattr(args, key) for key in ('iters', 'crop_size', 'batch_size')}
-    links = Path(tempfile.mkdtemp())
-    try:
-        data = linked(args.data, links, args.val_pairs)
+    with tempfile.TemporaryDirectory() as links:
+        data = linked(args.data, Path(links), args.val_pairs)
         for name in args.models or list_models():
             if not (args.out / f'{name}.mtkd').exists():
                 short_run(name, data, args.out, options)
-    finally:
-        shutil.rmtree(links)
 
 
 if __name__ == '__main__':

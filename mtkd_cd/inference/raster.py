@@ -157,10 +157,14 @@ class Date:
         return np.ma.masked_array(values, np.broadcast_to(~valid, values.shape))
 
     def _masks(self, window: Any = None, out_shape: tuple[int, int] | None = None) -> np.ndarray:
+        """(M, h, w), above 0 where all are valid: of alpha, and of each band."""
+        found = []
         if self.alpha is not None:
-            return self.dataset.read(self.alpha, window=window, out_shape=out_shape)[None]
-        shape = None if out_shape is None else (len(self.bands), *out_shape)
-        return self.dataset.read_masks(list(self.bands), window=window, out_shape=shape)
+            found.append(self.dataset.read(self.alpha, window=window, out_shape=out_shape)[None])
+        if self.alpha is None or self.dataset.nodata is not None:  # GDAL's masks know one of both
+            shape = None if out_shape is None else (len(self.bands), *out_shape)
+            found.append(self.dataset.read_masks(list(self.bands), window=window, out_shape=shape))
+        return np.concatenate(found)
 
     def _valid(self, values: np.ndarray, masks: Any) -> np.ndarray:
         valid = np.ones(values.shape[1:], bool)

@@ -345,6 +345,22 @@ class TestValidPixels:
         )
         assert ((read(tmp_path / 'o.tif') == 255) == (alpha[0] == 0)).all()
 
+    @pytest.mark.parametrize('origin', [(500_000.0, 4_800_000.0), (500_000.5, 4_800_000.0)])
+    def test_declared_nodata_counts_beside_an_alpha_band(
+        self, write_raster, scene, inferencer_of, tmp_path, read, origin
+    ):
+        a, b = (np.clip(date, 1, 255) for date in scene(50, 60))
+        b[:, 20:30, 5:15] = 0
+        alpha = np.full((1, 50, 60), 255, np.uint8)
+        alpha[0, 10:20, 30:40] = 0
+        options = dict(origin=origin, nodata=0, photometric='RGB', ALPHA='YES')
+        second = write_raster('b.tif', np.concatenate([b, alpha]), **options)
+        inferencer_of(Difference()).predict_raster(
+            write_raster('a.tif', a), second, tmp_path / 'o.tif', resampling='nearest'
+        )
+        void = (b[0] == 0) | (alpha[0] == 0)
+        assert ((read(tmp_path / 'o.tif') == 255) == void).all()
+
     @pytest.mark.parametrize('gsd', [None, 'model'])
     @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
     def test_alpha_band_of_a_warped_date_says_what_is_valid(
