@@ -30,6 +30,9 @@ IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 _SUFFIXES_TEXT = ', '.join(IMAGE_SUFFIXES)
 _SHOWN = 5
 _LOOKED_INTO = 8
+_AT_ONCE = 64  # pairs whose headers one thread reads
+_REMEMBERED = 200_000  # headers
+_headers: dict[str, tuple[tuple[int, int, int], ImageHeader]] = {}
 
 
 class Pair(NamedTuple):
@@ -302,13 +305,14 @@ def header_problems(
         radiometry: The rule for their values.
     """
     suspects: list[str] = []
+
+    def of_some(some_pairs: Sequence[Pair]) -> list[Problem]:
+        found = (_pair_header_problems(pair, bands, radiometry, suspects) for pair in some_pairs)
+        return [problem for problems in found for problem in problems]
+
+    parts = [pairs[start : start + _AT_ONCE] for start in range(0, len(pairs), _AT_ONCE)]
     with ThreadPoolExecutor() as pool:
-        found = pool.map(
-            lambda pair: _pair_header_problems(pair, bands, radiometry, suspects),
-            pairs,
-            chunksize=16,
-        )
-        problems = [problem for problems in found for problem in problems]
+        problems = [problem for problems in pool.map(of_some, parts) for problem in problems]
     for path in sorted(suspects)[:_LOOKED_INTO]:
         try:
             read_image(path, bands=bands, radiometry=radiometry)
@@ -326,8 +330,7 @@ def _pair_header_problems(
         if path is None:
             continue
         try:
-            with open(path, 'rb') as file:
-                headers[path] = read_header(file)
+            headers[path] = _header(path)
         except OSError as error:
             problems.append(Problem(path, f'cannot be opened: {error}'))
             continue
@@ -343,6 +346,21 @@ def _pair_header_problems(
             suspects.append(path)
     sizes = {path: header.size for path, header in headers.items()}
     return problems + size_problems(sizes, pair) + _turn_problems(headers, pair)
+
+
+def _header(path: str) -> ImageHeader:
+    """A file's header, read once per process as long as the file stays: a recipe opens the same
+    data dozens of times."""
+    status = os.stat(path)
+    stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+    known = _headers.get(path)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    with open(path, 'rb') as file:
+        header = read_header(file)
+    if header.tags is None and len(_headers) < _REMEMBERED:  # a TIFF's tags may be large
+        _headers[path] = stamp, header
+    return header
 
 
 def _turn_problems(headers: dict[str, ImageHeader], pair: Pair) -> list[Problem]:
