@@ -17,7 +17,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 NEEDED = (
-    'onedl-mmengine onedl-mmcv onedl-mmsegmentation addict termcolor yapf platformdirs prettytable wcwidth ftfy'
+    'onedl-mmengine onedl-mmcv onedl-mmsegmentation addict termcolor yapf platformdirs prettytable wcwidth ftfy filelock submitit'
 )
 site = Path(sys.argv[1])
 shutil.rmtree(site, ignore_errors=True)
