@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             nice=args.nice,
             slurm={**slurm, 'slurm_additional_parameters': args.slurm_options},
         )
-        if until is not None:
+        if until is not None and not args.full_length:
             experiment = within(experiment, cluster, until)
         matrix = run_matrix(experiment, cluster, args.retries, until)
     print(f'\n{matrix.as_markdown()}\nwritten to {experiment.work_dir}/matrix.md, .csv and .json')
@@ -109,6 +109,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         help='measure the speed first, shorten the trainings so that they end in time, and stop '
         'then; the longest trainings are those of the settings',
+    )
+    where.add_argument(
+        '--full-length',
+        action='store_true',
+        help='with --minutes: neither measure nor shorten, only stop then; another call goes on',
     )
     where.add_argument(
         '--gather', action='store_true', help='run nothing, write the table of what there is'

@@ -1,0 +1,52 @@
+# Questions 1, 2 and 3 of mix.py at full size within one loan of a GPU of a quarter of an hour: twelve jobs of about eight minutes each at once. The
+# lengths are fixed, from the times of a step that twelve jobs had on an H200 (docs/experiments.md): 93 ms changer_mitb0, 50 ms fc_siam_diff.
+#   SETTINGS=configs/experiments/mix_loan.py tools/experiments/mix_on_gpu.sh 9.8 OUT --full-length
+_base_ = './mix.py'
+
+work_dir = 'work_dirs/mix_loan'
+# The mean over images is kind to a model that predicts no change: a sixth of the images have none, and score 1 in both classes.
+cfg_options = {'custom_hooks.0.metric': 'pooled_mIoU'}
+# With dropout and without weights, fc_siam_diff needs longer than there is to predict any change.
+_found = {'model.backbone.dropout': 0.0, 'model.decode_head.loss_decode.class_weight': [1.0, 3.0]}
+_own = ('origin', 'continued', 'op', 'mtkd', 'mtkd@kl', 'op@validated')
+models = dict(
+    changer_mitb0=dict(
+        strategies=_own,
+        iters=1500,
+        specialist_iters=150,
+        student_iters=375,
+        val_interval=375,
+        lr=4e-4,
+    ),
+    lightcdnet_s=dict(
+        config='mix/lightcdnet_s.py',
+        strategies=_own,
+        iters=1800,
+        specialist_iters=180,
+        student_iters=450,
+        val_interval=450,
+        lr=3e-3,
+    ),
+    fc_siam_diff=dict(
+        strategies=(*_own, 'mtkd@origin+by_changer_mitb0+kl'),
+        iters=2400,
+        specialist_iters=240,
+        student_iters=600,
+        val_interval=600,
+        lr=1e-3,
+        cfg_options=_found,
+    ),
+    # `mtkd` is the second control: the student sees the unlabelled pairs and is taught nothing.
+    fc_siam_diff_10=dict(
+        strategies=('origin', 'continued', 'mtkd@kl', 'mtkd'),
+        loss_weight=1e-7,
+        iters=2400,
+        specialist_iters=240,
+        student_iters=600,
+        val_interval=600,
+        lr=1e-3,
+        cfg_options=_found,
+    ),
+    fc_siam_diff_25=None,
+)
+del _found, _own
