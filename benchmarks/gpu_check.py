@@ -2,11 +2,17 @@
 
     python benchmarks/gpu_check.py --minutes 5 --out OUTPUT_FOLDER
 
-Three parts: ``tests`` runs tests/gpu; ``syncs`` counts where one training step and one test step
-make the host wait for the GPU; ``times`` measures training steps of origin and student, in float32,
-mixed precision and compiled. A process measures one thing after the other, since starting one can
-take a minute; one that fails or takes too long is replaced and goes on with what is left. TTP comes
-last, with a process and a time of its own. What is there is written to ``gpu_check.json`` and
+Four parts, in this order:
+
+- ``tests`` runs tests/gpu.
+- ``plain`` compares training steps of origin and student with steps as the toolbox makes them, see
+  run_all.py, on the same batch and in turns.
+- ``syncs`` counts where one training step and one test step make the host wait for the GPU.
+- ``times`` measures training steps of origin and student, in float32, mixed precision and compiled.
+
+A process measures one thing after the other, since starting one can take a minute; one that fails
+or takes too long is replaced and goes on with what is left. TTP comes last, in a process of its own
+that imports while the other measures. What is there is written to ``gpu_check.json`` and
 ``gpu_check.md`` after each.
 Without a GPU everything runs on the CPU, which says that the script works and no more; give it
 ``--size 64 --batch 2 --models fc_ef``.
@@ -14,10 +20,16 @@ Without a GPU everything runs on the CPU, which says that the script works and n
 
 import argparse
 import collections
+import contextlib
+import copy
+import functools
+import gc
 import json
+import math
 import os
 import platform
 import queue
+import resource
 import statistics
 import subprocess
 import sys
@@ -32,7 +44,11 @@ from typing import Any
 
 _REPO = Path(__file__).resolve().parents[1]
 _MODELS = ('changer_mitb0', 'tinycd', 'bit_r18', 'ttp_vitsam_l')
-_PARTS = ('tests', 'syncs', 'times')
+_PLAIN_MODELS = ('changer_mitb0', 'bit_r18', 'fc_siam_diff', 'tinycd')
+_PARTS = ('tests', 'plain', 'syncs', 'times')
+# Seconds of steps for one model against plain ones, and for the steps of one kind alone.
+_PLAIN_SECONDS = 18
+_STEP_SECONDS = 3
 # The longest that one measurement may take, in seconds, and one of a model that is large.
 _LONGEST = 90
 _LONGEST_LARGE = 240
@@ -41,7 +57,9 @@ _LARGE = ('ttp_vitsam_l', 'ban_vitl14_mitb2')
 _TEST_SHARE = 0.4
 # Measured in this order while there is time.
 _SETTINGS = ('float32', 'amp', 'amp+bf16 teachers', 'amp+compile')
+_PLAIN_SETTINGS = ('float32', 'amp')
 _FOUND = 'found: '
+_MACHINE = 'machine: '
 Task = tuple[str, str, str, int, int]  # what, model, setting, size, batch
 _COLUMNS = (
     ('model', 'model'),
@@ -54,6 +72,21 @@ _COLUMNS = (
     ('origin_mib', 'origin, MiB'),
     ('mtkd_mib', 'MTKD, MiB'),
     ('first_step_s', 'first step, s'),
+)
+_PLAIN_COLUMNS = (
+    ('model', 'model'),
+    ('setting', 'setting'),
+    ('plain_mtkd_ms', 'plain MTKD step, ms'),
+    ('our_mtkd_ms', 'our MTKD step, ms'),
+    ('mtkd_ratio', 'plain / ours'),
+    ('plain_origin_ms', 'plain origin step, ms'),
+    ('our_origin_ms', 'our origin step, ms'),
+    ('origin_ratio', 'plain / ours'),
+    ('step_ratio', 'our MTKD / origin'),
+    ('plain_mtkd_mib', 'plain MTKD step, MiB'),
+    ('our_mtkd_mib', 'our MTKD step, MiB'),
+    ('mib_ratio', 'plain / ours'),
+    ('rounds', 'rounds'),
 )
 
 
@@ -92,7 +125,19 @@ def _without_init_files(node: Any) -> Any:
     return node
 
 
+def build_on(device: str, config: Any) -> Any:
+    """Build a model whose weights are drawn on the device: a slow processor takes half a minute for
+    the 300 million of TTP."""
+    import torch
+
+    from mtkd_cd.registry import MODELS
+
+    with torch.device(device):
+        return MODELS.build(config).to(device)
+
+
 def build_distiller(config: Any, teacher_options: dict[str, Any] | None = None) -> Any:
+    """A distiller and its teachers; ``config`` may be a detector, which is copied."""
     from mtkd_cd.registry import MODELS
 
     model = MODELS.build(
@@ -102,14 +147,24 @@ def build_distiller(config: Any, teacher_options: dict[str, Any] | None = None) 
     return model
 
 
+def _device() -> str:
+    import torch
+
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
 def _wrapper(model: Any, amp: bool, device: str) -> Any:
     import torch
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return _wrap(torch.optim.AdamW(trained, lr=1e-5, fused=True), amp, device)
+
+
+def _wrap(optimizer: Any, amp: bool, device: str) -> Any:
     from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
     from mtkd_cd.engine.optim import BFloat16OptimWrapper
 
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     if not amp:
         return OptimWrapper(optimizer)
     if device == 'cpu':
@@ -124,17 +179,31 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def _peak_mib(reset: bool = False) -> float:
+def _held_mib() -> float:
+    """What tensors hold on the GPU now, from where the peak is counted; 0 without one."""
     import torch
 
     if not torch.cuda.is_available():
-        import resource
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / 2**20
 
+
+def _peak_mib() -> float:
+    """Of the GPU since :func:`_held_mib`; without one, of the process."""
+    import torch
+
+    if not torch.cuda.is_available():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if reset:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     return torch.cuda.max_memory_allocated() / 2**20
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _time_steps(step: Callable[[], object], seconds: float) -> tuple[float, float]:
@@ -152,33 +221,111 @@ def _time_steps(step: Callable[[], object], seconds: float) -> tuple[float, floa
 
 
 def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, Any]:
-    """A row of the table, measured in this process."""
+    """A row of the table, measured in this process. MiB are those of the model and its step."""
     import torch
 
-    from mtkd_cd.registry import MODELS
-
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = _device()
     amp = setting.startswith('amp')
     batch = make_batch(size, pairs, device)
     row: dict[str, Any] = dict(model=name, setting=setting)
+    torch.manual_seed(0)
+    _free()
+    built = build_on(device, model_config(name))
     for kind in ('origin', 'mtkd'):
-        torch.manual_seed(0)
-        config = model_config(name)
+        held = _held_mib()
         options = dict(precision='bfloat16') if 'bf16' in setting else {}
-        model = MODELS.build(config) if kind == 'origin' else build_distiller(config, options)
-        model = model.to(device).to(memory_format=torch.channels_last).train()
+        model = copy.deepcopy(built) if kind == 'origin' else build_distiller(built, options)
+        model = _as_trained(model, amp)
         if 'compile' in setting:
             model.extract_feat = torch.compile(model.extract_feat)
         wrapper = _wrapper(model, amp, device)
-        _peak_mib(reset=True)
-        took, first = _time_steps(lambda m=model, w=wrapper: m.train_step(batch, w), 5)
+        step = functools.partial(model.train_step, batch, wrapper)
+        took, first = _time_steps(step, _STEP_SECONDS)
         row[f'{kind}_ms'] = round(1000 * took, 1)
         row[f'{kind}_pairs'] = round(pairs / took, 1)
-        row[f'{kind}_mib'] = round(_peak_mib())
+        row[f'{kind}_mib'] = round(_peak_mib() - held)
         row['first_step_s'] = round(max(first, row.get('first_step_s', 0)), 1)
-        del model, wrapper
+        loss = float(step()['loss'])
+        if not math.isfinite(loss):
+            row['error'] = f'the loss of {kind} is {loss}'
+        del model, wrapper, step
+        _free()
     row['ratio'] = round(row['mtkd_ms'] / row['origin_ms'], 2)
     return row
+
+
+def _as_trained(model: Any, amp: bool) -> Any:
+    """In training mode, in the memory order that the tools train in."""
+    import torch
+
+    return (model.to(memory_format=torch.channels_last) if amp else model).train()
+
+
+def measure_plain(name: str, setting: str, size: int, pairs: int) -> dict[str, Any]:
+    """A row of our steps against plain ones, measured in this process. MiB are those above what was
+    held before the step."""
+    import torch
+    from run_all import PlainStep
+
+    device = _device()
+    amp = setting == 'amp'
+    batch = make_batch(size, pairs, device)
+    config = model_config(name)
+    wrap = functools.partial(_wrap, amp=amp, device=device)
+    _free()
+    torch.manual_seed(0)
+    distiller = _as_trained(build_distiller(build_on(device, config)), amp)
+    origin = _as_trained(build_on(device, config), amp)
+    calls = dict(
+        plain_mtkd=functools.partial(PlainStep(config, device=device, wrap=wrap), batch),
+        our_mtkd=functools.partial(distiller.train_step, batch, _wrapper(distiller, amp, device)),
+        plain_origin=functools.partial(
+            PlainStep(config, distill_weight=0, device=device, wrap=wrap), batch
+        ),
+        our_origin=functools.partial(origin.train_step, batch, _wrapper(origin, amp, device)),
+    )
+    row = dict(model=name, setting=setting) | _take_turns(calls, _PLAIN_SECONDS)
+    row['mtkd_ratio'] = round(row['plain_mtkd_ms'] / row['our_mtkd_ms'], 2)
+    row['origin_ratio'] = round(row['plain_origin_ms'] / row['our_origin_ms'], 2)
+    row['step_ratio'] = round(row['our_mtkd_ms'] / row['our_origin_ms'], 2)
+    if row.get('our_mtkd_mib'):
+        row['mib_ratio'] = round(row['plain_mtkd_mib'] / row['our_mtkd_mib'], 2)
+    return row
+
+
+def _take_turns(
+    calls: dict[str, Callable[[], object]], seconds: float, warm_up: int = 3, rounds: int = 12
+) -> dict[str, Any]:
+    """Medians of calls that take turns, in ms, and on a GPU their peaks of memory in MiB: 6 timed
+    rounds at least, or 1 where those last too long."""
+    import torch
+
+    took: dict[str, list[float]] = {name: [] for name in calls}
+    peaks: dict[str, float] = {}
+    start = time.perf_counter()
+    timed = -warm_up
+    while timed < rounds:
+        for name, call in calls.items():
+            held = _held_mib()
+            before = time.perf_counter()
+            call()
+            _synchronize()
+            spent = time.perf_counter() - before
+            if timed >= 0:
+                took[name].append(spent)
+                peaks[name] = max(peaks.get(name, 0), _peak_mib() - held)
+        elapsed = time.perf_counter() - start
+        timed += 1
+        if timed < 0 and elapsed > seconds / 2:
+            timed = 0
+        if timed > 0 and (elapsed > seconds or (timed >= 6 and elapsed > seconds / 2)):
+            break
+    found: dict[str, Any] = dict(rounds=timed)
+    for name, times in took.items():
+        found[f'{name}_ms'] = round(1000 * statistics.median(times), 1)
+        if torch.cuda.is_available():
+            found[f'{name}_mib'] = round(peaks[name])
+    return found
 
 
 def count_syncs(name: str, size: int, pairs: int) -> dict[str, Any]:
@@ -187,8 +334,9 @@ def count_syncs(name: str, size: int, pairs: int) -> dict[str, Any]:
 
     from mtkd_cd.registry import METRICS
 
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    model = build_distiller(model_config(name)).to(device).train()
+    device = _device()
+    _free()
+    model = build_distiller(build_on(device, model_config(name))).train()
     wrapper = _wrapper(model, False, device)
     batch = make_batch(size, pairs, device)
     metric = METRICS.build(dict(type='PerImageChangeMetric'))
@@ -267,7 +415,7 @@ class Report:
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
         self.folder = folder
         self.data: dict[str, Any] = dict(
-            machine={}, settings=dict(size=args.size, batch=args.batch, minutes=args.minutes)
+            machine='', settings=dict(size=args.size, batch=args.batch, minutes=args.minutes)
         )
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -284,6 +432,9 @@ class Report:
         ]
         if 'tests' in self.data:
             lines += ['', '## Tests', '', f'`{self.data["tests"]["summary"]}`']
+        if self.data.get('plain'):
+            rows = self.data['plain'] + _means(self.data['plain'])
+            lines += ['', '## Against plain steps', '', *_table(_PLAIN_COLUMNS, rows)]
         if self.data.get('syncs'):
             lines += ['', '## Host synchronisations', '', '| model | step | number | places |']
             lines += ['|---|---|---:|---|']
@@ -296,44 +447,83 @@ class Report:
                 if 'error' in row:
                     lines.append(f'| {row["model"]} | failed | | {row["error"]} |')
         if self.data.get('times'):
-            lines += ['', '## Training steps', '']
-            lines += ['| ' + ' | '.join(title for _, title in _COLUMNS) + ' |']
-            lines += ['|---|---|' + '---:|' * (len(_COLUMNS) - 2)]
-            for row in self.data['times']:
-                cells = [str(row.get(key, '')) for key, _ in _COLUMNS]
-                lines.append('| ' + ' | '.join(cells) + f' | {row.get("error", "")}'.rstrip())
+            lines += ['', '## Training steps', '', *_table(_COLUMNS, self.data['times'])]
         return '\n'.join(lines) + '\n'
 
 
-def measure_all(tasks: list[Task], deadline: float, done: Callable[[Task, dict], None]) -> None:
+def _table(columns: tuple[tuple[str, str], ...], rows: list[dict[str, Any]]) -> list[str]:
+    lines = ['| ' + ' | '.join(title for _, title in columns) + ' |']
+    lines.append('|---|---|' + '---:|' * (len(columns) - 2))
+    for row in rows:
+        cells = [str(row.get(key, '')) for key, _ in columns]
+        lines.append('| ' + ' | '.join(cells) + f' | {row.get("error", "")}'.rstrip())
+    return lines
+
+
+def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The geometric means of the ratios over the models, a row for each setting."""
+    means = []
+    for setting in dict.fromkeys(row['setting'] for row in rows):
+        mean: dict[str, Any] = dict(model='geometric mean', setting=setting)
+        for key in ('mtkd_ratio', 'origin_ratio', 'step_ratio', 'mib_ratio'):
+            ratios = [row[key] for row in rows if row['setting'] == setting and key in row]
+            if ratios:
+                mean[key] = round(statistics.geometric_mean(ratios), 2)
+        means.append(mean)
+    return means
+
+
+def measure_all(
+    tasks: list[Task],
+    deadline: float,
+    done: Callable[[Task, dict], None],
+    found_machine: Callable[[str], None] = lambda name: None,
+) -> None:
     """Have child processes measure, one task after the other, until the deadline.
 
     Args:
-        tasks: (what, model, setting, size, batch).
+        tasks: (what, model, setting, size, batch); those of large models come last.
         deadline: Of ``time.monotonic()``.
         done: Called with each task and what was found, or an ``error``.
+        found_machine: Called with the machine's name when a process knows it.
     """
-    tasks = list(tasks)
-    while tasks and deadline - time.monotonic() > 10:
-        group = [task for task in tasks if (task[1] in _LARGE) == (tasks[0][1] in _LARGE)]
-        longest = _LONGEST_LARGE if tasks[0][1] in _LARGE else _LONGEST
-        with _Child(group) as child:
-            for task in group:
-                found = child.next(min(longest, deadline - time.monotonic()))
-                done(task, found)
-                tasks.remove(task)
-                if 'lost' in found:
-                    break
+
+    def is_large(task: Task) -> bool:
+        return task[1] in _LARGE
+
+    groups = [[task for task in tasks if is_large(task) is large] for large in (False, True)]
+    with contextlib.ExitStack() as stack:
+        # Both import at the same time; the second then waits.
+        children = {
+            i: stack.enter_context(_Child(group)) for i, group in enumerate(groups) if group
+        }
+        for i, group in enumerate(groups):
+            while group and deadline - time.monotonic() > 10:
+                child = children.pop(i, None) or stack.enter_context(_Child(group))
+                child.start()
+                for task in list(group):
+                    longest = _LONGEST_LARGE if is_large(task) else _LONGEST
+                    found = child.next(min(longest, deadline - time.monotonic()))
+                    if child.machine:
+                        found_machine(child.machine)
+                    done(task, found)
+                    group.remove(task)
+                    if 'lost' in found:
+                        break
+                child.stop()
 
 
 class _Child:
-    """A process of this script that prints what it finds, a line for each task."""
+    """A process of this script that imports what it needs, waits for :meth:`start`, and prints what
+    it finds, a line for each task."""
 
     def __init__(self, tasks: list[Task]) -> None:
-        self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115  (closed by __exit__)
+        self.machine = ''
+        self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115  (closed by stop)
         self._process = subprocess.Popen(
             [sys.executable, '-W', 'ignore', __file__, '--child', json.dumps(tasks)],
             env={**os.environ, 'PYTHONPATH': _python_path()},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
@@ -341,9 +531,18 @@ class _Child:
         self._lines: queue.Queue = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
+    def start(self) -> None:
+        """Let it measure."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which `next` says
+            self._process.stdin.write('go\n')
+            self._process.stdin.flush()
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if line.startswith(_MACHINE):
+                self.machine = line.removeprefix(_MACHINE).strip()
             if line.startswith(_FOUND):
                 self._lines.put(json.loads(line.removeprefix(_FOUND)))
         self._lines.put(None)
@@ -365,6 +564,10 @@ class _Child:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it, in the middle of a measurement too."""
         self._process.kill()
         self._process.wait()
         self._log.close()
@@ -411,8 +614,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument('--minutes', type=float, default=10, help='for everything; default: 10')
     parser.add_argument('--out', type=Path, default=Path(tempfile.gettempdir()) / 'gpu_check')
     parser.add_argument('--parts', nargs='+', choices=_PARTS, default=_PARTS)
-    parser.add_argument('--models', nargs='+', default=_MODELS)
+    parser.add_argument(
+        '--models',
+        nargs='+',
+        help=f'default: {" ".join(_PLAIN_MODELS)} against plain steps, else {" ".join(_MODELS)}',
+    )
     parser.add_argument('--settings', nargs='+', choices=_SETTINGS, default=_SETTINGS)
+    parser.add_argument(
+        '--plain-settings', nargs='+', choices=_PLAIN_SETTINGS, default=_PLAIN_SETTINGS[:1]
+    )
     parser.add_argument('--tests', default='', help="pytest's -k")
     parser.add_argument('--size', type=int, default=512)
     parser.add_argument('--batch', type=int, default=8)
@@ -421,21 +631,45 @@ def _parse() -> argparse.Namespace:
 
 
 def _run_child(tasks: list[Task]) -> None:
+    import torch
     from mmengine.registry import DefaultScope
 
     import mtkd_cd  # noqa: F401  (registers)
+    from mtkd_cd.registry import MODELS
 
     DefaultScope.get_instance('benchmark', scope_name='mtkd_cd')
+    for model in dict.fromkeys(task[1] for task in tasks if task[1] in _LARGE):
+        # Imports what only this model needs, peft for one.
+        with contextlib.suppress(Exception), torch.device('meta'):
+            MODELS.build(model_config(model))
+    if not sys.stdin.readline():  # the parent has ended
+        return
+    print(_MACHINE + _machine(), flush=True)
     for task, model, setting, size, batch in tasks:
         try:
-            found = (
-                measure_times(model, setting, size, batch)
-                if task == 'times'
-                else count_syncs(model, size, batch)
-            )
+            if task == 'syncs':
+                found = count_syncs(model, size, batch)
+            else:
+                measure = measure_plain if task == 'plain' else measure_times
+                found = measure(model, setting, size, batch)
         except Exception as error:  # whatever it is, the next one may do
             found = dict(error=f'{type(error).__name__}: {error}'[:300])
         print(_FOUND + json.dumps(found), flush=True)
+
+
+def _tasks(args: argparse.Namespace) -> list[Task]:
+    """What to measure, the most important first."""
+    plain_models = [model for model in args.models or _PLAIN_MODELS if model not in _LARGE]
+    models = sorted(args.models or _MODELS, key=lambda model: model in _LARGE)
+    tasks = []
+    if 'plain' in args.parts:
+        tasks += [('plain', model, s) for s in args.plain_settings for model in plain_models]
+    if 'syncs' in args.parts:
+        tasks.append(('syncs', models[0], '-'))
+    if 'times' in args.parts:
+        tasks += [('times', model, setting) for setting in args.settings for model in models]
+    tasks.sort(key=lambda task: task[1] in _LARGE)
+    return [(*task, args.size, args.batch) for task in tasks]
 
 
 def main() -> None:
@@ -445,32 +679,25 @@ def main() -> None:
         return
     deadline = time.monotonic() + 60 * args.minutes
     report = Report(args.out, args)
-    report.data['machine'] = _machine()
     report.write()
     if 'tests' in args.parts:
         share = _TEST_SHARE if len(args.parts) > 1 else 1
         report.data['tests'] = run_tests(args.out, share * 60 * args.minutes, args.tests)
         report.write()
         print(report.data['tests']['summary'], flush=True)
-    size, batch = args.size, args.batch
-    small = [model for model in args.models if model not in _LARGE]
-    large = [model for model in args.models if model in _LARGE]
-    tasks = [('syncs', args.models[0], '-', size, batch)] if 'syncs' in args.parts else []
-    if 'times' in args.parts:
-        tasks += [
-            ('times', model, setting, size, batch)
-            for models in (small, large)
-            for setting in args.settings
-            for model in models
-        ]
+    start = time.monotonic()
 
     def done(task: Task, found: dict[str, Any]) -> None:
         what, model, setting, *_ = task
+        found |= dict(after_s=round(time.monotonic() - start, 1))
         report.data.setdefault(what, []).append(dict(model=model, setting=setting) | found)
         report.write()
         print(what, model, setting, json.dumps(found), flush=True)
 
-    measure_all(tasks, deadline, done)
+    measure_all(_tasks(args), deadline, done, lambda name: report.data.update(machine=name))
+    if not report.data['machine']:
+        report.data['machine'] = _machine()
+        report.write()
     print(f'written to {args.out}')
 
 

@@ -38,7 +38,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
-from gpu_check import build_distiller, make_batch, model_config
+from gpu_check import build_distiller, build_on, make_batch, model_config
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
@@ -147,9 +147,9 @@ def as_the_toolbox() -> Iterator[None]:
     )
     places = [
         (module, name, other)
-        for path, module in list(sys.modules.items())
+        for module in _model_modules(len(sys.modules))
         for name, other in others.items()
-        if path.startswith('mtkd_cd.models') and hasattr(module, name)
+        if hasattr(module, name)
     ]
     results = EncoderDecoder.postprocess_result
     places += [
@@ -169,20 +169,40 @@ def as_the_toolbox() -> Iterator[None]:
             setattr(place, name, function)
 
 
+@cache
+def _model_modules(count: int) -> list[Any]:
+    """The modules of our models, looked for again where the number of all modules has changed: a
+    step on a GPU takes less time than many searches."""
+    return [
+        module for path, module in list(sys.modules.items()) if path.startswith('mtkd_cd.models')
+    ]
+
+
 class PlainStep:
     """A training step as the toolbox makes it.
 
     Args:
         config: Config of student and teachers.
         distill_weight: Weight of the distillation; 0: the step of an origin.
+        device: Where the networks are.
+        wrap: Makes the wrapper of the optimiser.
     """
 
-    def __init__(self, config: Any, distill_weight: float = 1e-4) -> None:
+    def __init__(
+        self,
+        config: Any,
+        distill_weight: float = 1e-4,
+        device: str = 'cpu',
+        wrap: Callable[[torch.optim.Optimizer], OptimWrapper] = OptimWrapper,
+    ) -> None:
         with as_the_toolbox():
-            self.student = MODELS.build(config).train()
-            self.teachers = [MODELS.build(config).eval().requires_grad_(False) for _ in _RANGES]
+            self.student = build_on(device, config).train()
+            self.teachers = [
+                build_on(device, config).eval().requires_grad_(False)
+                for _ in (_RANGES if distill_weight else ())
+            ]
         self.weight = distill_weight
-        self.wrapper = OptimWrapper(torch.optim.AdamW(self.student.parameters(), lr=1e-5))
+        self.wrapper = wrap(torch.optim.AdamW(self.student.parameters(), lr=1e-5))
 
     def teach(self, inputs: torch.Tensor) -> torch.Tensor:
         """The change maps of the teachers in turn, image by image."""
@@ -195,17 +215,18 @@ class PlainStep:
 
     @as_the_toolbox()
     def __call__(self, batch: dict[str, Any]) -> None:
-        data = self.student.data_preprocessor(batch, True)
-        inputs, samples = data['inputs'], data['data_samples']
-        features = self.student.extract_feat(inputs)
-        losses = self.student._decode_head_forward_train(features, samples)
-        if self.student.with_auxiliary_head:
-            losses.update(self.student._auxiliary_head_forward_train(features, samples))
-        if self.weight:
-            maps = self.student.decode_head.forward(features)
-            maps = maps if isinstance(maps, torch.Tensor) else maps[-1]
-            distance = torch.nn.functional.mse_loss(maps, self.teach(inputs))
-            losses['loss_distill'] = self.weight * distance
+        with self.wrapper.optim_context(self.student):
+            data = self.student.data_preprocessor(batch, True)
+            inputs, samples = data['inputs'], data['data_samples']
+            features = self.student.extract_feat(inputs)
+            losses = self.student._decode_head_forward_train(features, samples)
+            if self.student.with_auxiliary_head:
+                losses.update(self.student._auxiliary_head_forward_train(features, samples))
+            if self.weight:
+                maps = self.student.decode_head.forward(features)
+                maps = maps if isinstance(maps, torch.Tensor) else maps[-1]
+                distance = torch.nn.functional.mse_loss(maps, self.teach(inputs))
+                losses['loss_distill'] = self.weight * distance
         self.wrapper.update_params(self.student.parse_losses(losses)[0])
 
 
