@@ -28,16 +28,73 @@ def test_check_measures_and_writes_on_the_cpu(tmp_path):
     found = json.loads((tmp_path / 'gpu_check.json').read_text())
     assert found['tests']['code'] == 0, found['tests']
     assert found['tests']['passed'] == 1
+    (steps,) = found['plain']
+    assert 'error' not in steps
+    assert steps['setting'] == 'float32'
+    assert steps['mtkd_ratio'] == pytest.approx(
+        steps['plain_mtkd_ms'] / steps['our_mtkd_ms'], abs=0.006
+    )
+    assert steps['plain_origin_ms'] > 0 < steps['our_origin_ms']
     waits = found['syncs'][0]
     assert waits['test step']['number'] > 0  # the metric asks for its counts
     assert waits['training step']['number'] == 0
     assert [row['setting'] for row in found['times']] == ['float32', 'amp']
     assert all(row['mtkd_ms'] > 0 < row['origin_ms'] for row in found['times'])
-    assert '| fc_ef | amp |' in (tmp_path / 'gpu_check.md').read_text()
+    assert not any('error' in row for row in found['times'])  # all losses are finite
+    report = (tmp_path / 'gpu_check.md').read_text()
+    assert 'no GPU, torch' in report
+    assert '| fc_ef | amp |' in report
+    assert f'| geometric mean | float32 |  |  | {steps["mtkd_ratio"]} |' in report
+
+
+@pytest.fixture
+def gpu_check(monkeypatch):
+    monkeypatch.syspath_prepend(str(_REPO / 'benchmarks'))
+    return importlib.import_module('gpu_check')
+
+
+@pytest.mark.parametrize(('seconds', 'warm_up', 'timed'), [(0, 1, 1), (1e9, 3, 12)])
+def test_steps_that_are_compared_take_turns(gpu_check, seconds, warm_up, timed):
+    """However slow they are, one round is timed."""
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in ('plain', 'ours')}
+    found = gpu_check._take_turns(calls, seconds)
+    assert order == ['plain', 'ours'] * (warm_up + timed)
+    assert found['rounds'] == timed
+    assert {'plain_ms', 'ours_ms'} < set(found)
+
+
+def test_what_was_never_measured_is_measured_first(gpu_check, monkeypatch):
+    options = ['--parts', 'times', 'syncs', 'plain', '--settings', 'amp', '--size', '64']
+    monkeypatch.setattr(sys, 'argv', ['gpu_check.py', *options])
+    assert [task[:3] for task in gpu_check._tasks(gpu_check._parse())] == [
+        ('plain', 'changer_mitb0', 'float32'),
+        ('plain', 'bit_r18', 'float32'),
+        ('plain', 'fc_siam_diff', 'float32'),
+        ('plain', 'tinycd', 'float32'),
+        ('syncs', 'changer_mitb0', '-'),
+        ('times', 'changer_mitb0', 'amp'),
+        ('times', 'tinycd', 'amp'),
+        ('times', 'bit_r18', 'amp'),
+        ('times', 'ttp_vitsam_l', 'amp'),
+    ]
+
+
+def test_mean_is_that_of_the_models_that_were_measured(gpu_check):
+    rows = [
+        dict(model='one', setting='float32', mtkd_ratio=2.0, origin_ratio=1.0),
+        dict(model='two', setting='float32', mtkd_ratio=8.0, origin_ratio=4.0),
+        dict(model='two', setting='amp', mtkd_ratio=3.0),
+        dict(model='three', setting='float32', error='no memory'),
+    ]
+    assert gpu_check._means(rows) == [
+        dict(model='geometric mean', setting='float32', mtkd_ratio=4.0, origin_ratio=2.0),
+        dict(model='geometric mean', setting='amp', mtkd_ratio=3.0),
+    ]
 
 
 @pytest.mark.slow  # it waits
-def test_a_measurement_that_fails_or_hangs_leaves_the_others(monkeypatch, tmp_path):
+def test_a_measurement_that_fails_or_hangs_leaves_the_others(gpu_check, monkeypatch, tmp_path):
     child = tmp_path / 'child.py'
     child.write_text(
         'import json, sys, time\n'
@@ -49,8 +106,6 @@ def test_a_measurement_that_fails_or_hangs_leaves_the_others(monkeypatch, tmp_pa
         "    print('something else', flush=True)\n"
         "    print('found: ' + json.dumps(dict(name=model)), flush=True)\n"
     )
-    monkeypatch.syspath_prepend(str(_REPO / 'benchmarks'))
-    gpu_check = importlib.import_module('gpu_check')
     monkeypatch.setattr(gpu_check, '__file__', str(child))
     monkeypatch.setattr(gpu_check, '_LONGEST', 10)
     found = {}
