@@ -619,6 +619,7 @@ def _parse() -> argparse.Namespace:
         nargs='+',
         help=f'default: {" ".join(_PLAIN_MODELS)} against plain steps, else {" ".join(_MODELS)}',
     )
+    parser.add_argument('--times-models', nargs='+', help='of times; default: those of --models')
     parser.add_argument('--settings', nargs='+', choices=_SETTINGS, default=_SETTINGS)
     parser.add_argument(
         '--plain-settings', nargs='+', choices=_PLAIN_SETTINGS, default=_PLAIN_SETTINGS[:1]
@@ -661,13 +662,14 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
     """What to measure, the most important first."""
     plain_models = [model for model in args.models or _PLAIN_MODELS if model not in _LARGE]
     models = sorted(args.models or _MODELS, key=lambda model: model in _LARGE)
+    timed = args.times_models or models
     tasks = []
     if 'plain' in args.parts:
         tasks += [('plain', model, s) for s in args.plain_settings for model in plain_models]
     if 'syncs' in args.parts:
         tasks.append(('syncs', models[0], '-'))
     if 'times' in args.parts:
-        tasks += [('times', model, setting) for setting in args.settings for model in models]
+        tasks += [('times', model, setting) for setting in args.settings for model in timed]
     tasks.sort(key=lambda task: task[1] in _LARGE)
     return [(*task, args.size, args.batch) for task in tasks]
 

@@ -64,8 +64,9 @@ def test_steps_that_are_compared_take_turns(gpu_check, seconds, warm_up, timed):
     assert {'plain_ms', 'ours_ms'} < set(found)
 
 
-def test_what_was_never_measured_is_measured_first(gpu_check, monkeypatch):
+def test_plain_steps_come_first_and_large_models_last(gpu_check, monkeypatch):
     options = ['--parts', 'times', 'syncs', 'plain', '--settings', 'amp', '--size', '64']
+    options += ['--times-models', 'ttp_vitsam_l', 'tinycd', 'bit_r18']
     monkeypatch.setattr(sys, 'argv', ['gpu_check.py', *options])
     assert [task[:3] for task in gpu_check._tasks(gpu_check._parse())] == [
         ('plain', 'changer_mitb0', 'float32'),
@@ -73,7 +74,6 @@ def test_what_was_never_measured_is_measured_first(gpu_check, monkeypatch):
         ('plain', 'fc_siam_diff', 'float32'),
         ('plain', 'tinycd', 'float32'),
         ('syncs', 'changer_mitb0', '-'),
-        ('times', 'changer_mitb0', 'amp'),
         ('times', 'tinycd', 'amp'),
         ('times', 'bit_r18', 'amp'),
         ('times', 'ttp_vitsam_l', 'amp'),
