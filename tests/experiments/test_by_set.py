@@ -62,3 +62,25 @@ def test_sets_by_car_put_images_without_change_apart(by_set):
         name: which.nonzero()[0].tolist() for name, which in by_set.sets_of(table, 'car').items()
     }
     assert found == {'no change': [0], 'small': [1], 'medium': [2], 'large': [3]}
+
+
+def test_several_models_have_a_table_of_all_origins_and_a_row_each_in_the_picture(by_set, tmp_path):
+    right, wrong = [[10, 0, 0, 10]] * 3, [[0, 0, 10, 10]] * 3  # mIoU 1 and 0.25, F1 1 and 0
+    folders = []
+    for model, student in (('m', right), ('n', wrong)):
+        folders.append(tmp_path / 'seed0' / 'report' / model)
+        folders[-1].mkdir(parents=True)
+        save(folders[-1], 'continued', [[0, 0, 10, 10]] * 3)
+        save(folders[-1], 'mtkd', student)
+    (folders[0] / 'curves.csv').write_text(
+        'strategy,range,iter,mIoU\norigin,,10,50.5\norigin,,20,51\npartition,small,20,9\n'
+    )
+    assert by_set.curves_of(folders[0]) == {'origin': [(10, 50.5), (20, 51.0)]}
+    found = {folder.name: by_set.read([folder]) for folder in folders}
+    mean_75_and_0, mean_100_and_0 = by_set.interval_text([75, 0]), by_set.interval_text([100, 0])
+    assert f'| MTKD | 2 | {mean_75_and_0} | 1 | {mean_100_and_0} | 1 |' in by_set.over_models(
+        found, 'continued'
+    )
+    picture = tmp_path / 'models.png'
+    by_set.draw_models(found, folders, 'continued', picture)
+    assert picture.read_bytes()[:4] == b'\x89PNG'

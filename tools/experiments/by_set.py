@@ -3,11 +3,13 @@ strategy, with the differences to the control seed by seed and their mean.
 
     python tools/experiments/by_set.py DIR/seed*/report/fc_siam_diff_10 --picture by_set.png
     python tools/experiments/by_set.py DIR/seed*/report/fc_siam_diff_10 --by car
+    python tools/experiments/by_set.py DIR/seed*/report/{changer_mitb0,fc_ef} --picture models.png
 
 Takes the folders of tables that ``mtkd-cd tables unpack`` writes, or those of a work dir. An
 image's set is the first folder of its name; ``--by car`` takes the range of its label's CAR
-instead, and images without change by themselves. Per image: the mean over images of the mIoU.
-Pooled: F1 of the changed pixels, of all images together. Every figure is in percent.
+instead, and images without change by themselves. Of several models: the tables of each, one of all
+origins together, and a picture with a row for each model. Per image: the mean over images of the
+mIoU. Pooled: F1 of the changed pixels, of all images together. Every figure is in percent.
 """
 
 import argparse
@@ -141,6 +143,109 @@ def as_markdown(found: Found, control: str) -> str:
     return '\n'.join(parts)
 
 
+def over_models(found: Mapping[str, Found], control: str) -> str:
+    """A table of each strategy's differences to the control over the origins of all models."""
+    lines = ['| | origins | ' + ' | '.join(f'{title} | ahead' for title in SCORES) + ' |']
+    lines.append('|---|---:' + '|---|---:' * len(SCORES) + '|')
+    strategies = {strategy for of_model in found.values() for strategy in of_model} - {control}
+    for strategy in sorted(strategies, key=strategy_rank):
+        cells = []
+        for score in SCORES.values():
+            values = [
+                value
+                for of_model in found.values()
+                if strategy in of_model and control in of_model
+                for value in differences(of_model, strategy, control, ALL, score)
+            ]
+            cells += [interval_text(values), str(sum(value > 0 for value in values))]
+        lines.append(f'| {strategy_title(strategy)} | {len(values)} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+def draw_models(
+    found: Mapping[str, Found], folders: Sequence[Path], control: str, path: Path
+) -> None:
+    """Validation of the origins while training, and the differences of each score to the control
+    over all images, a row for each model and a dot per seed; what lies far out is drawn at the
+    edge, with its value."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    compared = {strategy for of_model in found.values() for strategy in of_model} - {control}
+    looks = styles(sorted(compared | {control}, key=strategy_rank))
+    figure, (left, *others) = plt.subplots(1, 1 + len(SCORES), figsize=(15, 1.6 + 1.1 * len(found)))
+    colours = dict(zip(found, plt.get_cmap('Dark2').colors))
+    for folder in folders:
+        points = curves_of(folder).get('origin')
+        if points:
+            left.plot(*zip(*points), 'o-', ms=3, lw=1, color=colours[folder.name])
+    for model, colour in colours.items():
+        left.plot([], [], 'o-', ms=3, color=colour, label=model)
+    left.legend(fontsize=8)
+    left.set(xlabel='iteration', ylabel='mIoU per image, validation (%)')
+    left.set_title('origins while training, a line per seed', fontsize=10)
+    for axis, (title, score) in zip(others, SCORES.items()):
+        shown = {
+            (model, strategy): differences(of_model, strategy, control, ALL, score)
+            for model, of_model in found.items()
+            for strategy in of_model
+            if strategy != control and control in of_model
+        }
+        sizes = [abs(value) for own in shown.values() for value in own]
+        limit = 1.6 * float(np.quantile(sizes, 0.85)) or 1.0
+        for row, (model, of_model) in enumerate(found.items()):
+            own = [strategy for strategy in of_model if strategy != control]
+            for place, strategy in enumerate(own):
+                height = row + 0.8 * ((place + 0.5) / len(own) - 0.5)
+                colour = looks[strategy]['color']
+                for value in shown.get((model, strategy), ()):
+                    far = abs(value) > limit
+                    mark = ('>' if value > 0 else '<') if far else 'o'
+                    axis.plot(
+                        float(np.clip(value, -limit, limit)), height, mark, ms=5, color=colour
+                    )
+                    if far:
+                        axis.annotate(
+                            f'{value:+.0f}',
+                            (np.sign(value) * limit, height),
+                            xytext=(-6 * np.sign(value), 0),
+                            textcoords='offset points',
+                            ha='right' if value > 0 else 'left',
+                            va='center',
+                            fontsize=7,
+                        )
+            axis.axhline(row + 0.5, color='#dddddd', lw=0.8)
+        axis.axvline(0, color='#999999', lw=0.8)
+        axis.set_xlim(-1.1 * limit, 1.1 * limit)
+        axis.set_yticks(range(len(found)), list(found) if axis is others[0] else [])
+        axis.set_ylim(len(found) - 0.5, -0.5)
+        axis.set_xlabel(f'{title}: difference to {control} (points)')
+        axis.set_title('test, a dot per seed', fontsize=10)
+    handles = [
+        plt.Line2D([], [], ls='', marker='o', color=looks[strategy]['color'], label=title)
+        for strategy in sorted(compared, key=strategy_rank)
+        for title in [strategy_title(strategy)]
+    ]
+    figure.legend(handles=handles, loc='lower center', ncols=len(handles), fontsize=8)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def curves_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """(iteration, validation mIoU) by strategy, without those of the specialists."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    if (folder / CURVES).is_file():
+        with (folder / CURVES).open(newline='') as file:
+            for row in csv.DictReader(file):
+                if not row['range']:
+                    point = (int(row['iter']), float(row['mIoU']))
+                    curves.setdefault(row['strategy'], []).append(point)
+    return curves
+
+
 def draw(found: Found, folders: Sequence[Path], control: str, path: Path) -> None:
     """Validation while training, and the differences of each score to the control by set, a dot per
     seed."""
@@ -152,13 +257,7 @@ def draw(found: Found, folders: Sequence[Path], control: str, path: Path) -> Non
     colours = {strategy: look['color'] for strategy, look in styles(list(found)).items()}
     figure, (left, *others) = plt.subplots(1, 1 + len(SCORES), figsize=(13, 4.4))
     for folder in folders:
-        curves: dict[str, list[tuple[int, float]]] = {}
-        if (folder / CURVES).is_file():
-            with (folder / CURVES).open(newline='') as file:
-                for row in csv.DictReader(file):
-                    if not row['range'] and row['strategy'] in colours:
-                        point = (int(row['iter']), float(row['mIoU']))
-                        curves.setdefault(row['strategy'], []).append(point)
+        curves = {name: own for name, own in curves_of(folder).items() if name in colours}
         end = (curves.get('origin') or [(0, 0.0)])[-1][0]
         for strategy, points in curves.items():
             shift = 0 if strategy == 'origin' else end  # it starts from the origin's best weights
@@ -195,12 +294,22 @@ def main() -> None:
     parser.add_argument('--by', choices=['set', 'car'], default='set', help='default: %(default)s')
     parser.add_argument('--picture', type=Path, help='file to draw to')
     args = parser.parse_args()
-    found = read(args.folders, args.by)
-    if args.control not in found:
-        parser.error(f'no table {args.control}.json in {", ".join(map(str, args.folders))}')
-    print(as_markdown(found, args.control))
-    if args.picture:
-        draw(found, args.folders, args.control, args.picture)
+    folders: dict[str, list[Path]] = {}
+    for folder in args.folders:
+        folders.setdefault(folder.name, []).append(folder)
+    found = {model: read(own, args.by) for model, own in folders.items()}
+    for model, of_model in found.items():
+        if args.control not in of_model:
+            parser.error(f'no table {args.control}.json in {", ".join(map(str, folders[model]))}')
+        if len(found) > 1:
+            print(f'## {model}\n')
+        print(as_markdown(of_model, args.control))
+    if len(found) > 1:
+        print(f'## All models, differences to {args.control}\n\n{over_models(found, args.control)}')
+    if args.picture and len(found) > 1:
+        draw_models(found, args.folders, args.control, args.picture)
+    elif args.picture:
+        draw(next(iter(found.values())), args.folders, args.control, args.picture)
 
 
 if __name__ == '__main__':
