@@ -6,7 +6,7 @@
 #
 # SETTINGS (another experiment than mix.py), JOBS (processes that share the GPU), PYTHON, WORK (scratch folder), DATA (other sets than the archive's) and
 # further arguments of run_matrix.py may be given: JOBS=4 mix_on_gpu.sh 3 out --seeds 0
-# In a quarter of an hour: SETTINGS=configs/experiments/mix_quarter.py JOBS=6 mix_on_gpu.sh 9 out
+# In a quarter of an hour: WORK=/tmp/mix SETTINGS=configs/experiments/mix_loan.py mix_on_gpu.sh 10.1 out --full-length; the same again goes on.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 minutes=$1 out=$2

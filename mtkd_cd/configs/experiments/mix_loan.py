@@ -1,6 +1,6 @@
 # Questions 1, 2 and 3 of mix.py at full size within one loan of a GPU of a quarter of an hour: twelve jobs of about eight minutes each at once. The
-# lengths are fixed, from the times of a step that twelve jobs had on an H200 (docs/experiments.md): 93 ms changer_mitb0, 50 ms fc_siam_diff.
-#   SETTINGS=configs/experiments/mix_loan.py tools/experiments/mix_on_gpu.sh 9.8 OUT --full-length
+# lengths are fixed, from the times of a step that twelve jobs have on an H200 (docs/experiments.md). A second call goes on with what is not done.
+#   WORK=/tmp/mix SETTINGS=configs/experiments/mix_loan.py JOBS=12 tools/experiments/mix_on_gpu.sh 10.1 OUT --full-length
 _base_ = './mix.py'
 
 work_dir = 'work_dirs/mix_loan'

@@ -6,7 +6,7 @@ _base_ = './mix.py'
 work_dir = 'work_dirs/mix_quarter'
 # `mtkd` is the second control: the student sees the unlabelled pairs and is taught nothing. Probabilities (`kl`) have a weight of their own.
 loss_weight = 1e-7
-# With dropout and without weights, 171 steps were not enough for any model to predict a change (docs/experiments.md).
+# With dropout and without weights, 171 steps were not enough for any model to predict a change (docs/experiments_small.md).
 cfg_options = {
     'model.backbone.dropout': 0.0,
     'model.decode_head.loss_decode.class_weight': [1.0, 3.0],

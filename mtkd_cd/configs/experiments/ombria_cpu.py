@@ -8,7 +8,7 @@ work_dir = 'work_dirs/ombria_cpu'
 crop_size = 128
 batch_size = 4
 specialists_from = 'origin'
-# search_lambda.py of fc_siam_diff and of changeformer_mitb0 on the validation split, seed 0 (docs/experiments.md).
+# search_lambda.py of fc_siam_diff and of changeformer_mitb0 on the validation split, seed 0 (docs/experiments_ombria.md).
 loss_weight = 2.61e-4
 models = dict(
     _delete_=True,
