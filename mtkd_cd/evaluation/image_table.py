@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -13,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.csv_files import ENCODING, read_csv
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.text import csv_row, format_markdown_table, from_csv_text
@@ -36,6 +38,8 @@ from mtkd_cd.version import __version__
 TABLE_SUFFIXES = ('.json', '.csv')
 NUM_QUANTILES = 5
 _MOST_PIXELS = 2**53  # what a float holds exactly
+_TEXTS = ('file', 'range', 'coarse_range')  # the columns of a CSV that hold no numbers
+_THOUSANDS = re.compile(r'\d{1,3}([.,]\d{3})+')
 # As the paper heads its columns.
 _HEADINGS = {'IoU': 'IoU', 'Recall': 'Rec', 'Precision': 'Prec', 'Fscore': 'Fscore'}
 _MEAN_HEADINGS = [f'm{heading}' for heading in _HEADINGS.values()]
@@ -362,10 +366,19 @@ def _read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 def _read_csv(path: str | os.PathLike) -> list[dict[str, Any]]:
     try:
-        rows = list(csv.DictReader(io.StringIO(_read_text(path), newline='')))
+        table = read_csv(io.StringIO(_read_text(path), newline=''), str(path))
     except csv.Error as error:
         raise UserError(f'{path} is no CSV table ({error}): write the table again') from None
+    rows = [row for _, row in table.rows]
     for row in rows:
+        for name in set(table.header) - set(_TEXTS):
+            if table.delimiter == ';':  # where a comma is the sign of decimals
+                row[name] = row[name].replace(',', '.')
+            if name in COUNT_NAMES and _THOUSANDS.fullmatch(row[name].strip()):
+                raise UserError(
+                    f'{path}, image {row.get("file")}: {name} is a number of pixels, found '
+                    f'{row[name]!r}, which may mean thousands: write it without a sign in between'
+                )
         for name in ('file', 'coarse_range'):
             if row.get(name):
                 row[name] = from_csv_text(row[name])
@@ -374,7 +387,7 @@ def _read_csv(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _read_text(path: str | os.PathLike) -> str:
     try:
-        return Path(path).read_text(encoding='utf-8')
+        return Path(path).read_text(encoding=ENCODING)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'cannot read the per-image table {path}: {error}') from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from mtkd_cd.core.csv_files import ENCODING, read_csv
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.core.files import atomic_write
@@ -133,30 +134,24 @@ def _of_folders(folder: Path) -> list[PairTask]:
 
 def _of_csv(path: Path) -> list[PairTask]:
     try:
-        with open(path, encoding='utf-8-sig', newline='') as file:
-            reader = csv.DictReader(file)
-            rows = [dict(row) for row in reader]
-            header = [name.strip() for name in reader.fieldnames or ()]
+        with open(path, encoding=ENCODING, newline='') as file:
+            table = read_csv(file, f'--pairs {path}')
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'--pairs {path} is no CSV file in UTF-8: {error}') from None
-    if not {'a', 'b'} <= set(header):
+    if not {'a', 'b'} <= set(table.header):
         raise UserError(
             f'--pairs {path} needs the columns a and b in its first line; found '
-            f'{", ".join(header) or "nothing"}'
+            f'{", ".join(table.header) or "nothing"}'
         )
-    for name in header:
+    for name in table.header:
         if name not in COLUMNS:
             raise UserError(
                 f'--pairs {path}: unknown column {name!r}: {closest(name, COLUMNS)}. The columns '
                 f'are {", ".join(COLUMNS)}'
             )
     tasks = []
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise UserError(f'--pairs {path}, line {number}: {len(header)} cells are needed')
-        cells = {name.strip(): from_csv_text(value.strip()) for name, value in row.items()}
-        if not any(cells.values()):
-            continue
+    for number, row in table.rows:
+        cells = {name: from_csv_text(value.strip()) for name, value in row.items()}
         if not cells['a'] or not cells['b']:
             raise UserError(f'--pairs {path}, line {number}: a and b are both needed')
         place = {

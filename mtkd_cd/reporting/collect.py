@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.core.csv_files import ENCODING, read_header
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import CURVES, ROUTING_FILE, strategy_rank
 from mtkd_cd.core.text import label_and_path, some
@@ -166,8 +167,8 @@ def _not_a_table(path: Path) -> str | None:
     """Why a file is something else than a per-image table, good or broken; ``None`` for a table."""
     try:
         if path.suffix == '.csv':
-            with open(path, encoding='utf-8', newline='') as file:
-                header = next(csv.reader(file), [])
+            with open(path, encoding=ENCODING, newline='') as file:
+                header, _ = read_header(file)
             counts = [name for name in COUNT_NAMES if name in header]
             # An empty header is how an empty table is written.
             is_table = not any(header) or 'file' in header or len(counts) > 1
@@ -176,7 +177,7 @@ def _not_a_table(path: Path) -> str | None:
                 if is_table
                 else f'its columns are {", ".join(header[:4])}{", ..." if len(header) > 4 else ""}'
             )
-        text = path.read_text(encoding='utf-8')
+        text = path.read_text(encoding=ENCODING)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'cannot read {path}: {error}') from error
     return (

@@ -85,7 +85,12 @@ def test_a_csv_scored_otherwise_than_it_is_read_is_refused(tmp_path):
         ('table.csv', '', 'holds no image'),
         ('table.csv', 'file,TP,FP,FN,TN\n', 'holds no image'),
         ('table.csv', 'file,TP,FP,TN\na.png,1,2,3\n', 'lacks the column FN'),
-        ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,3\n', 'lacks the column TN'),
+        ('table.csv', 'file,TP,FP,FN,TN\n\na.png,1,2,3\n', 'line 3: 5 cells are needed'),
+        # A name with a comma that nobody quoted: its cells would be read one column further on.
+        ('table.csv', 'file,TP,FP,FN,TN\ntile_1,2,1,0,0,3\n', 'line 2: 5 cells .* found 6'),
+        ('table.csv', 'file,TP,FP,FN,TN,TP\na.png,1,0,0,3,2\n', "names the column 'TP' twice"),
+        ('table.csv', 'file;TP;FP;FN;TN\na.png;1.000;0;0;3\n', "a.png: TP .* '1.000', which may"),
+        ('table.csv', 'file;TP;FP;FN;TN\na.png;1,000;0;0;3\n', 'a.png: TP .* which may mean'),
         ('table.csv', 'file,TP,FP,FN,TN\na.png,1,2,few,3\n', "a.png: FN is a number, found 'few'"),
         (
             'table.csv',
@@ -109,6 +114,29 @@ def test_a_bad_table_is_refused_with_its_name_and_its_fault(tmp_path, name, text
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         load_table(tmp_path / name)
+
+
+@pytest.mark.parametrize('delimiter', [',', ';', '\t'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
+def test_a_csv_of_a_spreadsheet_is_read(tmp_path, delimiter, encoding):
+    with open(tmp_path / 'table.csv', 'w', encoding=encoding, newline='') as file:
+        writer = csv.writer(file, delimiter=delimiter)  # lines end as on Windows
+        writer.writerow(['TN', 'mIoU', ' file', 'FN', 'TP', 'FP', 'note'])
+        for name, counts, score in zip(FILES, COUNTS, image_scores(COUNTS)['mIoU']):
+            tp, fp, fn, tn = counts
+            decimals = f'{score:.2f}'.replace('.', ',' if delimiter == ';' else '.')
+            writer.writerow([tn, decimals, name, fn, tp, fp, 'x'])
+        writer.writerows([[''] * 7] * 2)
+    table = load_table(tmp_path / 'table.csv')
+    assert table.counts.tolist() == COUNTS.tolist()
+    assert table.files == FILES
+
+
+def test_a_json_table_may_begin_with_a_mark(tmp_path):
+    _table().save(tmp_path / 'table.json')
+    text = (tmp_path / 'table.json').read_text()
+    (tmp_path / 'marked.json').write_text(text, encoding='utf-8-sig')
+    assert load_table(tmp_path / 'marked.json').rows() == _table().rows()
 
 
 def test_a_binary_file_is_refused(tmp_path):

@@ -92,12 +92,21 @@ def test_paths_of_a_csv_are_relative_to_it_and_output_names_come_from_a_or_out(t
     assert (second.mask, second.date_a) == (str(tmp_path / 'lists/m.tif'), '2018-03-01')
 
 
+def test_list_of_a_spreadsheet_is_read_in_its_own_separators(tmp_path):
+    path = tmp_path / 'pairs.csv'
+    path.write_bytes('a;b;out\r\n1,5 m.tif; 2.tif;x\r\n;;\r\n'.encode('utf-8-sig'))
+    (task,) = read_pairs(path)
+    assert [Path(task.a[0]).name, Path(task.b[0]).name, task.out] == ['1,5 m.tif', '2.tif', 'x.tif']
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
         ('a,c\n1,2\n', 'the columns a and b'),
         ('a,b,lable\n1,2,3\n', "did you mean 'label'"),
         ('a,b\n1\n', 'line 2: 2 cells'),
+        ('a,b\n\n1,2\n1,2,3\n', 'line 4: 2 cells'),
+        ('a,b,a\n1,2,3\n', "names the column 'a' twice"),
         ('a,b\n1,\n', 'both needed'),
         ('a,b\n', 'holds no pair'),
         ('a,b\nx/1.tif,b\ny/1.tif,b\n', 'name the outputs in a column out'),

@@ -31,6 +31,16 @@ def test_folder_stands_for_all_tables_below_it_and_lists_what_is_none(save, tmp_
     }  # and not what the recipe itself writes, curves.csv and report.json
 
 
+def test_table_of_a_spreadsheet_in_a_folder_is_no_other_file(save, tmp_path):
+    ours = save('fc_ef/origin.csv')
+    other = ours.with_name('op.csv')
+    other.write_text(ours.read_text().replace(',', ';').replace('.', ','), encoding='utf-8-sig')
+    found = collect(tmp_path / 'runs')
+    assert [str(run.identity) for run in found.runs] == ['fc_ef/origin', 'fc_ef/op']
+    assert found.ignored == []
+    assert (found.runs[0].table.counts == found.runs[1].table.counts).all()
+
+
 def test_work_dir_is_compared_by_its_reports_alone_and_lists_its_other_tables(save, tmp_path):
     for place in (
         'report/fc_ef/origin.csv',
@@ -68,6 +78,7 @@ def test_two_runs_of_one_identity_are_refused_naming_both(save):
     [
         ('', 'holds no image'),
         ('file,car,TP,FP,FN\na.png,0.1,1,2,3\n', 'lacks the column TN'),
+        ('file;TP;FP;FN;TN\na.png;1;2;3\n', 'line 2: 5 cells are needed'),
         ('file,TP,FP,FN,TN\na.png,1,x,3,4\n', 'FP is a number'),
     ],
 )
