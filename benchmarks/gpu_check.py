@@ -56,7 +56,7 @@ _LARGE = ('ttp_vitsam_l', 'ban_vitl14_mitb2')
 # The share of the time that the tests may take where something follows them.
 _TEST_SHARE = 0.4
 # Measured in this order while there is time.
-_SETTINGS = ('float32', 'amp', 'amp+bf16 teachers', 'amp+compile')
+_SETTINGS = ('float32', 'amp', 'amp+stacked teachers', 'amp+bf16 teachers', 'amp+compile')
 _PLAIN_SETTINGS = ('float32', 'amp')
 _FOUND = 'found: '
 _MACHINE = 'machine: '
@@ -136,13 +136,12 @@ def build_on(device: str, config: Any) -> Any:
         return MODELS.build(config).to(device)
 
 
-def build_distiller(config: Any, teacher_options: dict[str, Any] | None = None) -> Any:
-    """A distiller and its teachers; ``config`` may be a detector, which is copied."""
+def build_distiller(config: Any, **options: Any) -> Any:
+    """A distiller, with these options, and its teachers; ``config`` may be a detector, which is
+    copied."""
     from mtkd_cd.registry import MODELS
 
-    model = MODELS.build(
-        dict(type='MultiTeacherDistiller', student=config, teacher_options=teacher_options or {})
-    )
+    model = MODELS.build(dict(type='MultiTeacherDistiller', student=config, **options))
     model.teachers  # noqa: B018  (builds them)
     return model
 
@@ -233,8 +232,15 @@ def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, A
     built = build_on(device, model_config(name))
     for kind in ('origin', 'mtkd'):
         held = _held_mib()
-        options = dict(precision='bfloat16') if 'bf16' in setting else {}
-        model = copy.deepcopy(built) if kind == 'origin' else build_distiller(built, options)
+        model = (
+            copy.deepcopy(built)
+            if kind == 'origin'
+            else build_distiller(
+                built,
+                teacher_options=dict(precision='bfloat16') if 'bf16' in setting else {},
+                teacher_batching='stacked' if 'stacked' in setting else 'grouped',
+            )
+        )
         model = _as_trained(model, amp)
         if 'compile' in setting:
             model.extract_feat = torch.compile(model.extract_feat)

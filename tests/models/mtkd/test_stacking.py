@@ -103,6 +103,25 @@ def test_stacked_teachers_say_the_same(name):
         torch.testing.assert_close(maps, teachers.change_maps(teacher, inputs), rtol=0, atol=1e-4)
 
 
+def test_mixed_precision_is_no_reason_to_refuse():
+    """One after the other, teachers round there by a hundred times the tolerance; stacked, they
+    compute in full precision."""
+    distiller = _distiller(_model('fc_ef'))
+    _make_different(distiller.teachers)
+    exact = _answers(distiller)
+    teachers = distiller.distillation.teachers
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        rounded = _answers(distiller)
+        teachers._ask = Asking('stacked')
+        _answers(distiller)
+        together = _answers(distiller)
+    assert teachers._ask._stack is not None
+    for positions, (map_,) in exact.items():
+        limit = TOLERANCE * map_.abs().max()
+        assert (map_ - rounded[positions][0]).abs().max() > 10 * limit
+        assert (map_ - together[positions][0]).abs().max() <= limit
+
+
 def test_the_student_learns_the_same():
     gradients = []
     for batching in ('grouped', 'stacked'):
@@ -161,14 +180,18 @@ def test_teachers_of_several_architectures_are_asked_one_after_the_other(monkeyp
         _answers(distiller)
 
 
-def test_wrong_results_are_never_taken(monkeypatch):
+@pytest.mark.parametrize('mixed', [False, True])
+def test_wrong_results_are_never_taken(monkeypatch, mixed):
     monkeypatch.setattr(
         stacking.Stack,
         'change_maps',
         lambda self, questions: [(torch.zeros(len(i), 2, _SIDE, _SIDE),) for _, i in questions],
     )
     distiller = _distiller(_model('fc_ef'), teacher_batching='stacked')
-    with pytest.raises(UserError, match='differ by'):
+    with (
+        torch.autocast('cpu', dtype=torch.bfloat16, enabled=mixed),
+        pytest.raises(UserError, match='differ by'),
+    ):
         _answers(distiller)
 
 
