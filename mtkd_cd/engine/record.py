@@ -35,7 +35,7 @@ _SETTINGS = (
 _FREE = (
     *('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout'),
     *('data_root', 'checkpoints', 'routing_file', 'out_file', 'backend_args'),
-    *('cache', 'cache_gib', 'teacher_batching'),
+    *('cache', 'cache_gib', 'teacher_batching', 'collect_device', 'collect_dir'),
 )
 # Fields of a record that others rely on.
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -48,6 +48,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
 }
 _KEPT = 'best_weights.'
 _PREPROCESSOR = 'data_preprocessor'  # at the top of a config, for models without one
+_AUTO_SCALE = 'auto_scale_lr'  # mmengine's, of the learning rate with the batch
 # Compared where both sides have them: what is added once the data, and the weights that a run
 # starts from, are there; and what records of earlier versions lack.
 _KNOWN_LATER = ('data.', 'weights.', _KEPT, _PREPROCESSOR)
@@ -59,11 +60,14 @@ def settings_of(cfg: Config) -> dict[str, Any]:
     chosen = {key: cfg.get(key) for key in _SETTINGS} | {'processes': get_world_size()}
     if _PREPROCESSOR in cfg:
         chosen[_PREPROCESSOR] = cfg[_PREPROCESSOR]
-    return json.loads(json.dumps(dict(_flat(chosen)) | _kept(cfg), default=name_of))
+    if (cfg.get(_AUTO_SCALE) or {}).get('enable'):  # otherwise it says nothing of the run
+        chosen[_AUTO_SCALE] = cfg[_AUTO_SCALE]
+    return json.loads(json.dumps(flat(chosen) | _kept(cfg), default=name_of))
 
 
 def _kept(cfg: Config) -> dict[str, Any]:
-    """Which weights a run keeps: those of the best score of a metric, averaged ones or not."""
+    """Which weights a run keeps: those of the best score of a metric, averaged ones or not. The
+    score is as its evaluator counts."""
     hooks = cfg.get('custom_hooks') or []
     best = next((hook for hook in hooks if is_type(hook, 'BestWeightsHook')), None)
     if best is None:  # one is added before a training
@@ -73,6 +77,7 @@ def _kept(cfg: Config) -> dict[str, Any]:
         f'{_KEPT}metric': best.get('metric', 'mIoU'),
         f'{_KEPT}rule': best.get('rule', 'greater'),
         f'{_KEPT}ema': json.dumps(averaged, default=name_of) if averaged else None,
+        f'{_KEPT}evaluator': json.dumps(flat(cfg.get('val_evaluator')), default=name_of),
     }
 
 
@@ -91,6 +96,12 @@ def file_digest(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def flat(settings: Any) -> dict[str, Any]:
+    """Nested settings as ``{'train_cfg.max_iters': 200000, ...}``, without those that may differ
+    between two sittings of one run."""
+    return dict(_flat(settings))
 
 
 def _flat(node: Any, prefix: str = '') -> list[tuple[str, Any]]:

@@ -34,6 +34,7 @@ from mtkd_cd.engine.checkup import TRAINING_NEEDS
 from mtkd_cd.engine.record import (
     check_settings,
     file_digest,
+    flat,
     name_of,
     read_record,
     read_test_record,
@@ -499,7 +500,9 @@ def _test_stamp(cfg: Config, weights: Path | None) -> dict[str, Any]:
     for path in files:
         adjust.check_exists(path, str(path), cfg.filename)
     views = ('tta_model', 'tta_pipeline') if cfg.get('tta') else ()
-    keys = ('model', 'test_dataloader', 'test_evaluator', 'tta', *views)
+    # A loop with more than its type, as fp16; means and deviations at the top of a config.
+    more = [key for key in ('test_cfg', 'data_preprocessor') if len(cfg.get(key) or ()) > 1]
+    keys = ('model', 'test_dataloader', 'test_evaluator', 'tta', *views, *more)
     test = {key: cfg.get(key) for key in keys}
     return dict(
         test=json.dumps(test, default=name_of, sort_keys=True),
@@ -566,19 +569,21 @@ def collect_results(layout: Layout) -> RecipeResults:
 
 def _outdated_beside(layout: Layout) -> Callable[[Step, Mapping[str, Any]], bool]:
     """What tells whether a test, by its record, followed from another origin than there is now, or
-    was on other data than the origin's test."""
+    was on other data or done otherwise than the origin's test."""
     weights = layout.weights(Strategy('origin'))
     digest = file_digest(weights) if weights.is_file() else None
     origin = read_test_record(weights.with_name(TEST_RECORD))
-    data, stamps = origin.get('data'), _tested_weights(origin)
+    data, stamps, way = origin.get('data'), _tested_weights(origin), _way_of_test(origin)
 
     def is_outdated(step: Step, record: Mapping[str, Any]) -> bool:
         started = read_record(step.place(layout)).get('settings', {})
         of_origin = {'continued': 'weights.start', 'mtkd': 'weights.student'}
         start = started.get(of_origin.get(step.strategy.kind, ''))
+        of_record = _way_of_test(record)
         return (
             (start is not None and digest is not None and start != digest)
             or (data is not None and record.get('data', data) != data)
+            or bool(way and of_record and way != of_record)
             or any(stamps.get(path, row) != row for path, row in _tested_weights(record).items())
         )
 
@@ -591,6 +596,22 @@ def _tested_weights(record: Mapping[str, Any]) -> dict[str, list]:
     rows = stamp.get('weights') if isinstance(stamp, dict) else None
     rows = rows if isinstance(rows, list) else []
     return {str(row[0]): row for row in rows if isinstance(row, list) and row}
+
+
+def _way_of_test(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides on the scores of a test beside its weights and the content of its data: how
+    images are read and resized, views, metrics. Empty where a record does not tell."""
+    stamp = record.get('stamp')
+    text = stamp.get('test') if isinstance(stamp, dict) else None
+    try:
+        test = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return {}
+    if not isinstance(test, dict):
+        return {}
+    data = test.get('test_dataloader') or {}
+    keys = ('test_evaluator', 'test_cfg', 'tta', 'tta_pipeline')
+    return flat({'dataset': data.get('dataset'), **{key: test.get(key) for key in keys}})
 
 
 def _steps_of(layout: Layout) -> list[Step]:

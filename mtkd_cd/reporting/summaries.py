@@ -26,7 +26,10 @@ def recipe_markdown(results: RecipeResults) -> str:
         '\n' + markdown_text(f'CAR ranges of {one}: {one.partition}') for one in results.specialists
     ]
     outdated = ', '.join(one.title for one in results.outdated)
-    left_out = f'Left out, of another origin or of other data than there are now: {outdated}.'
+    left_out = (
+        'Left out, of another origin or of other data than there are now, or tested otherwise than '
+        f'the origin: {outdated}. To test all alike, add origin to --strategies.'
+    )
     times = [
         [
             markdown_text(f'{one.action} {one.strategy}{f"/{one.range}" if one.range else ""}'),

@@ -352,6 +352,26 @@ def test_run_that_keeps_weights_by_another_score_is_another_run(tmp_path):
     check_settings(tmp_path, settings_of(cfg))
 
 
+def test_run_whose_best_weights_are_scored_otherwise_is_another_run(tmp_path):
+    cfg = load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    write_record(tmp_path, dict(settings=settings_of(cfg)))
+    cfg.val_evaluator.out_file = 'elsewhere.json'
+    check_settings(tmp_path, settings_of(cfg))
+    cfg.val_evaluator.zero_division = 0.0
+    with pytest.raises(UserError, match=r'best_weights.evaluator is .*zero_division.* now'):
+        check_settings(tmp_path, settings_of(cfg))
+
+
+def test_run_with_a_scaled_learning_rate_is_another_run(tmp_path):
+    cfg = load_config(CONFIGS / 'origin' / 'fc_ef.py')
+    write_record(tmp_path, dict(settings=settings_of(cfg)))
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=16)
+    check_settings(tmp_path, settings_of(cfg))
+    cfg.auto_scale_lr.enable = True
+    with pytest.raises(UserError, match=r'auto_scale_lr.enable is not set there, true now'):
+        check_settings(tmp_path, settings_of(cfg))
+
+
 def test_run_that_normalises_otherwise_is_another_run(tmp_path):
     """Also where the preprocessor stands at the top of a config, as mmengine lets it."""
     cfg = load_config(CONFIGS / 'origin' / 'fc_ef.py')
@@ -370,6 +390,6 @@ def test_run_that_normalises_otherwise_is_another_run(tmp_path):
 def test_record_that_does_not_say_which_weights_it_keeps_is_gone_on_with(tmp_path):
     settings = settings_of(load_config(CONFIGS / 'origin' / 'fc_ef.py'))
     earlier = {k: v for k, v in settings.items() if not k.startswith('best_weights.')}
-    assert len(earlier) == len(settings) - 3
+    assert len(earlier) == len(settings) - 4
     write_record(tmp_path, dict(settings=earlier))
     check_settings(tmp_path, settings)

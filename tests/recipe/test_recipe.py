@@ -461,11 +461,38 @@ def test_results_of_another_origin_are_not_set_beside_those_of_this_one(tmp_path
     write(strategies[0], [[str(origin), 9, 2]])
     metrics, text = found()
     assert metrics == {strategies[0]}
-    assert 'of other data than there are now: O-P, continued, MTKD.' in text
+    assert 'tested otherwise than the origin: O-P, continued, MTKD.' in text
 
     origin.write_bytes(b'first')
     write(strategies[0], [[str(origin), 9, 1]], data={'A/0.png': '1'})
     assert found()[0] == {strategies[0]}
+
+
+@pytest.mark.parametrize(
+    'changed',
+    [
+        dict(tta=True),
+        dict(test_evaluator=dict(type='PerImageChangeMetric', zero_division=0.0)),
+        dict(test_dataloader=dict(dataset=dict(pipeline=[dict(type='MultiImgResize')]))),
+        dict(test_cfg=dict(type='TestLoop', fp16=True)),
+    ],
+)
+def test_results_of_another_way_of_testing_are_not_set_beside_the_origins(tmp_path, changed):
+    """As those of ``--strategies op --tta`` are, after a recipe without it."""
+    layout = Layout('m', tmp_path)
+    metrics = dict.fromkeys(MEAN_NAMES, 50.0)
+    base = dict(work_dir='w', test_evaluator=dict(type='PerImageChangeMetric'), model={})
+    base |= dict(test_dataloader=dict(batch_size=1, dataset=dict(data_root='here', pipeline=[])))
+    same = dict(test_dataloader=dict(batch_size=2, dataset=dict(data_root='there', pipeline=[])))
+    (tmp_path / 'best.pth').write_bytes(b'')
+    for kind, other in {'origin': {}, 'op': changed, 'mtkd': same}.items():
+        stamp = _test_stamp(Config({**base, **other}), tmp_path / 'best.pth')
+        record = dict(stamp=stamp, metrics=metrics, seconds=1.0)
+        write_json(layout.place(Strategy(kind)) / 'test.json', record)
+    layout.weights(Strategy('origin')).write_bytes(b'')
+    results = collect_results(layout)
+    assert set(results.metrics) == {Strategy('origin'), Strategy('mtkd')}
+    assert results.outdated == [Strategy('op')]
 
 
 def test_compiled_recipe_compiles_the_teachers_as_a_compiled_training_does(tmp_path):
