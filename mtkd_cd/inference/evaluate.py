@@ -22,6 +22,7 @@ from mtkd_cd.evaluation.image_table import ImageTable
 from mtkd_cd.inference.batch import DONE, read_results
 from mtkd_cd.inference.grid import Grid, reading
 from mtkd_cd.inference.raster import is_picture
+from mtkd_cd.inference.vector import read_polygons
 
 VECTORS = ('.gpkg', '.fgb', '.geojson', '.shp', '.parquet')
 # Sides of squares of that many pixels, as COCO has them.
@@ -403,21 +404,15 @@ def _moved(transform: Any, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, 
 
 def _rasterised(label: str, grid: Grid, prediction: str) -> np.ndarray:
     """(H, W) uint8: 1 where a pixel's centre lies in a polygon."""
-    pyogrio = require('pyogrio', 'geo', 'a label of polygons')
-    shapely = require('shapely', 'geo', 'a label of polygons')
+    shapely = require('shapely', 'geo', _PURPOSE)
     features = require('rasterio.features', 'geo', _PURPOSE)
-    try:
-        meta, _, geometries, _ = pyogrio.raw.read(label, columns=[])
-    except Exception as error:  # pyogrio raises all sorts of errors on what it cannot read
-        raise UserError(f'label {label} cannot be read: {error}') from None
-    shapes = [shape for shape in shapely.from_wkb(geometries) if shape is not None]
-    shapes = [shape for shape in shapes if shape.area > 0]
-    if bool(meta['crs']) != (grid.crs is not None):
-        without, other = (label, prediction) if not meta['crs'] else (prediction, label)
+    crs, shapes = read_polygons(label, 'label')
+    if bool(crs) != (grid.crs is not None):
+        without, other = (label, prediction) if not crs else (prediction, label)
         raise UserError(f'{without} has no CRS, but {other} has one: give it its CRS')
     if grid.crs is not None:
         pyproj = require('pyproj', 'geo', _PURPOSE)
-        source, target = pyproj.CRS(meta['crs']), pyproj.CRS(grid.crs.to_wkt())
+        source, target = pyproj.CRS(crs), pyproj.CRS(grid.crs.to_wkt())
         if source != target:
             transformer = pyproj.Transformer.from_crs(source, target, always_xy=True)
             shapes = [

@@ -32,6 +32,7 @@ from mtkd_cd.inference.grid import (
     reading,
     warp_to_file,
 )
+from mtkd_cd.inference.vector import read_polygons
 from mtkd_cd.inference.windows import BLOCK, NO_DETECTOR, Rows, Window
 
 NODATA = 255
@@ -662,22 +663,16 @@ def _area(
 
 
 def _polygons(path: str | os.PathLike, grid: Grid) -> list[Any]:
-    pyogrio = require('pyogrio', 'geo', 'an area of interest')
     shapely = require('shapely', 'geo', 'an area of interest')
     pyproj = require('pyproj', 'geo', 'an area of interest')
     if not os.path.exists(path):
         raise UserError(f'aoi {path} does not exist')
-    try:
-        meta, _, geometries, _ = pyogrio.raw.read(path, columns=[])
-    except Exception as error:  # pyogrio raises all sorts of errors on what it cannot read
-        raise UserError(f'aoi {path} cannot be read: {error}') from None
-    shapes = [shape for shape in shapely.from_wkb(geometries) if shape is not None]
-    shapes = [shape for shape in shapes if shape.area > 0]
+    crs, shapes = read_polygons(path, 'aoi')
     if not shapes:
         raise UserError(f'aoi {path} holds no polygon')
-    if meta['crs'] and grid.crs is not None:
+    if crs and grid.crs is not None:
         transformer = pyproj.Transformer.from_crs(
-            pyproj.CRS(meta['crs']), pyproj.CRS(grid.crs.to_wkt()), always_xy=True
+            pyproj.CRS(crs), pyproj.CRS(grid.crs.to_wkt()), always_xy=True
         )
         shapes = [
             shapely.transform(shape, transformer.transform, interleaved=False) for shape in shapes

@@ -1,5 +1,6 @@
 """Polygons of a change map: traced, measured on the ellipsoid and written in a GIS's formats."""
 
+import io
 import json
 import math
 import os
@@ -411,10 +412,12 @@ def _write(
             wkt = 'EPSG:4326'
     if driver == 'FlatGeobuf' and not geometries:
         options = dict(SPATIAL_INDEX='NO')  # there is nothing to index
+    # What pyogrio would look for elsewhere is written in memory first.
+    target: str | io.BytesIO = io.BytesIO() if _looks_like_uri(path) else str(path)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message="'crs' was not provided")
         raw.write(
-            str(path),
+            target,
             geometry=np.array([shapely.to_wkb(geometry) for geometry in geometries], object),
             field_data=list(fields.values()),
             fields=np.array(list(fields), object),
@@ -424,6 +427,33 @@ def _write(
             layer=LAYER,
             layer_options=options,
         )
+    if isinstance(target, io.BytesIO):
+        path.write_bytes(target.getvalue())
+
+
+def read_polygons(path: str | os.PathLike, what: str) -> tuple[str | None, list[Any]]:
+    """(CRS, the polygons with an area) of a file.
+
+    Raises:
+        UserError: It cannot be read; ``what`` says what it is.
+    """
+    pyogrio = require('pyogrio', 'geo', f'{what} of polygons')
+    shapely = require('shapely', 'geo', f'{what} of polygons')
+    try:
+        source = Path(path).read_bytes() if _looks_like_uri(path) else path
+        meta, _, geometries, _ = pyogrio.raw.read(source, columns=[])
+    except Exception as error:  # pyogrio raises all sorts of errors on what it cannot read
+        raise UserError(f'{what} {path} cannot be read: {error}') from None
+    shapes = [shape for shape in shapely.from_wkb(geometries) if shape is not None]
+    return meta['crs'], [shape for shape in shapes if shape.area > 0]
+
+
+def _looks_like_uri(path: str | os.PathLike) -> bool:
+    """Whether pyogrio would take a part of a local path for something else: what follows ``;`` for
+    parameters, what precedes ``!`` for an archive."""
+    text = os.fspath(path)
+    local = not text.startswith('/vsi') and '://' not in text
+    return local and any(sign in text for sign in ';!\n\r\t')
 
 
 def _in_degrees(shapely: Any, crs: Any, geometry: Any) -> Any:

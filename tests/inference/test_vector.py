@@ -14,7 +14,7 @@ pyogrio = pytest.importorskip('pyogrio')
 pyproj = pytest.importorskip('pyproj')
 shapely = pytest.importorskip('shapely')
 
-from mtkd_cd.inference.vector import write_polygons  # noqa: E402
+from mtkd_cd.inference.vector import read_polygons, write_polygons  # noqa: E402
 
 EIGHT = np.ones((3, 3))
 UTM = ('EPSG:32632', rasterio.Affine(10, 0, 600_000, 0, -10, 4_850_000))
@@ -121,6 +121,26 @@ def test_each_format_has_fields_and_crs(suffix, empty, blobs, write, tmp_path):
     if suffix == '.geojson' and not empty:
         lon, lat = json.loads(out.read_text())['features'][0]['geometry']['coordinates'][0][0][0]
         assert (round(lon), round(lat)) == (10, 44)
+
+
+@pytest.mark.parametrize('suffix', ['.gpkg', '.fgb', '.geojson'])
+@pytest.mark.parametrize('name', ['semi;colon', 'ready!', 'two\nlines', 'per%20cent#?&'])
+def test_names_that_look_like_addresses_are_names(suffix, name, write, tmp_path):
+    """What follows a semicolon was cut off: the polygons went to another file."""
+    folder = tmp_path / 'f;old!er'
+    folder.mkdir()
+    kept = tmp_path / 'f'
+    kept.write_text("the user's")
+    vector = folder / f'{name}{suffix}'
+    array = np.zeros((20, 20), np.uint8)
+    array[2:5, 3:9] = 1
+    write_polygons(write(array), None, vector)
+    assert [path.name for path in folder.iterdir()] == [vector.name]
+    assert kept.read_text() == "the user's"
+    crs, (shape,) = read_polygons(vector, 'label')
+    to_metres = pyproj.Transformer.from_crs(crs, UTM[0], always_xy=True)
+    area = shapely.transform(shape, to_metres.transform, interleaved=False).area
+    assert area == pytest.approx(18 * 10**2, rel=1e-4)
 
 
 def test_parquet_has_fields_and_crs(blobs, write, tmp_path):
