@@ -69,6 +69,7 @@ from mtkd_cd.models.backbones import FC_EF
 from mtkd_cd.models.decode_heads.bit import CrossAttention
 from mtkd_cd.models.detectors.ban import BAN
 from mtkd_cd.models.detectors.encoder_decoder import BitemporalEncoderDecoder
+from mtkd_cd.models.layers import LeanSequential
 from mtkd_cd.models.mtkd.stacking import Asking
 from mtkd_cd.models.prepare import prepare
 from mtkd_cd.registry import DATASETS, MODELS
@@ -98,8 +99,8 @@ def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
 def as_the_toolbox() -> Iterator[None]:
     """Inside, networks are built with mmcv's attention and run once for each date, heads resize all
     levels before they join and convolve them, BIT's pixels hold their weights of all tokens side by
-    side, FC networks drop channels behind their ReLU, torchvision's SiLU overwrites its input, and
-    accuracy and results are mmseg's."""
+    side, FC networks drop channels behind their ReLU, torchvision's SiLU overwrites its input, norm
+    and activation are two layers, and accuracy and results are mmseg's."""
 
     def in_turn(function: Callable, date1: Any, date2: Any, weights: object) -> tuple[Any, Any]:
         return function(date1), function(date2)
@@ -156,6 +157,7 @@ def as_the_toolbox() -> Iterator[None]:
         (BAN, 'extract_feat', encode_in_turn),
         (FC_EF.__base__, '_run', run_unit),
         (CrossAttention, 'forward', attend),
+        (LeanSequential, 'forward', nn.Sequential.forward),
         (nn.SiLU, 'forward', overwrite),
         (BitemporalEncoderDecoder, 'postprocess_result', results),
     ]

@@ -9,7 +9,12 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.models.layers import check_divisible, interleave_channels, on_both_dates
+from mtkd_cd.models.layers import (
+    LeanSequential,
+    check_divisible,
+    interleave_channels,
+    on_both_dates,
+)
 from mtkd_cd.models.pretrained import PretrainedBackbone
 from mtkd_cd.registry import MODELS
 
@@ -29,11 +34,11 @@ def _conv_bn(
     stride: int = 1,
     groups: int = 1,
     act: bool = True,
-) -> nn.Sequential:
+) -> LeanSequential:
     conv = nn.Conv2d(
         in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
     )
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), *([nn.SiLU()] if act else []))
+    return LeanSequential(conv, nn.BatchNorm2d(out_channels), *([nn.SiLU()] if act else []))
 
 
 class SqueezeExcitation(nn.Module):
@@ -118,7 +123,7 @@ class MixingBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self._convmix = nn.Sequential(
+        self._convmix = LeanSequential(
             nn.Conv2d(2 * channels, channels, 3, padding=1, groups=channels),
             nn.PReLU(),
             nn.InstanceNorm2d(channels),
@@ -162,7 +167,7 @@ class UpMask(nn.Module):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self._upsample = nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True)
-        self._convolution = nn.Sequential(
+        self._convolution = LeanSequential(
             nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels),
             nn.PReLU(),
             nn.InstanceNorm2d(in_channels),

@@ -11,6 +11,7 @@ from mtkd_cd.models.layers.interaction import (
     build_interactions,
 )
 from mtkd_cd.models.layers.layer_norm import ChannelNorm, LN2d
+from mtkd_cd.models.layers.lean import LeanSequential
 from mtkd_cd.models.layers.levels import fuse_levels
 from mtkd_cd.models.layers.map_attention import attend_everywhere
 from mtkd_cd.models.layers.mix_ffn import MapMixFFN
@@ -24,6 +25,7 @@ __all__ = [
     'ChannelExchange',
     'ChannelNorm',
     'LN2d',
+    'LeanSequential',
     'MapMixFFN',
     'SpatialExchange',
     'TwoIdentity',

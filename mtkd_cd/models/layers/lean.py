@@ -1,0 +1,136 @@
+"""Normalisation and activation as one step of training, which keeps one map in place of two."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from mtkd_cd.models.layers.reorder import may_reorder
+
+
+class LeanSequential(nn.Sequential):
+    """A sequence that keeps less for the gradient where a batch norm is followed by a SiLU, or a
+    PReLU by an instance norm: the map between the two is made again when the gradient needs it,
+    which takes one pass over it.
+
+    Parameters, names of the layers and results are those of ``nn.Sequential``, gradients within
+    rounding. In evaluation, without gradients, and where a layer is of another class or has hooks,
+    it is one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        layers = list(self)
+        while layers:
+            pair = layers[:2]
+            step = _lean_step(*pair) if len(pair) > 1 and may_reorder(self, *pair) else None
+            x = layers[0](x) if step is None else step(x)
+            del layers[: 1 if step is None else 2]
+        return x
+
+
+def _lean_step(first: nn.Module, second: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Two layers as one, or ``None``."""
+    if type(first) is nn.BatchNorm2d and type(second) is nn.SiLU and _is_usual(first):
+        return lambda x: _batch_norm_silu(first, x)
+    if type(first) is nn.PReLU and type(second) is nn.InstanceNorm2d:
+        plain = second.weight is None and second.running_mean is None
+        if plain and first.num_parameters == 1:
+            return lambda x: _PReLUInstanceNorm.apply(x, first.weight, second.eps)
+    return None
+
+
+def _is_usual(norm: nn.BatchNorm2d) -> bool:
+    """Whether it is trained, with weights, running statistics and a momentum."""
+    return (
+        norm.training
+        and norm.affine
+        and norm.track_running_stats
+        and norm.running_mean is not None
+        and norm.momentum is not None
+    )
+
+
+def _batch_norm_silu(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]  (see _is_usual)
+    return _BatchNormSiLU.apply(
+        x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
+    )
+
+
+class _BatchNormSiLU(torch.autograd.Function):
+    """Keeps the input of the batch norm and its statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        normed, mean, inverse_std = torch.native_batch_norm(
+            x, weight, bias, running_mean, running_var, True, momentum, eps
+        )
+        ctx.save_for_backward(x, weight, bias, mean, inverse_std)
+        ctx.eps = eps
+        return F.silu(normed, inplace=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, inverse_std = ctx.saved_tensors
+        scale = weight * inverse_std
+        shift = bias - mean * scale
+        normed = torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1)).to(x.dtype)
+        gradient = torch.ops.aten.silu_backward(gradient, normed)
+        del normed
+        gradients = torch.ops.aten.native_batch_norm_backward(
+            *(gradient, x, weight, None, None, mean, inverse_std, True, ctx.eps),
+            list(ctx.needs_input_grad[:3]),
+        )
+        wanted = zip(gradients, ctx.needs_input_grad)
+        return *(one if is_wanted else None for one, is_wanted in wanted), *[None] * 4
+
+
+class _PReLUInstanceNorm(torch.autograd.Function):
+    """Keeps the input of the PReLU, which has one slope for all channels, and the statistics."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, slope: Tensor, eps: float) -> Tensor:
+        active = F.prelu(x, slope)
+        normed, mean, inverse_std = torch.native_batch_norm(
+            _each_apart(active), None, None, None, None, True, 0.0, eps
+        )
+        ctx.save_for_backward(x, slope, mean, inverse_std)
+        ctx.eps, ctx.dtype = eps, active.dtype
+        return normed.view(active.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, slope, mean, inverse_std = ctx.saved_tensors
+        # As autocast did, which is over.
+        active = F.prelu(x.to(ctx.dtype), slope.to(ctx.dtype))
+        gradient, _, _ = torch.ops.aten.native_batch_norm_backward(
+            *(_each_apart(gradient), _each_apart(active), None, None, None),
+            *(mean, inverse_std, True, ctx.eps, [True, False, False]),
+        )
+        del active
+        gradient = gradient.view(x.shape)
+        negative = x.clamp(max=0)
+        of_slope = (gradient * negative).sum(dtype=slope.dtype).view(slope.shape)
+        of_x = torch.where(x > 0, gradient, gradient * slope.to(gradient.dtype)).to(x.dtype)
+        wanted = ctx.needs_input_grad
+        return of_x if wanted[0] else None, of_slope if wanted[1] else None, None
+
+
+def _each_apart(x: Tensor) -> Tensor:
+    """(N, C, h, w) to (1, N C, h, w): a batch norm then takes each channel of each image."""
+    return x.reshape(1, -1, *x.shape[2:])
