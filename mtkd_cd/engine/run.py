@@ -293,10 +293,12 @@ def _run_training(
         )
         for hook in (*own, *hooks):
             runner.register_hook(hook)
+        stopwatch = next((one for one in runner.hooks if isinstance(one, StopwatchHook)), None)
+        if stopwatch is None:  # in a config from elsewhere
+            stopwatch = StopwatchHook()
+            runner.register_hook(stopwatch)
         runner.train()
-        seconds = next(
-            (hook.seconds for hook in runner.hooks if isinstance(hook, StopwatchHook)), None
-        )
+        seconds = stopwatch.seconds
         best = next(hook for hook in runner.hooks if isinstance(hook, BestWeightsHook))
     barrier()  # the best weights are written by one process
     record = dict(

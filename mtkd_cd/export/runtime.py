@@ -106,14 +106,7 @@ def open_exported(
         return _open_cascade(path if path.is_dir() else path.parent, backend, options)
     if not path.is_file():
         raise UserError(f'model {path} does not exist: check the path')
-    suffix = path.suffix.lower()
-    if backend == 'torch' and suffix != '.pt2':
-        backend = 'onnx' if suffix == '.onnx' else 'openvino'
-    if suffix not in _SUFFIXES[backend]:
-        raise UserError(
-            f'model {path}: backend={backend!r} runs {" and ".join(_SUFFIXES[backend])}; export '
-            'the model with `mtkd-cd export`'
-        )
+    backend, suffix = _backend_of(path, backend), path.suffix.lower()
     content = path.read_bytes() if suffix == '.onnx' else path
     model = model_of(open_graph(content, backend, path, options))
     # Maps say which file they were made with: one bundle has many.
@@ -312,6 +305,19 @@ def _check_graph(
     return shape[2] if isinstance(shape[2], int) else None
 
 
+def _backend_of(path: Path, backend: str) -> str:
+    """What runs a file: the wanted backend, if it can; for ``'torch'`` whatever does."""
+    suffix = path.suffix.lower()
+    if backend == 'torch' and suffix != '.pt2':
+        backend = 'onnx' if suffix == '.onnx' else 'openvino'
+    if suffix not in _SUFFIXES[backend]:
+        raise UserError(
+            f'model {path}: backend={backend!r} runs {" and ".join(_SUFFIXES[backend])}; export '
+            'the model with `mtkd-cd export`'
+        )
+    return backend
+
+
 def _text(shape: Any) -> str:
     return ' x '.join('?' if one is None else str(one) for one in shape)
 
@@ -358,6 +364,7 @@ def _open_cascade(folder: Path, backend: str, options: Mapping[str, Any] | None)
     for name in dict.fromkeys((ORIGIN, *routing.detectors)):
         if name not in parts:
             raise UserError(f'{folder / CASCADE} names no file of the detector {name!r}')
+        _backend_of(folder / str(parts[name].get('file')), backend)  # before the first image
     origin = from_metadata({KEY: json.dumps(described.as_dict())}, folder, options)
 
     def load(name: str) -> GraphPredictor:

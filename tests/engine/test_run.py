@@ -338,6 +338,11 @@ def test_best_weights_of_the_student_load_into_the_origins_config(
     load_weights(MODELS.build(tiny_origin().model), tmp_path / 'student' / 'best.pth')
 
 
+def test_run_of_a_config_without_a_stopwatch_is_timed(tool, train_argv, tmp_path):
+    assert tool('train', *train_argv(options=('custom_hooks=[]',))) == (0, '')
+    assert json.loads((tmp_path / 'work' / 'run.json').read_text())['seconds'] > 0
+
+
 def test_run_that_keeps_weights_by_another_score_is_another_run(tmp_path):
     cfg = load_config(CONFIGS / 'origin' / 'fc_ef.py')
     write_record(tmp_path, dict(settings=settings_of(cfg)))

@@ -132,6 +132,20 @@ def test_each_image_of_a_cascade_gets_the_graph_of_its_range(write, tmp_path, ca
         np.testing.assert_allclose(one.probability, wanted, atol=1e-5)
 
 
+def test_cascade_for_another_backend_is_refused_before_the_first_pair(tmp_path, card):
+    names = ('origin', 'small', 'large')
+    content = dict(
+        schema='mtkd-cd exported cascade',
+        description=Description(card, size=SIZE).as_dict(),
+        ranges=dict(thresholds=[0.5], names=['small', 'large']),
+        routing=dict(teachers=['small', 'large'], cuts=[0.5], detectors=['small', 'large']),
+        detectors={name: dict(file=f'{name}.xml', sha256={}) for name in names},
+    )
+    (tmp_path / 'cascade.json').write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"origin\.xml: backend='onnx' runs \.onnx"):
+        ChangeInferencer(tmp_path, backend='onnx')
+
+
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_pairs_that_a_graph_cannot_run_on_are_named(card, tmp_path, backend):
     onnx = pytest.importorskip('onnx')
