@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mtkd_cd.core.csv_files import ENCODING, read_csv
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.core.files import atomic_write, os_error_message
@@ -220,19 +221,16 @@ def read_results(path: str | os.PathLike) -> list[Row]:
         UserError: It is no such table.
     """
     try:
-        with open(path, encoding='utf-8', newline='') as file:
-            reader = csv.DictReader(file)
-            rows = [
-                {key: from_csv_text(value or '') for key, value in row.items() if key}
-                for row in reader
-            ]
-            header = reader.fieldnames or []
+        with open(path, encoding=ENCODING, newline='') as file:
+            table = read_csv(file, str(path))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path} cannot be read: {error}') from None
-    missing = [name for name in ('name', 'status', 'out') if name not in header]
+    missing = [name for name in ('name', 'status', 'out') if name not in table.header]
     if missing:
         raise UserError(f'{path} is no table of mtkd-cd predict --pairs: it has no {missing[0]!r}')
-    return rows
+    return [
+        {name: from_csv_text(cell) for name, cell in row.items() if name} for _, row in table.rows
+    ]
 
 
 def _row(task: PairTask, status: str = WAITING, **facts: Any) -> Row:

@@ -172,6 +172,14 @@ def test_cells_that_a_spreadsheet_would_run_are_made_harmless(tmp_path):
     assert read_results(tmp_path / 'out' / 'results.csv')[0]['name'] == '=cmd'
 
 
+def test_table_that_a_spreadsheet_saved_is_read(tmp_path):
+    path = tmp_path / 'results.csv'
+    text = 'name;status;car;out;label;\r\nt 1;done;0,25;t 1.tif;l.tif;\r\n;;;;;\r\n'
+    path.write_bytes(text.encode('utf-8-sig'))
+    (row,) = read_results(path)
+    assert (row['name'], row['status'], row['out']) == ('t 1', 'done', 't 1.tif')
+
+
 def test_existing_outputs_are_refused_kept_or_replaced_as_told(listed, tmp_path):
     path, out = listed(2), tmp_path / 'out'
     tasks = read_pairs(path)
