@@ -1,11 +1,12 @@
 """Normalisation and activation as one step of training, which keeps one map in place of two."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from mtkd_cd.models.layers.reorder import may_reorder
 
@@ -55,7 +56,8 @@ def _is_usual(norm: nn.BatchNorm2d) -> bool:
 
 
 def _batch_norm_silu(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]  (see _is_usual)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
     return _BatchNormSiLU.apply(
         x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
     )
@@ -66,7 +68,7 @@ class _BatchNormSiLU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -84,7 +86,7 @@ class _BatchNormSiLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, inverse_std = ctx.saved_tensors
         scale = weight * inverse_std
         shift = bias - mean * scale
@@ -103,7 +105,7 @@ class _PReLUInstanceNorm(torch.autograd.Function):
     """Keeps the input of the PReLU, which has one slope for all channels, and the statistics."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, slope: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slope: Tensor, eps: float) -> Tensor:
         active = F.prelu(x, slope)
         normed, mean, inverse_std = torch.native_batch_norm(
             _each_apart(active), None, None, None, None, True, 0.0, eps
@@ -114,7 +116,7 @@ class _PReLUInstanceNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, slope, mean, inverse_std = ctx.saved_tensors
         # As autocast did, which is over.
         active = F.prelu(x.to(ctx.dtype), slope.to(ctx.dtype))
