@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.files import temporary_folder
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine.record import read_json, write_json
@@ -154,14 +155,15 @@ class SpeedHook(Hook):
 
 def measure_speed(model: str, options: RecipeOptions, folder: Path) -> None:
     """One job: a short training of the origin; leaves its :class:`Speed` in
-    ``<folder>/speed.json``."""
+    ``<folder>/speed.json``, and nothing of the training: one that was stopped is done again."""
     cfg = step_config(Step(Strategy('origin'), 'train'), model, options)
     iters = min(_MEASURED, options.iters or _MEASURED)
     adjust.set_iters(cfg, iters, max(1, iters // 2))
-    cfg.work_dir = str(folder)
     cfg.default_hooks.checkpoint.interval = 10 * iters
     hook = SpeedHook()
-    run_training(prepare_training(cfg), terse=True, hooks=[hook])
+    with temporary_folder(folder / 'training') as work_dir:
+        cfg.work_dir = str(work_dir)
+        run_training(prepare_training(cfg), terse=True, hooks=[hook])
     write_json(folder / 'speed.json', vars(hook.speed))
 
 

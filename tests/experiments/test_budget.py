@@ -85,6 +85,29 @@ def test_a_process_hands_over_its_outcome_or_its_last_words(tmp_path):
     assert 'FileNotFoundError' in ends['bad'].error
 
 
+@pytest.mark.slow
+def test_speed_whose_measurement_was_interrupted_is_measured_by_the_next_call(
+    scenes, tmp_path, monkeypatch
+):
+    tiny = {'model.backbone.base_channel': 4} | {
+        f'model.decode_head.{key}': 4 for key in ('in_channels', 'channels')
+    }
+    small = dict(image_size=32, batch_size=2, num_workers=0, iters=6, val_interval=3)
+    settings = RecipeOptions(CONFIGS, tmp_path, scenes, cfg_options=tiny, device='cpu', **small)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(budget, 'write_json', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            budget.measure_speed('fc_ef', settings, tmp_path / 'speed')
+    assert budget.read_speed(tmp_path / 'speed') is None
+    budget.measure_speed('fc_ef', settings, tmp_path / 'speed')
+    assert budget.read_speed(tmp_path / 'speed').iteration > 0
+    assert [path.name for path in (tmp_path / 'speed').iterdir()] == ['speed.json']
+
+
 def test_speed_leaves_out_the_start_and_the_validations(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(budget.time, 'monotonic', lambda: now[0])
