@@ -19,6 +19,10 @@ def prelu_in():
     return [nn.Conv2d(3, 8, 3), nn.PReLU(), nn.InstanceNorm2d(8), nn.Conv2d(8, 2, 1)]
 
 
+def prelu():
+    return [nn.Conv2d(3, 8, 3), nn.PReLU(), nn.Conv2d(8, 2, 1)]
+
+
 def both(make):
     """Two equal sequences, the usual and the lean one, with weights that are not those of the
     start."""
@@ -59,7 +63,7 @@ def kept(network, inputs):
     return sum(kept.values())
 
 
-@pytest.mark.parametrize('make', [bn_silu, prelu_in])
+@pytest.mark.parametrize('make', [bn_silu, prelu_in, prelu])
 @pytest.mark.parametrize('order', [torch.contiguous_format, torch.channels_last])
 def test_outputs_gradients_and_statistics_are_those_of_two_layers(make, order):
     usual, lean = both(make)
@@ -74,7 +78,7 @@ def test_outputs_gradients_and_statistics_are_those_of_two_layers(make, order):
     assert torch.equal(lean.eval()(pairs()), usual.eval()(pairs()))
 
 
-@pytest.mark.parametrize('make', [bn_silu, prelu_in])
+@pytest.mark.parametrize('make', [bn_silu, prelu_in, prelu])
 def test_gradients_are_those_of_finite_differences(make):
     _, lean = both(make)
     lean.double()
@@ -97,7 +101,7 @@ def test_one_map_less_is_kept(make):
     assert kept(usual, inputs) - kept(lean, inputs) == one_map
 
 
-@pytest.mark.parametrize('make', [bn_silu, prelu_in])
+@pytest.mark.parametrize('make', [bn_silu, prelu_in, prelu])
 def test_mixed_precision(make):
     usual, lean = both(make)
     ours, theirs = (step(network, pairs(), mixed=True) for network in (lean, usual))

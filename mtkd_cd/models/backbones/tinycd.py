@@ -139,7 +139,7 @@ class PixelwiseMLP(nn.Module):
 
     def __init__(self, channels: Sequence[int], last_act: bool = True):
         super().__init__()
-        layers = [nn.Sequential(nn.Conv2d(*pair, 1), nn.PReLU()) for pair in pairwise(channels)]
+        layers = [LeanSequential(nn.Conv2d(*pair, 1), nn.PReLU()) for pair in pairwise(channels)]
         if not last_act:
             del layers[-1][1]
         self._linears = nn.Sequential(*layers)
