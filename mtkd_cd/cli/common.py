@@ -82,6 +82,9 @@ def run_tool(
         # A tool that never imported torch has no processes to leave.
         distributed = sys.modules.get('torch.distributed')
         if distributed is not None and distributed.is_initialized():
+            # A model in a ring of references keeps the group, whose threads then end the process
+            # with SIGABRT now and then.
+            gc.collect()
             distributed.destroy_process_group()
     sys.exit(code)
 

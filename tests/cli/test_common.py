@@ -89,6 +89,35 @@ def test_broken_pipe_between_processes_is_a_bug():
     )
 
 
+_OF_ONE_PROCESS = """
+import atexit, sys
+from pathlib import Path
+from mtkd_cd.cli.common import run_tool
+
+def threads():
+    return [path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')]
+
+def main(argv):
+    import torch.distributed as dist
+    dist.init_process_group('gloo', init_method='file://' + argv[0], rank=0, world_size=1)
+    model = type('Model', (), {})()
+    model.itself, model.group = model, dist.group.WORLD  # as DDP keeps it
+    print('loop' in ' '.join(threads()))
+
+atexit.register(lambda: print('loop' in ' '.join(threads())))
+run_tool(main, sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='looks at /proc')
+def test_threads_of_a_process_group_end_before_the_process(tmp_path):
+    """Those that go on end it with SIGABRT now and then."""
+    command = [sys.executable, '-c', _OF_ONE_PROCESS, str(tmp_path / 'store')]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ['True', 'False']
+
+
 def test_user_error_is_its_message_alone(capsys):
     assert outcome(failing(UserError('no such folder: x')), capsys) == (
         2,
