@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mtkd_cd.cli.matrix import main
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.core.jobs import Cluster, Job, run_jobs
-from mtkd_cd.experiments import budget
+from mtkd_cd.experiments import budget, matrix
 from mtkd_cd.recipe.options import RecipeOptions
 
 
@@ -50,6 +51,23 @@ def test_shorter_trainings_validate_as_often():
 def test_a_budget_needs_the_longest_trainings():
     with pytest.raises(UserError, match='set iters'):
         budget.work_of(options(iters=None), ['origin'])
+
+
+@pytest.mark.parametrize(('options', 'shortened'), [([], True), (['--full-length'], False)])
+def test_full_length_neither_measures_nor_shortens(monkeypatch, tmp_path, options, shortened):
+    calls = []
+    monkeypatch.setattr(matrix, 'within', lambda experiment, *_: calls.append(1) or experiment)
+    ends = []
+
+    def run(experiment, cluster, retries, until):
+        ends.append(until)
+        return matrix.Matrix([])
+
+    monkeypatch.setattr(matrix, 'run_matrix', run)
+    command = ['--models', 'fc_ef', '--work-dir', str(tmp_path), '--minutes', '5', *options]
+    assert main(command) == 0
+    assert bool(calls) == shortened
+    assert ends[0] == pytest.approx(time.time() + 300, abs=60)
 
 
 def note(folder, seconds):

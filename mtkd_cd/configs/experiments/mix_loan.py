@@ -6,8 +6,18 @@ _base_ = './mix.py'
 work_dir = 'work_dirs/mix_loan'
 # The mean over images is kind to a model that predicts no change: a sixth of the images have none, and score 1 in both classes.
 cfg_options = {'custom_hooks.0.metric': 'pooled_mIoU'}
-# With dropout and without weights, fc_siam_diff needs longer than there is to predict any change.
-_found = {'model.backbone.dropout': 0.0, 'model.decode_head.loss_decode.class_weight': [1.0, 3.0]}
+_fc_siam_diff = dict(
+    iters=2400,
+    specialist_iters=240,
+    student_iters=600,
+    val_interval=600,
+    lr=1e-3,
+    # With dropout and without weights it needs longer than there is to predict any change.
+    cfg_options={
+        'model.backbone.dropout': 0.0,
+        'model.decode_head.loss_decode.class_weight': [1.0, 3.0],
+    },
+)
 _own = ('origin', 'continued', 'op', 'mtkd', 'mtkd@kl', 'op@validated')
 models = dict(
     changer_mitb0=dict(
@@ -29,24 +39,14 @@ models = dict(
     ),
     fc_siam_diff=dict(
         strategies=(*_own, 'mtkd@origin+by_changer_mitb0+kl'),
-        iters=2400,
-        specialist_iters=240,
-        student_iters=600,
-        val_interval=600,
-        lr=1e-3,
-        cfg_options=_found,
+        **_fc_siam_diff,
     ),
     # `mtkd` is the second control: the student sees the unlabelled pairs and is taught nothing.
     fc_siam_diff_10=dict(
         strategies=('origin', 'continued', 'mtkd@kl', 'mtkd'),
         loss_weight=1e-7,
-        iters=2400,
-        specialist_iters=240,
-        student_iters=600,
-        val_interval=600,
-        lr=1e-3,
-        cfg_options=_found,
+        **_fc_siam_diff,
     ),
     fc_siam_diff_25=None,
 )
-del _found, _own
+del _fc_siam_diff, _own
