@@ -645,6 +645,7 @@ def _run_child(tasks: list[Task]) -> None:
     from mtkd_cd.registry import MODELS
 
     DefaultScope.get_instance('benchmark', scope_name='mtkd_cd')
+    torch.backends.cudnn.benchmark = True  # as the configs have it
     for model in dict.fromkeys(task[1] for task in tasks if task[1] in _LARGE):
         # Imports what only this model needs, peft for one.
         with contextlib.suppress(Exception), torch.device('meta'):

@@ -4,6 +4,7 @@ order and precision that are fastest."""
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.models.graphs import Graphs
 from mtkd_cd.models.layers import AnyOrderInstanceNorm
 
 Precision = Literal['float32', 'bfloat16']
@@ -52,6 +54,7 @@ def prepare(
     channels_last: bool = True,
     precision: Precision = 'float32',
     compiled: bool = False,
+    graphs: bool = False,
 ) -> _Module:
     """A copy of a detector for prediction alone, in eval mode and without gradients.
 
@@ -69,6 +72,9 @@ def prepare(
             as float32.
         compiled: Compile features and head with ``torch.compile``; the first batch then takes a
             minute or so.
+        graphs: On a GPU, replay ``forward(inputs, mode='tensor')`` as a CUDA graph for each shape
+            that comes often, see :class:`~mtkd_cd.models.graphs.Graphs`. Hooks of layers are then
+            not called.
 
     Returns:
         The copy, of the same class. Its results are inference tensors: clone one that is to take
@@ -97,6 +103,8 @@ def prepare(
     for name in PREPARED_METHODS:
         if hasattr(prepared, name):
             setattr(prepared, name, _Entrance(getattr(prepared, name), device.type, precision))
+    if graphs and device.type == 'cuda':
+        prepared.forward = _Replayed(prepared.forward)  # type: ignore[method-assign]
     return prepared
 
 
@@ -315,6 +323,20 @@ class _Entrance:
                 return self._method(*args, **kwargs)
             with torch.autocast(self._device, torch.bfloat16):
                 return tree_map_only(Tensor, _as_float32, self._method(*args, **kwargs))
+
+
+class _Replayed:
+    """The ``forward`` of a prepared detector, its change maps from CUDA graphs."""
+
+    def __init__(self, forward: _Entrance) -> None:
+        self._forward = forward
+        self._change_maps = Graphs(partial(forward, mode='tensor'))
+
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs != dict(mode='tensor'):
+            return self._forward(inputs, *args, **kwargs)
+        with torch.inference_mode():
+            return self._change_maps(inputs)
 
 
 def _as_float32(tensor: Tensor) -> Tensor:

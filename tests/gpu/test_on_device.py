@@ -135,6 +135,27 @@ def test_mixed_precision_trains(name, channels_last):
     assert min(values[3:]) < values[0]
 
 
+@pytest.mark.parametrize('name', _FEW)
+def test_replayed_change_maps_are_those_of_the_layers(name):
+    """Graphs of several shapes, of other inputs than they were captured with, in any order."""
+    detector = MODELS.build(_config(name)).to(DEVICE).eval()
+    plain, replayed = prepare(detector), prepare(detector, graphs=True)
+    low = torch.float16 if DEVICE == 'cuda' else torch.bfloat16
+    for enabled in (False, True):
+        with torch.autocast(DEVICE, low, enabled=enabled):
+            for pairs in (1, 2, 1, 2, 1, 2, 1, 2, 2, 1):
+                images = torch.randn(pairs, 6, _SIDE, _SIDE, device=DEVICE)
+                expected = _first(plain(images, mode='tensor'))
+                maps = _first(replayed(images, mode='tensor'))
+                replayed(images.flip(-1), mode='tensor')  # leaves what was given before
+                largest = float(expected.abs().max())
+                torch.testing.assert_close(
+                    maps, expected, rtol=0, atol=(1e-2 if enabled else 1e-5) * largest
+                )
+    if DEVICE == 'cuda':
+        assert len(replayed.forward._change_maps._graphs) == 4
+
+
 def test_metric_counts_on_the_device(tmp_path):
     rows = []
     for device in ('cpu', DEVICE):

@@ -109,6 +109,7 @@ class MultiTeacherDistiller(BaseModel):
             mmengine's runner hands on the one at the top of a config file.
         teacher_options: How teachers are made ready, arguments of
             :func:`~mtkd_cd.models.prepare.prepare`: ``dict(precision='bfloat16')``, for instance.
+            On a GPU they are replayed as CUDA graphs, unless it has ``graphs=False``.
         teacher_batching: How the teachers of a batch are asked. ``'grouped'``: one after the other,
             each about its images. ``'stacked'``: together, where they share one architecture, as
             one network of stacked weights. ``'auto'``: whichever is faster on the first batch, as

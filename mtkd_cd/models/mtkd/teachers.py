@@ -55,7 +55,7 @@ class Teachers:
         self._checkpoints = checkpoints
         self.change_map = change_map
         self._prediction = prediction
-        self._options = options
+        self._options = dict(graphs=True) | dict(options)
         self._ask = Asking(batching)
         self._prepared: dict[str, Prepared] = {}
         self._convert: dict[str, InputConverter] = {}
