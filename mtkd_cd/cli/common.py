@@ -9,7 +9,6 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mtkd_cd.core.allocator import keep_freed_memory
@@ -47,10 +46,11 @@ def run_tool(
         main: Takes the arguments, ``None`` for those of the process; returns the exit code,
             ``None`` for 0.
         argv: Passed to ``main``.
-        builds: Whether the tool builds what configs name. Where it does not, mmengine is not
-            imported for it.
+        builds: Whether the tool builds what configs name, and may read checkpoints. Where it does
+            not, mmengine is not imported for it.
     """
-    _refuse_pickled_code()
+    if builds:
+        _refuse_pickled_code()
     # Threads that wait for others sleep, in this process and in those that it starts: spinning,
     # they took a busy machine from the threads that they waited for.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -110,6 +110,8 @@ def _briefly() -> Iterator[None]:
 def _refuse_pickled_code() -> None:
     """What :func:`mtkd_cd.core.checkpoint.load_only_tensors` sets, without importing torch for the
     tools that need none."""
+    from importlib.metadata import version
+
     major, minor = (int(part) for part in version('torch').split('.')[:2])
     if (major, minor) >= (2, 6):
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'

@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator
+from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 
 from mtkd_cd.core.car import CARPartition
@@ -58,6 +59,10 @@ _GRID, _MUTED = '#d9d9d9', '#555555'
 # Rows beyond which the horizontal axis is wanted above as well as below.
 _MANY = 24
 _DPI = 200
+# Around each of the axes, in inches.
+_PAD = 0.045
+# Height of the labels of a horizontal axis, in inches.
+_TICKS_AND_LABEL = 0.42
 _RC = {
     'svg.hashsalt': 'mtkd-cd',
     'svg.fonttype': 'path',
@@ -65,6 +70,7 @@ _RC = {
     'font.size': 9,
     'axes.titlesize': 10,
     'axes.titlelocation': 'left',
+    'axes.titley': 1.0,  # without a search for what else is above the axes
     'axes.spines.top': False,
     'axes.spines.right': False,
     'axes.grid': False,
@@ -101,14 +107,74 @@ def _drawn(
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
         matplotlib.rcParams.update(_RC)
-        layout = ConstrainedLayoutEngine()
-        figure = Figure(figsize=size, layout=layout)
-        draw(figure)
+        figure = Figure(figsize=size)
         canvas = FigureCanvasAgg(figure)
-        # Both files have one layout. `savefig` would draw the figure once, unseen, to find it.
-        layout.execute(figure)
-        figure.set_layout_engine(None)
+        draw(figure)
+        _lay_out(figure, canvas)
         return Picture(name, title, caption, _png(canvas), _svg(figure))
+
+
+def _lay_out(figure: Figure, canvas: FigureCanvasAgg) -> None:
+    """Leave the room that labels, titles and legends take; figure legends are above the axes.
+
+    matplotlib's constrained layout measures everything twice. Once is enough, because the ticks
+    that were measured are kept, and where axes' labels are.
+    """
+    renderer, pad = canvas.get_renderer(), _PAD * figure.dpi
+    width, height = figure.bbox.size
+    legends = [legend.get_window_extent(renderer).height for legend in figure.legends]
+    above = max(legends, default=0) + 2 * pad * bool(legends)
+    # Near where the axes will be, so that they have as many ticks as suit them there.
+    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.12, top=0.92 - above / height)
+    grid = figure.axes[0].get_gridspec()
+    assert grid
+    rows, columns = grid.get_geometry()
+    room = np.zeros((4, rows, columns))
+    frames = [axis.get_window_extent().frozen() for axis in figure.axes]
+    for axis, inner in zip(figure.axes, frames):
+        own = axis.get_legend()
+        outer = axis.get_tightbbox(renderer, bbox_extra_artists=[own] if own else [])
+        place = axis.get_subplotspec()
+        assert outer
+        assert place
+        room[:, place.rowspan.start, place.colspan.start] = (
+            *(inner.x0 - outer.x0, outer.x1 - inner.x1),
+            *(outer.y1 - inner.y1, inner.y0 - outer.y0),
+        )
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(FixedLocator(list(side.get_majorticklocs())))
+    room[2, 0] += above
+    left, right, wspace = _margins(room[0].max(0), room[1].max(0), width, pad)
+    top, bottom, hspace = _margins(room[2].max(1), room[3].max(1), height, pad)
+    figure.subplots_adjust(left, bottom, 1 - right, 1 - top, wspace, hspace)
+    for axis, before in zip(figure.axes, frames):
+        # A label that knows its place does not measure all tick labels again in every file.
+        after = axis.get_window_extent()
+        down = before.y0 - axis.xaxis.label.get_position()[1]
+        aside = before.x0 - axis.yaxis.label.get_position()[0]
+        axis.xaxis.set_label_coords(0.5, -down / after.height)
+        axis.yaxis.set_label_coords(-aside / after.width, 0.5)
+
+
+def _margins(
+    before: np.ndarray, after: np.ndarray, length: float, pad: float
+) -> tuple[float, float, float]:
+    """Margins along one side of a figure of ``length`` pixels, as ``subplots_adjust`` wants them.
+
+    Args:
+        before: (N,) room that each of N axes takes before its frame, in pixels.
+        after: (N,) room behind.
+        length: Of the figure's side.
+        pad: Around each of the axes.
+
+    Returns:
+        Both margins as shares of ``length``, and the space between axes as a share of an axes'
+        mean length.
+    """
+    first, last = before[0] + pad, after[-1] + pad
+    between = max(after[:-1] + before[1:], default=0) + 2 * pad
+    each = (length - first - last - between * (len(before) - 1)) / len(before)
+    return first / length, last / length, between / each
 
 
 def _png(canvas: FigureCanvasAgg) -> bytes:
@@ -426,6 +492,7 @@ def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve])
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 1 + bool(specialists), sharey=True, squeeze=False)[0]
+        below = ScaledTranslation(0, -_TICKS_AND_LABEL, figure.dpi_scale_trans)
         for curve in others:
             shift = 0 if curve.strategy == 'origin' else ends.get(curve.seed, 0)
             _draw_curve(
@@ -446,7 +513,8 @@ def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve])
                 handles.keys(),
                 fontsize=8,
                 loc='upper center',
-                bbox_to_anchor=(0.5, -0.18),
+                bbox_to_anchor=(0.5, 0),
+                bbox_transform=axis.transAxes + below,
                 ncols=columns,
             )
 
