@@ -210,7 +210,8 @@ def to_picture(
     *,
     option: str = RULE_OPTION,
 ) -> Picture:
-    """An array as models take it: the rules of :func:`read_image` for what is in memory.
+    """An array as models take it: the rules of :func:`read_image` for what is in memory. Masked
+    pixels of a ``numpy.ma`` array are not valid: any band counts.
 
     Args:
         array: (H, W) gray, (H, W, 3) blue, green, red, (H, W, 4) with opacity, or, with ``bands``,
@@ -225,7 +226,11 @@ def to_picture(
         UserError: Another shape or number of bands, transparent areas, values that need a rule.
     """
     rule = _rule(radiometry)
-    stored, valid = _select(array, name, bands, None)
+    valid = None
+    if isinstance(array, np.ma.MaskedArray):
+        masked = np.ma.getmaskarray(array)
+        array, valid = array.data, ~(masked.any(2) if masked.ndim == 3 else masked)
+    stored, valid = _select(array, name, bands, valid)
     return Picture(_to_levels(stored, name, bands, rule, option), valid)
 
 

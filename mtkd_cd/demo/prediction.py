@@ -17,7 +17,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.data.radiometry import Rule, from_spec
 from mtkd_cd.demo.uploads import Limits, take_upload
-from mtkd_cd.inference.grid import Grid, Shift
+from mtkd_cd.inference.grid import Grid, Shift, is_on_earth
 from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.raster import (
     MapWriter,
@@ -183,8 +183,7 @@ class Prediction:
         if counts.polygons <= MOST_POLYGONS:
             targets['polygons'] = self.folder / 'change.gpkg'
         tags = dict(self.tags, threshold=threshold, car=counts.changed / max(counts.valid, 1))
-        with Staged(targets) as staged, warnings.catch_warnings():
-            warnings.simplefilter('ignore', UserWarning)  # no CRS: the page says it once
+        with Staged(targets) as staged:
             change = staged.paths['change']
             writer = MapWriter(self.grid, change, None, 'uint8', threshold)
             try:
@@ -290,6 +289,8 @@ def _predict(
     notes = [_renamed(note, names) for note in result.report['warnings']]
     if grid.crs is None:
         notes.append('the images have no CRS: areas are in pixels, polygons in pixel coordinates')
+    elif not is_on_earth(grid.crs):
+        notes.append('the CRS of the images lies nowhere on the earth: areas are in pixels')
     return Prediction(
         folder,
         grid,

@@ -20,7 +20,7 @@ from mtkd_cd.data.pairs import IMAGE_SUFFIXES
 from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.image_table import ImageTable
 from mtkd_cd.inference.batch import DONE, read_results
-from mtkd_cd.inference.grid import Grid, reading
+from mtkd_cd.inference.grid import Grid, reading, transformer_between
 from mtkd_cd.inference.raster import is_picture
 from mtkd_cd.inference.vector import read_polygons
 
@@ -372,12 +372,9 @@ def _check_size(
 def _nearest(truth: np.ndarray, own: Grid, grid: Grid, names: tuple[str, str]) -> np.ndarray:
     """The value of the label's pixel that each of the grid's pixel centres lies in; 255 outside of
     the label."""
-    pyproj = require('pyproj', 'geo', _PURPOSE)
     transformer = None
     if own.crs != grid.crs:
-        transformer = pyproj.Transformer.from_crs(
-            pyproj.CRS(grid.crs.to_wkt()), pyproj.CRS(own.crs.to_wkt()), always_xy=True
-        )
+        transformer = transformer_between(grid.crs, own.crs, f'prediction {names[1]}')
     inverse = ~own.transform
     brought = np.full((grid.height, grid.width), IGNORE_INDEX, np.uint8)
     for top in range(0, grid.height, _ROWS):
@@ -411,10 +408,8 @@ def _rasterised(label: str, grid: Grid, prediction: str) -> np.ndarray:
         without, other = (label, prediction) if not crs else (prediction, label)
         raise UserError(f'{without} has no CRS, but {other} has one: give it its CRS')
     if grid.crs is not None:
-        pyproj = require('pyproj', 'geo', _PURPOSE)
-        source, target = pyproj.CRS(crs), pyproj.CRS(grid.crs.to_wkt())
-        if source != target:
-            transformer = pyproj.Transformer.from_crs(source, target, always_xy=True)
+        transformer = transformer_between(crs, grid.crs, f'label {label}')
+        if transformer is not None:
             shapes = [
                 shapely.transform(shape, transformer.transform, interleaved=False)
                 for shape in shapes

@@ -82,8 +82,8 @@ class Grid:
 
     def gsd(self) -> tuple[float, float] | None:
         """Width and height of a pixel in metres, geodesic, at the centre; ``None`` without a
-        CRS."""
-        if self.crs is None:
+        CRS that lies on the earth."""
+        if not is_on_earth(self.crs):
             return None
         col, row = self.width / 2, self.height / 2
         lon, lat = self._lon_lat([col - 0.5, col + 0.5, col, col], [row, row, row - 0.5, row + 0.5])
@@ -93,8 +93,9 @@ class Grid:
         return float(across), float(down)
 
     def pixel_areas(self, nodes: int = 65) -> np.ndarray | None:
-        """(height,) square metres of a pixel of each row, geodesic; ``None`` without a CRS."""
-        if self.crs is None:
+        """(height,) square metres of a pixel of each row, geodesic; ``None`` without a CRS that
+        lies on the earth."""
+        if not is_on_earth(self.crs):
             return None
         rows = np.unique(np.linspace(0, self.height - 1, min(nodes, self.height)).astype(int))
         geod, col = _geod(), self.width / 2 - 0.5
@@ -112,6 +113,41 @@ class Grid:
         return warp.transform(self.crs, _WGS84, xs, ys)
 
 
+def is_on_earth(crs: Any) -> bool:
+    """Whether the coordinates of rasterio's ``crs`` have a longitude and a latitude. Those of a
+    mosaic that was made without ground control, in a local CRS, have none."""
+    if crs is None:
+        return False
+    pyproj = require('pyproj', 'geo', 'a raster')
+    return not pyproj.CRS.from_wkt(crs.to_wkt()).is_engineering
+
+
+def transformer_between(source: Any, target: Any, what: str) -> Any | None:
+    """What brings coordinates from one CRS to another, x first; ``None`` where both are one.
+
+    Args:
+        source: A CRS as pyproj takes it, or rasterio's.
+        target: Likewise.
+        what: Is to be brought, for the error.
+
+    Raises:
+        UserError: There is no way, as from a local CRS to one on the earth.
+    """
+    pyproj = require('pyproj', 'geo', 'a raster')
+    one, other = (
+        pyproj.CRS(crs.to_wkt() if hasattr(crs, 'to_wkt') else crs) for crs in (source, target)
+    )
+    if one == other:
+        return None
+    try:
+        return pyproj.Transformer.from_crs(one, other, always_xy=True)
+    except pyproj.exceptions.ProjError:
+        raise UserError(
+            f'{what} is in {one.name}, from which nothing leads to {other.name}: give both a CRS '
+            'that lies on the earth, with gdal_edit.py -a_srs or ogr2ogr -a_srs'
+        ) from None
+
+
 def _geod() -> Any:
     return require('pyproj', 'geo', 'a raster').Geod(ellps='WGS84')
 
@@ -123,6 +159,13 @@ def check_overlap(a: Grid, b: Grid, names: Sequence[str]) -> None:
         UserError: Shows both bounds in both CRSs.
     """
     transform_bounds = require('rasterio.warp', 'geo', 'a raster').transform_bounds
+    if is_on_earth(a.crs) != is_on_earth(b.crs):
+        local, other = (names[0], b.crs) if is_on_earth(b.crs) else (names[1], a.crs)
+        raise UserError(
+            f'{local} has a local CRS, which lies nowhere on the earth, and the other date has '
+            f'{other}: set the CRS of both with gdal_edit.py -a_srs, or, if their pixels are the '
+            'same, say --assume-aligned'
+        )
     rasterio = require('rasterio', 'geo', 'a raster')
     try:
         moved = transform_bounds(b.crs, a.crs, *b.bounds)

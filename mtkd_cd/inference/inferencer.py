@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -80,9 +80,9 @@ class PairResult:
     """What was predicted of a pair of images.
 
     Attributes:
-        change: (H, W) uint8: 0, 1.
-        probability: (H, W) float32.
-        valid: (H, W) bool.
+        change: (H, W) uint8: 0, 1; 0 where nothing is known.
+        probability: (H, W) float32, NaN where nothing is known.
+        valid: (H, W) bool: where both files have data.
         car: Changed share of the valid pixels.
         range: The named CAR range that it lies in.
         detector: Name of the detector that predicted the pair; ``''`` where the model is no
@@ -110,7 +110,7 @@ class RasterResult:
         report: What was found in the inputs, and what was done: ``grid``, ``windows``, ``gsd``,
             ``shift``, ``stretch``, ``warnings`` and more, as JSON values.
         car: Changed share of the valid pixels.
-        area_m2: Changed square metres, geodesic; ``None`` without a CRS.
+        area_m2: Changed square metres, geodesic; ``None`` without a CRS that lies on the earth.
         changed_pixels: Number of changed pixels.
         valid_pixels: Number of valid pixels.
         range: The named CAR range of the scene.
@@ -228,7 +228,8 @@ class ChangeInferencer:
         """Predict pairs of images through the test pipeline of the model's config.
 
         Args:
-            pairs: [A, B] each: paths of 8-bit images, or (H, W, C) uint8 arrays.
+            pairs: [A, B] each: paths of 8-bit images, or (H, W, C) uint8 arrays. Masked pixels of
+                ``numpy.ma`` arrays have no data.
             out_dir: Folder for the change maps, 0 and 255, as ``<name of A>.png``; arrays are
                 called by their position. Maps of an earlier call are written over, files of others
                 are not.
@@ -249,15 +250,15 @@ class ChangeInferencer:
         check_threshold(threshold)
         if batch_size < 1:
             raise UserError(f'batch_size={batch_size}: at least 1 is needed')
-        single = len(pairs) == 2 and all(isinstance(item, (str, os.PathLike)) for item in pairs)
-        if single:
+        pairs = list(pairs)
+        if len(pairs) == 2 and all(map(_is_image, pairs)):
             raise UserError('pairs is a list of pairs: [[a, b]] for one')
         output = None if out_dir is None else _map_folder(out_dir, pairs)
         results: list[PairResult] = []
-        batch: list[tuple[Tensor, tuple[int, int]]] = []
+        batch: list[_Loaded] = []
         for pair in pairs:
             loaded = self._loaded(pair, channel_order)
-            if batch and (len(batch) == batch_size or loaded[0].shape != batch[0][0].shape):
+            if batch and (len(batch) == batch_size or loaded.inputs.shape != batch[0].inputs.shape):
                 results += self._predicted(batch, threshold)
                 batch = []
             batch.append(loaded)
@@ -391,7 +392,7 @@ class ChangeInferencer:
         with open_pair(a, b, options) as pair:
             if 'vector' in targets:
                 vectors = importlib.import_module('mtkd_cd.inference.vector')
-                vectors.check_polygons(
+                pair.notes += vectors.check_polygons(
                     targets['vector'],
                     pair.grid.crs,
                     pair.names[0],
@@ -812,55 +813,54 @@ class ChangeInferencer:
             served=list(served) if self.model.routing is not None else None,
         )
 
-    def _loaded(self, pair: Sequence[Image], channel_order: str) -> tuple[Tensor, tuple[int, int]]:
-        """(2C, h, w) as the data preprocessor takes it, and (H, W) of the images."""
-        if len(pair) != 2:
-            raise UserError(f'a pair has two images, date A first; found {len(pair)}')
-        arrays = [isinstance(image, np.ndarray) for image in pair]
-        if all(arrays):
-            images = [np.asarray(image) for image in pair]
-            for image in images:
+    def _loaded(self, pair: Sequence[Image], channel_order: str) -> '_Loaded':
+        given = _sample_of(pair)
+        if 'img' in given:
+            for image in given['img']:
                 if image.ndim != 3 or image.dtype != np.uint8:
                     raise UserError(
                         f'an array is {image.dtype} of shape {image.shape}: (H, W, C) uint8 is '
                         'needed'
                     )
             if channel_order == 'rgb':
-                images = [np.ascontiguousarray(image[:, :, ::-1]) for image in images]
-            given: Any = dict(img=images)
-        elif not any(arrays):
-            given = dict(img_path=[os.fspath(image) for image in pair])
-        else:
-            raise UserError('a pair is two paths or two arrays, found one of each')
-        results = _pipeline(self.model.cfg, 'img' in given)(given)
-        return results['inputs'], tuple(results['data_samples'].metainfo['ori_shape'][:2])
+                given['img'] = [image[:, :, ::-1] for image in given['img']]
+        valid = None
+        results: Any = given
+        for step in _pipeline(self.model.cfg, 'img' in given).transforms:
+            results = step(results)
+            if results is None:
+                raise UserError(f'the test pipeline of {self.card.name} rejects the pair {pair}')
+            valid = results.get('valid', valid)  # at the size of the files, as they were loaded
+        size = tuple(results['data_samples'].metainfo['ori_shape'][:2])
+        return _Loaded(results['inputs'], np.ones(size, bool) if valid is None else valid)
 
-    def _predicted(
-        self, batch: Sequence[tuple[Tensor, tuple[int, int]]], threshold: float | None
-    ) -> list[PairResult]:
+    def _predicted(self, batch: Sequence['_Loaded'], threshold: float | None) -> list[PairResult]:
         card = self.card
         mean, std = (
             torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1)
             for numbers in (card.mean, card.std)
         )
-        images = torch.stack([inputs for inputs, _ in batch])
+        images = torch.stack([one.inputs for one in batch])
         if card.bands == RGB and images.shape[1] == 6:  # pipelines give BGR
             images = images[:, [2, 1, 0, 5, 4, 3]]
         height, width = images.shape[2:]
         inputs = _padded(images.float().sub_(mean).div_(std), card.divisor)
         cut = card.threshold if threshold is None else threshold
-        everything = [np.ones(size, bool) for _, size in batch]
+        # A test, whose map this is, looks at all pixels.
+        everything = [np.ones(one.valid.shape, bool) for one in batch]
         probabilities, names = self._probabilities(inputs, everything, cut, shape=(height, width))
         results = []
-        for probability, name, (_, size) in zip(probabilities, names, batch):
-            change = (probability > cut).astype(np.uint8)
-            car = float(change_area_ratio(change))
+        for probability, name, one in zip(probabilities, names, batch):
+            change = ((probability > cut) & one.valid).astype(np.uint8)
+            car = float(change_area_ratio(np.where(one.valid, change, NODATA)))
+            if not one.valid.all():
+                probability = np.where(one.valid, probability, np.float32(math.nan))
             index = int(self.model.partition.range_of(np.array([car]))[0])
             results.append(
                 PairResult(
                     change,
                     probability,
-                    np.ones(size, bool),
+                    one.valid,
                     car,
                     self.model.partition.names[index],
                     name,
@@ -868,6 +868,18 @@ class ChangeInferencer:
                 )
             )
         return results
+
+
+class _Loaded(NamedTuple):
+    """A pair of images before the network.
+
+    Attributes:
+        inputs: (2C, h, w) as the data preprocessor takes it.
+        valid: (H, W) bool at the size of the images: where both have data.
+    """
+
+    inputs: Tensor
+    valid: np.ndarray
 
 
 @dataclass
@@ -893,14 +905,12 @@ def inference_model(model: Detector, pairs: Sequence[Any]) -> Any:
     Returns:
         The ``SegDataSample`` with ``pred_sem_seg`` and ``seg_logits``, or a list of them.
     """
-    is_one = len(pairs) == 2 and all(
-        isinstance(item, (str, os.PathLike, np.ndarray)) for item in pairs
-    )
+    pairs = list(pairs)
+    is_one = len(pairs) == 2 and all(map(_is_image, pairs))
     samples = []
     for pair in [pairs] if is_one else pairs:
-        arrays = isinstance(pair[0], np.ndarray)
-        given = dict(img=list(pair)) if arrays else dict(img_path=[os.fspath(p) for p in pair])
-        packed = _pipeline(getattr(model, 'cfg', None), arrays)(given)
+        given = _sample_of(pair)
+        packed = _pipeline(getattr(model, 'cfg', None), 'img' in given)(given)
         with torch.no_grad():
             data = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
             samples += model.test_step(data)
@@ -1031,7 +1041,8 @@ def _resolution(
         raise UserError(
             "--gsd model: the model's ground sample distance is not known"
             if card.gsd_m is None
-            else '--gsd model: the rasters have no CRS, so that their pixels have no size'
+            else '--gsd model: the rasters have no CRS that lies on the earth, so that their pixels '
+            'have no size'
         )
     if metres is None or card.gsd_m is None:
         return _AS_IS, report
@@ -1199,6 +1210,31 @@ def _at_sizes(
         )[0].numpy()
         for one, size in zip(found, sizes)
     ]
+
+
+def _sample_of(pair: Sequence[Image]) -> dict[str, list]:
+    """A pair as a pipeline takes it.
+
+    Raises:
+        UserError: It is no pair of paths, and none of arrays.
+    """
+    if _is_image(pair) or not hasattr(pair, '__len__'):
+        raise UserError(f'found {type(pair).__name__} for a pair: [A, B] is needed, date A first')
+    if len(pair) != 2:
+        raise UserError(f'a pair has two images, date A first; found {len(pair)}')
+    if all(isinstance(image, np.ndarray) for image in pair):
+        return dict(img=list(pair))
+    if all(isinstance(image, (str, os.PathLike)) for image in pair):
+        return dict(img_path=[os.fspath(image) for image in pair])
+    raise UserError(
+        'a pair is two paths or two arrays, as numpy.asarray(image) gives them; found '
+        + ' and '.join(type(image).__name__ for image in pair)
+    )
+
+
+def _is_image(item: Any) -> bool:
+    """Whether this is one image, and no pair: a path or an (H, W, C) array."""
+    return isinstance(item, (str, os.PathLike)) or (isinstance(item, np.ndarray) and item.ndim < 4)
 
 
 def _map_name(a: Image, index: int) -> str:

@@ -17,6 +17,7 @@ from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.text import closest, from_csv_text, some
 from mtkd_cd.data.layout import PairFolders
 from mtkd_cd.data.pairs import list_pairs
+from mtkd_cd.inference.grid import is_on_earth
 from mtkd_cd.version import __version__
 
 COLUMNS = ('a', 'b', 'out', 'mask', 'date_a', 'date_b', 'label')
@@ -380,7 +381,7 @@ def write_item(
         crs, bounds, shape = dataset.crs, dataset.bounds, (dataset.height, dataset.width)
         transform = list(dataset.transform)[:6]
         bbox = geometry = None
-        if crs is not None:
+        if is_on_earth(crs):
             warp = require('rasterio.warp', 'geo', 'a STAC item')
             bbox = list(warp.transform_bounds(crs, 'EPSG:4326', *bounds))
             left, bottom, right, top = bbox

@@ -30,6 +30,7 @@ from mtkd_cd.inference.grid import (
     measure_shift,
     pixel_ratio,
     reading,
+    transformer_between,
     warp_to_file,
 )
 from mtkd_cd.inference.vector import read_polygons
@@ -533,6 +534,7 @@ def _rasters(
         shapes=shapes,
         edge_buffer=options.edge_buffer,
         names=(os.fspath(a), os.fspath(b)),
+        notes=_scale_notes(dates, (a, b)),
         dates=(tags[0], tags[1]),
         closing=stack,
     )
@@ -545,11 +547,12 @@ def _rasters(
 def _open(path: str | os.PathLike) -> Any:
     rasterio = require('rasterio', 'geo', 'a raster')
     text = os.fspath(path)
-    if not text.startswith('/vsi') and '://' not in text and not os.path.exists(text):
-        raise UserError(f'{text} does not exist')
+    is_file = not text.startswith('/vsi') and '://' not in text
     try:
         return rasterio.open(text)
     except rasterio.errors.RasterioIOError as error:
+        if is_file and not os.path.exists(text):
+            raise UserError(f'{text} does not exist') from None
         raise UserError(
             f'{text} is not a raster that GDAL can read ({error}): give a GeoTIFF, PNG or JPEG'
         ) from None
@@ -664,16 +667,15 @@ def _area(
 
 def _polygons(path: str | os.PathLike, grid: Grid) -> list[Any]:
     shapely = require('shapely', 'geo', 'an area of interest')
-    pyproj = require('pyproj', 'geo', 'an area of interest')
     if not os.path.exists(path):
         raise UserError(f'aoi {path} does not exist')
     crs, shapes = read_polygons(path, 'aoi')
     if not shapes:
         raise UserError(f'aoi {path} holds no polygon')
+    transformer = None
     if crs and grid.crs is not None:
-        transformer = pyproj.Transformer.from_crs(
-            pyproj.CRS(crs), pyproj.CRS(grid.crs.to_wkt()), always_xy=True
-        )
+        transformer = transformer_between(crs, grid.crs, f'aoi {path}')
+    if transformer is not None:
         shapes = [
             shapely.transform(shape, transformer.transform, interleaved=False) for shape in shapes
         ]
@@ -689,8 +691,12 @@ def _alpha_band(dataset: Any) -> int | None:
 
 def _bands(path: str | os.PathLike, dataset: Any, options: PairOptions) -> tuple[int, ...]:
     needed = len(options.band_names)
-    alpha = require('rasterio.enums', 'geo', 'a raster').ColorInterp.alpha
-    usable = [index for index, color in zip(dataset.indexes, dataset.colorinterp) if color != alpha]
+    meanings = require('rasterio.enums', 'geo', 'a raster').ColorInterp
+    usable = [
+        index
+        for index, color in zip(dataset.indexes, dataset.colorinterp)
+        if color != meanings.alpha
+    ]
     listed = ', '.join(
         f'{index} {dataset.descriptions[index - 1] or dataset.colorinterp[index - 1].name}'
         for index in usable
@@ -700,6 +706,12 @@ def _bands(path: str | os.PathLike, dataset: Any, options: PairOptions) -> tuple
             f'{path} holds {dataset.dtypes[0]} values: real numbers are needed, for instance the '
             'magnitudes of complex ones'
         )
+    for index in set(options.bands or usable).intersection(usable):
+        if dataset.colorinterp[index - 1] == meanings.palette:
+            raise UserError(
+                f'{path} has a colour palette: its band {index} holds the numbers of colours. '
+                f'Write the colours themselves: gdal_translate -expand rgb {path} rgb.tif'
+            )
     if options.bands is None:
         if len(usable) != needed:
             found = f'{len(usable)} band{"" if len(usable) == 1 else "s"}'
@@ -723,6 +735,29 @@ def _bands(path: str | os.PathLike, dataset: Any, options: PairOptions) -> tuple
         if index not in dataset.indexes:
             raise UserError(f'--bands: {path} has no band {index}; it has {listed}')
     return tuple(options.bands)
+
+
+def _scale_notes(dates: Sequence[Date], names: Sequence[str | os.PathLike]) -> list[str]:
+    """A warning if the files give their stored values two scales, as far as no offset answers
+    that."""
+    scale_a, scale_b, offset_a, offset_b = (
+        np.array([getattr(date.dataset, key)[band - 1] for band in date.bands], float)
+        for key in ('scales', 'offsets')
+        for date in dates
+    )
+    # In stored values: by how much those of B lie above those of A of the same place.
+    with np.errstate(divide='ignore', invalid='ignore'):
+        apart = (offset_a - offset_b) / scale_b + dates[1].offset - dates[0].offset
+    if (scale_a == scale_b).all() and np.allclose(apart, 0):
+        return []
+    shown = ' and '.join(
+        f'{name} says value = stored * {scale[0]:g} {offset[0]:+g}'
+        for name, scale, offset in zip(names, (scale_a, scale_b), (offset_a, offset_b))
+    )
+    advice = 'bring them to one scale with gdal_translate -unscale -ot Float32'
+    if (scale_a == scale_b).all() and np.allclose(apart, apart[0]):
+        advice = f'--offset-b {dates[1].offset - apart[0]:g} brings them to one'
+    return [f'{shown}, and stored values are compared: {advice}']
 
 
 def _open_mask(

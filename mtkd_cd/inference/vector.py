@@ -14,6 +14,7 @@ import numpy as np
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
+from mtkd_cd.inference.grid import is_on_earth
 
 DRIVERS = {'.gpkg': 'GPKG', '.fgb': 'FlatGeobuf', '.geojson': 'GeoJSON', '.parquet': 'Parquet'}
 LAYER = 'change'
@@ -48,7 +49,7 @@ def check_polygons(
     min_area: float | None = None,
     simplify: float | None = None,
     fill_holes: float | None = None,
-) -> None:
+) -> list[str]:
     """Refuse now what :func:`write_polygons` would refuse after a long prediction.
 
     Args:
@@ -56,6 +57,9 @@ def check_polygons(
         crs: Of the map, or ``None``.
         name: Of the map or of the raster whose grid it has.
         min_area: See :func:`write_polygons`; likewise the others.
+
+    Returns:
+        Warnings: polygons without a place on the earth have no areas.
 
     Raises:
         UserError: An unknown extension, a missing extra, or metres asked for without a CRS.
@@ -75,11 +79,19 @@ def check_polygons(
     for key in asked:
         if not 0 <= (value := in_metres[key] or 0.0) < math.inf:
             raise UserError(f'{key}={value:g}: a number from 0 is needed')
-    if crs is None and asked:
+    if asked and not is_on_earth(crs):
         raise UserError(
-            f'{name} has no CRS, so {", ".join(asked)} in metres cannot be measured: leave it out, '
-            'or give the raster its CRS with gdal_edit.py -a_srs'
+            f'{name} has {_no_place(crs)}, so {", ".join(asked)} in metres cannot be measured: '
+            'leave it out, or give the raster its CRS with gdal_edit.py -a_srs'
         )
+    if is_on_earth(crs):
+        return []
+    units = 'pixel coordinates, column and row' if crs is None else 'its coordinates'
+    return [f'{name} has {_no_place(crs)}: the polygons are in {units}, without areas']
+
+
+def _no_place(crs: Any) -> str:
+    return 'no CRS' if crs is None else 'a local CRS, which lies nowhere on the earth'
 
 
 def write_polygons(
@@ -137,12 +149,6 @@ def write_polygons(
                 simplify=simplify,
                 fill_holes=fill_holes,
             )
-            if ruler.geod is None:
-                warnings.warn(
-                    f'{Path(change).name} has no CRS: the polygons are in pixel coordinates, '
-                    'column and row, without areas',
-                    stacklevel=2,
-                )
             outlines = list(_trace(dataset))  # in pixel coordinates
             columns = _zonal(dataset, probability, outlines, detector)
     transform = ruler.transform
@@ -255,7 +261,7 @@ class _Ruler:
     Attributes:
         crs: Of the geometries.
         transform: From pixels to the CRS.
-        geod: The ellipsoid; None without a CRS.
+        geod: The ellipsoid; None without a CRS that lies on the earth.
         to_degrees: From the CRS to longitude and latitude.
         edge: Longest edge that is taken as straight, in units of the CRS.
     """
@@ -269,8 +275,8 @@ class _Ruler:
     @classmethod
     def of(cls, dataset: Any) -> '_Ruler':
         transform = dataset.transform
-        if dataset.crs is None:
-            return cls(None, transform)
+        if not is_on_earth(dataset.crs):
+            return cls(dataset.crs, transform)
         pyproj = require('pyproj', 'geo', _PURPOSE)
         crs = pyproj.CRS.from_wkt(dataset.crs.to_wkt())
         to_degrees = pyproj.Transformer.from_crs(crs, 'EPSG:4326', always_xy=True)
@@ -407,9 +413,11 @@ def _write(
     wkt = None if crs is None else crs.to_wkt()
     if driver == 'GeoJSON':
         options = dict(COORDINATE_PRECISION='9')
-        if crs is not None:
+        if is_on_earth(crs):
             geometries = [_in_degrees(shapely, crs, geometry) for geometry in geometries]
             wkt = 'EPSG:4326'
+        else:
+            wkt = None  # the format knows degrees alone
     if driver == 'FlatGeobuf' and not geometries:
         options = dict(SPATIAL_INDEX='NO')  # there is nothing to index
     # What pyogrio would look for elsewhere is written in memory first.

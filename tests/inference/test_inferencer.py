@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
+from PIL import Image
 
 from mtkd_cd.apis import ChangeInferencer, inference_model, init_model
 from mtkd_cd.core.checkpoint import read_weights, save_checkpoint
@@ -21,6 +22,7 @@ from mtkd_cd.evaluation import load_table
 from mtkd_cd.inference.predictor import change_probability, model_from_config
 from mtkd_cd.models.prepare import prepare
 from mtkd_cd.registry import TRANSFORMS
+from tests.inference.conftest import Constant
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in (CONFIGS / 'origin').glob('*.py'))
@@ -514,3 +516,42 @@ class TestRefusals:
         model = init_model(load_config(CONFIGS / 'origin' / 'fc_ef.py', TINY), device='cpu')
         with pytest.raises(UserError, match=r'list of pairs: \[\[a, b\]\]'):
             ChangeInferencer(model, device='cpu')(pairs[0])
+
+
+def test_what_is_no_image_is_named(inferencer_of):
+    inferencer = inferencer_of(Constant(0.7))
+    array = np.zeros((8, 8, 3), np.uint8)
+    for pair, text in (
+        ([Image.fromarray(array)] * 2, r'numpy.asarray\(image\) .* found Image and Image'),
+        ([torch.zeros(8, 8, 3)] * 2, 'found Tensor and Tensor'),
+        (['a.png', array], 'found str and ndarray'),
+        ([None, array], 'found NoneType and ndarray'),
+        ('a.png', 'found str for a pair'),
+    ):
+        with pytest.raises(UserError, match=text):
+            inferencer([pair])
+    with pytest.raises(UserError, match='pairs is a list of pairs'):
+        inferencer([array, array])
+    assert len(inferencer(zip([array, array], [array, array]))) == 2
+
+
+@pytest.mark.parametrize('kind', ['masked array', 'GeoTIFF'])
+def test_pixels_without_data_are_not_known(inferencer_of, tmp_path, kind):
+    rasterio = pytest.importorskip('rasterio')
+    array = np.full((20, 30, 3), 90, np.uint8)
+    array[4:9, 10:20, 1] = 7  # one band says that there are no data
+    if kind == 'masked array':
+        pair = [np.ma.masked_equal(array, 7), array]
+    else:
+        pair = [tmp_path / 'a.tif', tmp_path / 'b.tif']
+        for path, nodata in zip(pair, (7, None)):
+            profile = dict(width=30, height=20, count=3, dtype='uint8', photometric='rgb')
+            with rasterio.open(path, 'w', driver='GTiff', nodata=nodata, **profile) as file:
+                file.write(array.transpose(2, 0, 1))
+    (result,) = inferencer_of(Constant(0.7))([pair])
+    known = np.ones((20, 30), bool)
+    known[4:9, 10:20] = False
+    np.testing.assert_array_equal(result.valid, known)
+    np.testing.assert_array_equal(result.change, known)
+    np.testing.assert_array_equal(np.isnan(result.probability), ~known)
+    assert result.car == 1  # of what is known

@@ -4,6 +4,7 @@ import datetime
 import os
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -262,6 +263,50 @@ def test_dates_the_wrong_way_round_warn(write_raster, gray, inferencer_of, tmp_p
         paths.append(path)
     with pytest.warns(UserWarning, match=r'2020-03-01T10.*2018-03-01T10.*wrong way round'):
         inferencer_of(Constant(0.4)).predict_raster(*paths, tmp_path / 'o.tif')
+
+
+def test_a_colour_palette_is_no_values(refused, write_raster, gray):
+    path = write_raster('palette.tif', gray[:1])
+    with rasterio.open(path, 'r+') as file:
+        file.write_colormap(1, {value: (255 - value, 7, value, 255) for value in range(256)})
+    for options in ({}, dict(bands=(1, 1, 1))):
+        message = refused(a=path, **options)
+        assert 'palette.tif has a colour palette: its band 1 holds the numbers' in message
+        assert f'gdal_translate -expand rgb {path}' in message
+
+
+def test_a_local_crs_beside_one_on_the_earth(refused, write_raster, gray):
+    local = write_raster('site.tif', gray, crs='LOCAL_CS["site",UNIT["metre",1]]')
+    assert 'site.tif has a local CRS, which lies nowhere on the earth' in refused(b=local)
+    assert "--gsd model: the rasters have no CRS that lies" in refused(
+        a=local, b=local, card=dict(gsd_m=0.5), gsd='model'
+    )
+
+
+@pytest.mark.parametrize(
+    ('scale_b', 'offset_b', 'options', 'said'),
+    [
+        (1e-4, -0.1, {}, '--offset-b -1000 brings them to one'),
+        (1e-4, -0.1, dict(offset_b=-1000.0), None),
+        (1e-4, -0.1, dict(offset_a=1000.0), None),
+        (1e-4, 0.0, {}, None),
+        (2e-4, 0.0, {}, 'gdal_translate -unscale'),
+    ],
+)
+def test_two_scales_warn(inferencer_of, tmp_path, scale_b, offset_b, options, said, write_raster):
+    paths = []
+    for name, scale, offset in (('a.tif', 1e-4, 0.0), ('b.tif', scale_b, offset_b)):
+        paths.append(write_raster(name, np.full(SHAPE, 900, np.uint16)))
+        with rasterio.open(paths[-1], 'r+') as file:
+            file.scales, file.offsets = (scale,) * 3, (offset,) * 3
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter('always')
+        result = inferencer_of(Constant(0.4)).predict_raster(
+            *paths, tmp_path / 'o.tif', stretch='linear(low=0, high=3000)', **options
+        )
+    notes = result.report['warnings']
+    assert len(notes) == (said is not None)
+    assert all(said in note and 'stored * 0.0001 +0' in note for note in notes)
 
 
 @pytest.mark.parametrize('box', [(0, 0, 10, 10), (10, 10, 0, 0)])

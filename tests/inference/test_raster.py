@@ -814,6 +814,30 @@ def test_area_of_interest_is_all_that_is_known(write_raster, scene, inferencer_o
     assert inside.sum() > 1000
 
 
+def test_a_local_crs_is_predicted_without_areas(predict, scene, write_raster):
+    a, b = scene(70, 90)
+    local = 'LOCAL_CS["site",UNIT["metre",1]]'
+    placed, wanted = (
+        predict(*(write_raster(f'{name}.tif', one, crs=crs) for name, one in (('a', a), ('b', b))))
+        for crs in (local, UTM)
+    )
+    np.testing.assert_array_equal(placed[0], wanted[0])
+    assert placed[1].area_m2 is None
+    assert wanted[1].area_m2 > 0
+    # On another grid of the same local CRS it is warped, as on the earth.
+    half = write_raster('half.tif', b, crs=local, origin=(500_005.0, 4_799_995.0))
+    moved = predict(write_raster('a.tif', a, crs=local), half)[1]
+    assert moved.report['grid']['b_warped']
+
+
+def test_a_sub_data_set_is_what_gdal_reads(predict, scene, write_raster):
+    a, b = (write_raster(f'{name}.tif', one) for name, one in zip('ab', scene(70, 90)))
+    wanted = predict(a, b)[0]
+    np.testing.assert_array_equal(predict(f'GTIFF_DIR:1:{a}', b)[0], wanted)
+    with pytest.raises(UserError, match='none.tif does not exist'):
+        predict(f'{a.parent}/none.tif', b)
+
+
 def test_pictures_need_no_rasterio(tmp_path, scene, monkeypatch):
     import cv2
 

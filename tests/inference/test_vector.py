@@ -14,7 +14,11 @@ pyogrio = pytest.importorskip('pyogrio')
 pyproj = pytest.importorskip('pyproj')
 shapely = pytest.importorskip('shapely')
 
-from mtkd_cd.inference.vector import read_polygons, write_polygons  # noqa: E402
+from mtkd_cd.inference.vector import (  # noqa: E402
+    check_polygons,
+    read_polygons,
+    write_polygons,
+)
 
 EIGHT = np.ones((3, 3))
 UTM = ('EPSG:32632', rasterio.Affine(10, 0, 600_000, 0, -10, 4_850_000))
@@ -233,13 +237,30 @@ def test_without_a_crs_polygons_are_in_pixels_and_it_is_said(write, tmp_path):
     array = np.zeros((20, 20), np.uint8)
     array[3:5, 7:10] = 1
     change = write(array, place=(None, rasterio.Affine.identity()))
-    with pytest.warns(UserWarning, match='no CRS: the polygons are in pixel coordinates'):
-        write_polygons(change, None, tmp_path / 'c.gpkg')
+    (note,) = check_polygons(tmp_path / 'c.gpkg', None, 'map.tif')
+    assert 'map.tif has no CRS: the polygons are in pixel coordinates' in note
+    write_polygons(change, None, tmp_path / 'c.gpkg')
     geometry = shapely.from_wkb(read(tmp_path / 'c.gpkg')[2][0])
     assert geometry.bounds == (7, 3, 10, 5)
     assert np.isnan(table(tmp_path / 'c.gpkg')['area_m2']).all()
     with pytest.raises(UserError, match='has no CRS, so min_area in metres'):
         write_polygons(change, None, tmp_path / 'd.gpkg', min_area=5)
+
+
+@pytest.mark.parametrize('suffix', ['gpkg', 'geojson', 'fgb'])
+def test_a_local_crs_gives_polygons_without_areas(write, tmp_path, suffix):
+    array = np.zeros((20, 20), np.uint8)
+    array[3:5, 7:10] = 1
+    local = 'LOCAL_CS["site",UNIT["metre",1]]'
+    change = write(array, place=(local, rasterio.Affine(0.5, 0, 100, 0, -0.5, 200)))
+    path = tmp_path / f'c.{suffix}'
+    summary = write_polygons(change, None, path)
+    geometry = shapely.from_wkb(read(path)[2][0])
+    assert geometry.bounds == (103.5, 197.5, 105, 198.5)
+    assert summary.area_m2 is None
+    assert np.isnan(np.array(table(path)['area_m2'], float)).all()
+    with pytest.raises(UserError, match='has a local CRS, .* so min_area in metres'):
+        write_polygons(change, None, path, min_area=5)
 
 
 def test_unknown_extension_is_refused(write, tmp_path):
