@@ -1,12 +1,14 @@
 """The search for lambda, the weight of the distillation loss: a student per trial, judged on
 validation data alone."""
 
+import sqlite3
 import time
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -319,18 +321,14 @@ def _study(search: Search) -> Any:
     optuna = _optuna()
     path = search.folder.resolve() / f'{search.name}.db'
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(
-            f'sqlite:///{path}',
-            engine_kwargs=dict(connect_args=dict(timeout=60)),
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
-        )
-    study = optuna.create_study(
-        study_name=search.name, storage=storage, direction='maximize', load_if_exists=True
-    )
+    try:
+        study = _opened(search, path)
+    except Exception as error:  # SQLAlchemy's and Optuna's, of which each has many
+        reason = str(error).partition('\n')[0]
+        raise UserError(
+            f'{path}, the file of the search, cannot be used ({reason}). If it is damaged, restore '
+            'it, or delete it to search anew: students that are trained are taken over'
+        ) from error
     cfg = step_config(Step(search.strategy, 'train'), search.model, search.options)
     _check_same_students(study, cfg, path)
     study.sampler = _sampler(search, study)
@@ -342,6 +340,25 @@ def _study(search: Search) -> Any:
             n_startup_trials=search.startup, n_warmup_steps=warmup
         )
     return study
+
+
+def _opened(search: Search, path: Path) -> Any:
+    optuna = _optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
+        storage = optuna.storages.RDBStorage(
+            'sqlite:///' + quote(str(path)),
+            # The path as it is: in an address, a question mark would end it.
+            engine_kwargs=dict(
+                creator=lambda: sqlite3.connect(path, timeout=60, check_same_thread=False)
+            ),
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        )
+    return optuna.create_study(
+        study_name=search.name, storage=storage, direction='maximize', load_if_exists=True
+    )
 
 
 def _check_same_students(study: Any, cfg: Config, path: Path) -> None:

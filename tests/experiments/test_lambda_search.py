@@ -257,6 +257,25 @@ def test_search_does_not_go_on_with_students_of_other_settings(search):
         _study(longer)
 
 
+@pytest.mark.parametrize('kept', [0.3, 0.95])
+def test_damaged_file_of_a_search_is_named(search, kept):
+    _study(search)
+    path = search.folder / 'fc_ef.db'
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(UserError, match=r'fc_ef\.db, the file of the search, .*malformed'):
+        _study(search)
+
+
+@pytest.mark.parametrize('name', ['runs?1', 'runs%20of', 'runs#2'])
+def test_study_lies_in_the_work_dir_whatever_its_name(tmp_path, name):
+    place = tmp_path / name
+    _study(Search('fc_ef', RecipeOptions(CONFIGS, work_dir=place, iters=60))).ask()
+    with sqlite3.connect(place / 'search' / 'fc_ef.db') as storage:
+        assert storage.execute('select count(*) from trials').fetchone() == (1,)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_what_lambda_does_not_weigh_is_not_searched(search):
     with pytest.raises(UserError, match='--match kl: lambda weighs the raw map alone'):
         replace(search, options=replace(search.options, match='kl'))
