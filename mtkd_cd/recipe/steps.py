@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
+from mmengine.registry import DefaultScope
 
+from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.locks import alone
@@ -51,6 +53,7 @@ from mtkd_cd.engine.run import (
 )
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.evaluation.metric import PREFIX
+from mtkd_cd.models.mtkd.building import build_detector
 from mtkd_cd.models.mtkd.calibration import calibrate_routing
 from mtkd_cd.models.mtkd.routing import ORIGIN
 from mtkd_cd.recipe.derive import derive, distillation_loss
@@ -287,7 +290,8 @@ def _teachers_config(options: RecipeOptions) -> Config | None:
 
 
 def _check_teachers(layout: Layout, options: RecipeOptions, kinds: Sequence[str]) -> None:
-    """Refuse teachers of another model that are not finished, before anything is trained."""
+    """Refuse teachers of another model that are not finished, or are built otherwise than its
+    config says, before anything is trained."""
     strategy = options.strategy('mtkd')
     if not strategy.teachers or strategy.kind not in kinds:
         return
@@ -304,6 +308,23 @@ def _check_teachers(layout: Layout, options: RecipeOptions, kinds: Sequence[str]
                 f'{path} ({name} of the teachers) is of a training that has not finished. '
                 f'To finish it: {training_command(path, config)}'
             )
+    _check_architecture(options, next(iter(files.values())))
+
+
+def _check_architecture(options: RecipeOptions, path: str) -> None:
+    """Refuse a teacher whose weights do not fit the model that will be built for them: it may have
+    been trained with entries of its own."""
+    cfg = _teachers_config(options)
+    assert cfg is not None
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
+        detector = build_detector(cfg.model, cfg.get('data_preprocessor'))
+    try:
+        load_weights(detector, path)
+    except UserError as error:
+        raise UserError(
+            f'--teachers {options.teachers}: {error}. --cfg-options are for the student: write '
+            "the teachers' entries in a config, and give its path as --teachers"
+        ) from None
 
 
 def _check_start_of_folds(options: RecipeOptions) -> None:

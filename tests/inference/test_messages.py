@@ -278,7 +278,7 @@ def test_a_colour_palette_is_no_values(refused, write_raster, gray):
 def test_a_local_crs_beside_one_on_the_earth(refused, write_raster, gray):
     local = write_raster('site.tif', gray, crs='LOCAL_CS["site",UNIT["metre",1]]')
     assert 'site.tif has a local CRS, which lies nowhere on the earth' in refused(b=local)
-    assert "--gsd model: the rasters have no CRS that lies" in refused(
+    assert '--gsd model: the rasters have no CRS that lies' in refused(
         a=local, b=local, card=dict(gsd_m=0.5), gsd='model'
     )
 

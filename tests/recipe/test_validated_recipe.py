@@ -168,6 +168,13 @@ def test_another_models_finished_detectors_teach(
         place='other',
         data=validated_scenes,
     )
+    wide = ['fc_ef' if one == str(teachers) else one for one in argv[1:]]
+    code, said = tool('run_mtkd', 'fc_siam_diff', *wide)
+    assert code == 2
+    assert '--teachers fc_ef: checkpoint' in said
+    assert 'is of another model' in said
+    assert 'give its path as --teachers' in said
+    assert not (place / 'origin' / 'fc_siam_diff').exists()  # nothing was trained before
     assert tool('run_mtkd', 'fc_siam_diff', *argv[1:]) == (0, '')
     student = place / 'mtkd@best+by_fc_ef' / 'fc_siam_diff'
     settings = json.loads((student / 'run.json').read_text())['settings']
