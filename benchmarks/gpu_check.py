@@ -264,7 +264,8 @@ def _as_trained(model: Any, amp: bool) -> Any:
     """In training mode, in the memory order that the tools train in."""
     import torch
 
-    return (model.to(memory_format=torch.channels_last) if amp else model).train()
+    ordered = amp or _device() == 'cuda'
+    return (model.to(memory_format=torch.channels_last) if ordered else model).train()
 
 
 def measure_plain(name: str, setting: str, size: int, pairs: int) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_everything_is_found_without_torchvision_compiled_ops_and_transformers()
         'from mmengine.registry import DefaultScope\n'
         "with DefaultScope.overwrite_default_scope('mtkd_cd'):\n"
         '    with MODELS.switch_scope_and_registry(None) as ours:\n'
-        "        assert ours.get('FCNHead').__module__.startswith('mmseg.')\n"
+        "        assert ours.get('UPerHead').__module__.startswith('mmseg.')\n"
         "        assert ours.get('FC_EF') and ours.get('Nothing') is None\n"
         "assert 'transformers' not in sys.modules\n"
         "assert not any(name.startswith('mmcv.ops') and module "

@@ -659,6 +659,8 @@ def set_amp(cfg: Config) -> None:
             if on_cpu
             else dict(type='AmpOptimWrapper', loss_scale='dynamic')
         )
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [hook for hook in hooks if not is_type(hook, 'ChannelsLastHook')]
     _add_hook(cfg, 'ChannelsLastHook')
 
 

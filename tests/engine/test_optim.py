@@ -1,9 +1,11 @@
 """Precision of a training step."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -113,7 +115,11 @@ def test_channels_last_changes_the_order_in_memory_and_nothing_else(distiller):
         distiller(images),
         {name: value.clone() for name, value in distiller.state_dict().items()},
     )
-    ChannelsLastHook().before_train(SimpleNamespace(model=distiller))
+    wrapper = OptimWrapper(torch.optim.SGD(distiller.parameters(), lr=1.0))
+    runner = SimpleNamespace(model=distiller, optim_wrapper=wrapper)
+    ChannelsLastHook(on_cpu=False).before_train(runner)
+    assert all(value.is_contiguous() for value in distiller.parameters())
+    ChannelsLastHook().before_train(runner)
     weights = [
         value
         for detector in (distiller.student, *distiller.teachers.values())
@@ -124,3 +130,50 @@ def test_channels_last_changes_the_order_in_memory_and_nothing_else(distiller):
     assert all(value.is_contiguous(memory_format=torch.channels_last) for value in weights)
     assert all(torch.equal(value, distiller.state_dict()[name]) for name, value in state.items())
     torch.testing.assert_close(distiller(images), before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('saved', [torch.contiguous_format, torch.channels_last])
+def test_a_run_goes_on_in_another_memory_order(saved):
+    """As one by torch's unfused optimiser that never stopped: saved on a GPU, which keeps weights
+    in channels-last order, and resumed on a CPU, or the other way round."""
+    torch.manual_seed(0)
+    start = torch.randn(4, 3, 2, 2)
+    gradients = torch.randn(3, 4, 3, 2, 2)
+    expected = nn.Parameter(start.clone())
+    optimizer = torch.optim.AdamW([expected], lr=0.1)
+    for gradient in gradients:
+        expected.grad = gradient.clone()
+        optimizer.step()
+
+    orders = (saved, {torch.channels_last: torch.contiguous_format}.get(saved, torch.channels_last))
+    state = None
+    weights = start
+    for order, steps in zip(orders, (gradients[:2], gradients[2:]), strict=True):
+        model = nn.Conv2d(3, 4, 2, bias=False)
+        model.weight.data = weights.contiguous(memory_format=order)
+        wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=0.1, fused=True))
+        if state is not None:
+            wrapper.load_state_dict(state)
+        hook = ChannelsLastHook(on_cpu=order is torch.channels_last)
+        hook.before_train(SimpleNamespace(model=model, optim_wrapper=wrapper))
+        for gradient in steps:
+            model.weight.grad = gradient.contiguous(memory_format=order)
+            wrapper.optimizer.step()
+        state, weights = copy.deepcopy(wrapper.state_dict()), model.weight.detach().clone()
+    torch.testing.assert_close(weights, expected.detach())
+
+
+def test_states_of_several_optimisers_follow_their_parameters():
+    parts = nn.ModuleDict(dict(one=nn.Conv2d(3, 4, 2), other=nn.Conv2d(3, 4, 2)))
+    wrapper = OptimWrapperDict(
+        **{
+            name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=0.1, momentum=0.9))
+            for name, part in parts.items()
+        }
+    )
+    parts['one'](torch.randn(1, 3, 4, 4)).sum().backward()
+    wrapper['one'].optimizer.step()
+    ChannelsLastHook().before_train(SimpleNamespace(model=parts, optim_wrapper=wrapper))
+    momentum = wrapper['one'].optimizer.state[parts['one'].weight]['momentum_buffer']
+    assert momentum.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(momentum, parts['one'].weight.grad)

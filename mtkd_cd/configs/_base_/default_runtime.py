@@ -22,7 +22,11 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
-custom_hooks = [dict(type='BestWeightsHook', metric='mIoU'), dict(type='StopwatchHook')]
+custom_hooks = [
+    dict(type='BestWeightsHook', metric='mIoU'),
+    dict(type='StopwatchHook'),
+    dict(type='ChannelsLastHook', on_cpu=False),
+]
 log_processor = dict(type='mtkd_cd.SignificantLogProcessor', by_epoch=False)
 log_level = 'INFO'
 load_from = None

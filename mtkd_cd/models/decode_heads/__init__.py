@@ -6,6 +6,7 @@ from mtkd_cd.models.decode_heads.changer import Changer
 from mtkd_cd.models.decode_heads.changestar import ChangeStarHead
 from mtkd_cd.models.decode_heads.ds_fpn_head import DS_FPNHead
 from mtkd_cd.models.decode_heads.farseg_head import FarSegHead
+from mtkd_cd.models.decode_heads.fcn_head import FCNHead
 from mtkd_cd.models.decode_heads.identity_head import DSIdentityHead, IdentityHead
 from mtkd_cd.models.decode_heads.mlp_seg_head import MLPSegHead
 from mtkd_cd.models.decode_heads.ohem import OHEMPixelSampler
@@ -20,6 +21,7 @@ __all__ = [
     'Changer',
     'DSIdentityHead',
     'DS_FPNHead',
+    'FCNHead',
     'FarSegHead',
     'IdentityHead',
     'MLPSegHead',

@@ -136,7 +136,7 @@ def test_counts_what_waits():
 
 
 @pytest.mark.parametrize(
-    'name', ['changer_mitb0', pytest.param('bit_r18', marks=pytest.mark.slow)]
+    'name', ['changer_mitb0', 'fc_siam_diff', pytest.param('bit_r18', marks=pytest.mark.slow)]
 )  # of tinycd, mmseg's loss waits
 def test_a_training_step_never_waits(distiller, name):
     model = distiller(name)
