@@ -1041,8 +1041,8 @@ def _resolution(
         raise UserError(
             "--gsd model: the model's ground sample distance is not known"
             if card.gsd_m is None
-            else '--gsd model: the rasters have no CRS that lies on the earth, so that their pixels '
-            'have no size'
+            else '--gsd model: the rasters have no CRS that lies on the earth, so that their '
+            'pixels have no size'
         )
     if metres is None or card.gsd_m is None:
         return _AS_IS, report

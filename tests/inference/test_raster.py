@@ -834,7 +834,7 @@ def test_a_sub_data_set_is_what_gdal_reads(predict, scene, write_raster):
     a, b = (write_raster(f'{name}.tif', one) for name, one in zip('ab', scene(70, 90)))
     wanted = predict(a, b)[0]
     np.testing.assert_array_equal(predict(f'GTIFF_DIR:1:{a}', b)[0], wanted)
-    with pytest.raises(UserError, match='none.tif does not exist'):
+    with pytest.raises(UserError, match=r'none\.tif does not exist'):
         predict(f'{a.parent}/none.tif', b)
 
 

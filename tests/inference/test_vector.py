@@ -259,7 +259,7 @@ def test_a_local_crs_gives_polygons_without_areas(write, tmp_path, suffix):
     assert geometry.bounds == (103.5, 197.5, 105, 198.5)
     assert summary.area_m2 is None
     assert np.isnan(np.array(table(path)['area_m2'], float)).all()
-    with pytest.raises(UserError, match='has a local CRS, .* so min_area in metres'):
+    with pytest.raises(UserError, match=r'has a local CRS, .* so min_area in metres'):
         write_polygons(change, None, path, min_area=5)
 
 
