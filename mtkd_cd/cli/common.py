@@ -5,6 +5,7 @@ import argparse
 import gc
 import logging
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -339,11 +340,19 @@ class ConfigOptions(argparse.Action):
     """Reads ``KEY=VALUE`` arguments as mmengine does. What cannot be parsed is a usage error, not a
     traceback."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *args: Any
+    ) -> None:
         from mmengine.config import DictAction
 
+        if any(re.search(r'[=\[(,]\s*dict\(', value) for value in values):  # split at its commas
+            parser.error(
+                f'--cfg-options {" ".join(values)}: a dict(...) is no value here: write its '
+                'entries one by one (optim_wrapper.optimizer.lr=0.1), or put it in a config that '
+                'has yours as its _base_'
+            )
         try:
-            DictAction(self.option_strings, self.dest)(parser, *args)
+            DictAction(self.option_strings, self.dest)(parser, namespace, values, *args)
         except (ValueError, AssertionError) as error:
             parser.error(f'--cfg-options takes KEY=VALUE pairs: {error}')
 

@@ -40,6 +40,7 @@ _IOU_METRICS = {
     'mDice': ('aAcc', 'mDice', 'mAcc'),
     'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall'),
 }
+_ENDLESS = ('InfiniteSampler', 'RatioSampler')
 # Toolboxes whose names are registered here too, so that their configs run without them.
 _IMPLEMENTED_HERE = ('opencd',)
 _QUEUE: Any = Queue
@@ -120,13 +121,44 @@ def check_batches(cfg: Config) -> None:
         )
 
 
+def check_sampler(cfg: Config) -> None:
+    """Refuse epochs of a sampler without an end: the first would last for ever.
+
+    Raises:
+        UserError: Names the sampler, and those that fit.
+    """
+    loop: Any = cfg.get('train_cfg') or {}
+    by_epoch = is_type(loop, 'EpochBasedTrainLoop') or ('type' not in loop and loop.get('by_epoch'))
+    sampler = (cfg.get('train_dataloader') or {}).get('sampler')
+    if by_epoch and is_type(sampler, *_ENDLESS):
+        raise UserError(
+            f'train_dataloader.sampler={dict(sampler)} has no end, so that the first epoch of '
+            "train_cfg would have none: take sampler=dict(type='DefaultSampler', shuffle=True), or "
+            "count iterations with train_cfg=dict(type='IterBasedTrainLoop', max_iters=...)"
+        )
+
+
 def check_optimizer(cfg: Config) -> None:
-    """Refuse an optimiser that nobody knows, of which mmengine asks the arguments before it looks.
+    """Refuse an optimiser that nobody knows, of which mmengine asks the arguments before it looks,
+    and factors of a weight decay that there is not.
 
     Raises:
         UserError: Names it, and what may have been meant.
     """
-    kind = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
+    wrapper = cfg.get('optim_wrapper') or {}
+    optimizer = wrapper.get('optimizer') or {}
+    decays = [
+        place
+        for place, _ in _numbers(wrapper.get('paramwise_cfg'), 'optim_wrapper.paramwise_cfg')
+        if place.endswith('decay_mult')
+    ]
+    own = wrapper.get('constructor') not in (None, 'DefaultOptimWrapperConstructor')
+    if decays and optimizer and not own and optimizer.get('weight_decay') is None:
+        raise UserError(
+            f'{decays[0]}: there is no optim_wrapper.optimizer.weight_decay that it could '
+            'multiply; set that, 0 for none'
+        )
+    kind = optimizer.get('type')
     if not isinstance(kind, str) or is_known(kind):
         return
     advice = similar_name(kind) or 'check its spelling'

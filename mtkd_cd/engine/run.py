@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from mtkd_cd.engine.checkup import (
     check_counts,
     check_numbers,
     check_optimizer,
+    check_sampler,
     check_scope,
     fit_loaders,
     keep_best_weights,
@@ -122,6 +124,7 @@ def prepare_training(cfg: Config) -> PreparedTraining:
     check_numbers(cfg)
     check_optimizer(cfg)
     check_batches(cfg)
+    check_sampler(cfg)
     fit_loaders(cfg)
     keep_best_weights(cfg)
     settings = settings_of(cfg)
@@ -531,7 +534,8 @@ def run_test(
         runner.logger.info(describe_scale(cfg))
         metrics = runner.test()
     barrier()
-    return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+    # mmseg's metrics give numpy's float32, which is no float of Python's.
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, Real)}
 
 
 def _prepare_for_test(runner: Runner, tta: bool) -> None:

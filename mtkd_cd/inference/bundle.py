@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -161,6 +162,7 @@ def _card_json(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]
         'mtkd_cd_version': __version__,
         'name': card.name,
         'architecture': _architecture(contents.cfg),
+        'imports': _own_modules(contents.cfg),
         'input': card.input_as_dict(),
         'threshold': card.threshold,
         'temperature': card.temperature,
@@ -183,6 +185,13 @@ def _card_json(contents: Contents, parts: Mapping[str, bytes]) -> dict[str, Any]
         'paper': PAPER,
         'parts': {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
     }
+
+
+def _own_modules(cfg: Config) -> list[str]:
+    """The user's modules that register parts of the model. A bundle names them and imports none."""
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    modules = [imports] if isinstance(imports, str) else list(imports)
+    return [module for module in modules if module.partition('.')[0] not in _SCOPES]
 
 
 def _architecture(cfg: Config) -> dict[str, Any]:
@@ -219,6 +228,8 @@ def _readme(contents: Contents) -> str:
         lines += ['', *calibration.lines()]
     else:
         lines += ['', 'Threshold and temperature were not chosen on validation data.']
+    if modules := _own_modules(contents.cfg):
+        lines += ['', f'Import before it is opened: {", ".join(modules)}']
     for title, text in (('Data', contents.facts.data), ('Licence', contents.facts.licence)):
         if text:
             lines += ['', f'{title}: {text}']
@@ -395,7 +406,18 @@ class Bundle:
         return TorchPredictor(self._detector(name, model, device), self.card.temperature)
 
     def _detector(self, name: str, model: Mapping[str, Any], device: str) -> nn.Module:
-        detector = build_plain(self.cfg, model)
+        try:
+            detector = build_plain(self.cfg, model)
+        except (KeyError, UserError) as error:
+            modules = [str(module) for module in self.description.get('imports') or []]
+            if all(module in sys.modules for module in modules):
+                raise
+            reason = error.args[0] if error.args else error
+            raise UserError(
+                f'bundle {self.path} is of a model with parts of your own, and imports nothing by '
+                f'itself ({reason}): import {", ".join(modules)} before it is opened, in Python, '
+                'or predict with the config as the model, and --weights'
+            ) from None
         try:
             state_dict = safetensors.torch.load(self._parts[_weights_name(name)])
             detector.load_state_dict(state_dict)

@@ -46,6 +46,19 @@ def test_train_and_test_do_what_the_recipe_does(options, tmp_path):
     assert again['mIoU'] == metrics['mIoU']
 
 
+def test_scores_of_another_metric_come_back(options, tmp_path):
+    cfg = apis.get_config('fc_ef', **options)
+    own = dict(type='mmseg.IoUMetric', iou_metrics=['mIoU'])
+    cfg.val_evaluator = cfg.test_evaluator = own
+    record = apis.train(cfg, tmp_path / 'alone')
+    cfg = apis.get_config('fc_ef', **options)
+    cfg.test_evaluator = own
+    tested = apis.test(cfg, tmp_path / 'alone/best.pth', work_dir=tmp_path / 'test')
+    assert set(tested) == {'aAcc', 'mIoU', 'mAcc'}
+    assert 0 < tested['mIoU'] < 100
+    assert record['metric'] == 'mIoU'
+
+
 def test_recipe_goes_on_where_it_stopped(options):
     apis.run_recipe('fc_ef', ['origin'], **options)
     weights = options['work_dir'] / 'origin/fc_ef/best.pth'

@@ -203,6 +203,10 @@ def test_options_that_are_no_pairs_are_a_usage_error(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(['--cfg-options', 'a.b'])
     assert 'KEY=VALUE' in capsys.readouterr().err
+    for value in ("a=[dict(type='PolyLR')]", "a=dict(type='PolyLR', end=4)"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(['--cfg-options', 'b=1', value])
+        assert 'a dict(...) is no value here: write its entries' in capsys.readouterr().err
 
 
 def test_data_arguments_reach_every_split_and_size():

@@ -9,6 +9,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine import checkup
 from mtkd_cd.engine.checkup import (
     check_batches,
+    check_optimizer,
+    check_sampler,
     check_scope,
     fit_loaders,
     keep_best_weights,
@@ -139,3 +141,29 @@ def test_mixed_batches_that_differ_between_gpus_are_refused():
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
     cfg.train_dataloader.sampler = dict(type='mtkd_cd.RatioSampler', ratio=(1, 3))
     check_batches(cfg)
+
+
+@pytest.mark.parametrize('sampler', ['InfiniteSampler', 'mmengine.InfiniteSampler', 'RatioSampler'])
+@pytest.mark.parametrize('loop', [dict(type='EpochBasedTrainLoop'), dict(by_epoch=True)])
+def test_epochs_of_a_sampler_without_an_end_are_refused(sampler, loop):
+    cfg = Config(dict(train_cfg=loop, train_dataloader=dict(sampler=dict(type=sampler))))
+    with pytest.raises(UserError, match=r"has no end.*sampler=dict\(type='DefaultSampler'"):
+        check_sampler(cfg)
+    cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    check_sampler(cfg)
+    cfg.train_dataloader.sampler = dict(type=sampler)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4)
+    check_sampler(cfg)
+
+
+def test_factors_of_a_weight_decay_that_there_is_not_are_refused():
+    head = {'decode_head': dict(lr_mult=10.0)}
+    wrapper = dict(
+        optimizer=dict(type='SGD', lr=0.1), paramwise_cfg=dict(norm_decay_mult=0, custom_keys=head)
+    )
+    with pytest.raises(UserError, match=r'norm_decay_mult: there is no .*\.weight_decay'):
+        check_optimizer(Config(dict(optim_wrapper=wrapper)))
+    wrapper['optimizer']['weight_decay'] = 0.0
+    check_optimizer(Config(dict(optim_wrapper=wrapper)))
+    del wrapper['optimizer']['weight_decay'], wrapper['paramwise_cfg']['norm_decay_mult']
+    check_optimizer(Config(dict(optim_wrapper=wrapper)))

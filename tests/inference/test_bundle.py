@@ -1,7 +1,9 @@
 """Bundles: what goes in comes out, and whatever was changed is refused."""
 
+import importlib
 import json
 import shutil
+import sys
 import zipfile
 
 import numpy as np
@@ -16,6 +18,7 @@ from mtkd_cd.inference.bundle import Bundle, create_bundle, decode, encode, veri
 from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.predictor import init_model
 from mtkd_cd.models.conversion import LAYOUTS
+from mtkd_cd.registry import MODELS
 
 TINY = {
     'model.backbone.base_channel': 4,
@@ -184,6 +187,34 @@ def test_config_that_would_run_something_is_refused(bundle_file, tmp_path):
             archive.writestr(name, data)
     with pytest.raises(UserError, match=r"type 'os\.system'.*refused"):
         ChangeInferencer(path)
+
+
+def test_model_of_ones_own_says_what_to_import(weights, tmp_path, monkeypatch, pair):
+    (tmp_path / 'own_parts.py').write_text(
+        'from mtkd_cd.models.backbones import FC_EF\n'
+        'from mtkd_cd.registry import MODELS\n'
+        '@MODELS.register_module()\n'
+        'class OwnEncoder(FC_EF):\n'
+        '    pass\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module('own_parts')
+    cfg = tiny_config()
+    cfg.model.backbone.type = 'OwnEncoder'
+    cfg.custom_imports = dict(imports=['mtkd_cd', 'own_parts'])
+    path = tmp_path / 'own.mtkd'
+    bundle = create_bundle(cfg, weights['origin'], path, validation=False)
+    assert bundle.description['imports'] == ['own_parts']
+    assert 'own_parts' in bundle.readme
+    wanted = ChangeInferencer(path)([pair])[0].probability
+
+    del sys.modules['own_parts'], MODELS.module_dict['OwnEncoder']
+    with pytest.raises(UserError, match=r'own\.mtkd .*OwnEncoder.*import own_parts before'):
+        ChangeInferencer(path)([pair])
+    assert 'own_parts' not in sys.modules  # nothing of the user's is run
+    importlib.import_module('own_parts')
+    np.testing.assert_array_equal(ChangeInferencer(path)([pair])[0].probability, wanted)
+    del sys.modules['own_parts'], MODELS.module_dict['OwnEncoder']
 
 
 def test_values_survive_the_json():
