@@ -6,10 +6,10 @@ it does itself where a config names the scope. :mod:`mtkd_cd.apis` is the front 
 """
 
 from mtkd_cd.core.moved import find_moved_modules
-from mtkd_cd.core.openmmlab import hide_transformers
+from mtkd_cd.core.openmmlab import import_less
 from mtkd_cd.version import __version__
 
 find_moved_modules()
-hide_transformers()
+import_less()
 
 __all__ = ['__version__']

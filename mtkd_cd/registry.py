@@ -118,7 +118,9 @@ TASK_UTILS = _ChildRegistry('TASK_UTILS', 'models.decode_heads')
 METRICS = _ChildRegistry('METRICS', 'evaluation.metric')
 HOOKS = _ChildRegistry('HOOKS', 'engine.hooks', 'drawing.hook', 'opencd.visualization')
 LOOPS = _ChildRegistry('LOOPS', 'engine.replay')
-VISUALIZERS = _ChildRegistry('VISUALIZERS', 'drawing.tracking', 'opencd.visualization')
+VISUALIZERS = _ChildRegistry(
+    'VISUALIZERS', 'drawing.visualizer', 'drawing.tracking', 'opencd.visualization'
+)
 VISBACKENDS = _ChildRegistry('VISBACKENDS', 'drawing.tracking', 'opencd.visualization')
 OPTIMIZERS = _ChildRegistry('OPTIMIZERS', elsewhere={'Adafactor': 'transformers'})
 OPTIM_WRAPPERS = _ChildRegistry('OPTIM_WRAPPERS', 'engine.optim')

@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.visualization import Visualizer, WandbVisBackend
+from mmengine.visualization import WandbVisBackend
 from mmengine.visualization.vis_backend import force_init_env
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.drawing.visualizer import LateVisualizer
 from mtkd_cd.registry import VISBACKENDS, VISUALIZERS
 
 _BACKENDS = {'tensorboard': 'TensorboardVisBackend', 'wandb': 'mtkd_cd.WandbIterVisBackend'}
 
 
 @VISUALIZERS.register_module()
-class TrackingVisualizer(Visualizer):
+class TrackingVisualizer(LateVisualizer):
     """mmengine's visualiser with trackers by their names, so that one can be turned on from the
     command line.
 

@@ -21,6 +21,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from mtkd_cd.core.allocator import pass_over_imports
 from mtkd_cd.core.checkpoint import UntrustedError, load_weights, non_finite, read_checkpoint
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import check_not_read, check_own_file, sweep_temporaries
@@ -76,7 +77,7 @@ from mtkd_cd.engine.record import (
 from mtkd_cd.engine.tta import datasets_of_test, set_tta, without_labels
 from mtkd_cd.evaluation.image_table import is_table
 from mtkd_cd.evaluation.metric import with_distinct_names
-from mtkd_cd.registry import DATASETS, RUNNERS
+from mtkd_cd.registry import DATASETS, MODELS, RUNNERS
 
 LOCK = '.lock'
 PER_IMAGE = 'PerImageChangeMetric'
@@ -602,8 +603,21 @@ def _predict_only(cfg: Config, show_dir: str | Path | None) -> None:
     cfg.test_evaluator = []
 
 
-class TerseRunner(Runner):
-    """mmengine's runner, except that the console shows one line per event; configs, environment and
+class LightRunner(Runner):
+    """mmengine's runner, except that the visualiser of a config that names none imports matplotlib
+    when something is drawn."""
+
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        """The visualiser; mmengine's default one waits for its figure."""
+        if visualizer is None:
+            visualizer = dict(
+                type='mtkd_cd.Visualizer', vis_backends=[dict(type='LocalVisBackend')]
+            )
+        return super().build_visualizer(visualizer)
+
+
+class TerseRunner(LightRunner):
+    """Our runner, except that the console shows one line per event; configs, environment and
     tables go to the log file alone."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
@@ -621,12 +635,14 @@ def _runner(cfg: Config, terse: bool) -> Iterator[Runner]:
     for key in ('val_evaluator', 'test_evaluator'):
         if isinstance(cfg.get(key), list):
             cfg[key] = with_distinct_names(cfg[key])
+    MODELS.import_from_location()
+    pass_over_imports()
     # mmengine keeps loggers, message hubs and visualisers by this name, per process.
     cfg.experiment_name = f'{strategy_of(cfg)}_{model_of(cfg)}_{time.time_ns()}'
     runner = (
         RUNNERS.build(cfg)
         if 'runner_type' in cfg
-        else (TerseRunner if terse else Runner).from_cfg(cfg)
+        else (TerseRunner if terse else LightRunner).from_cfg(cfg)
     )
     try:
         yield runner

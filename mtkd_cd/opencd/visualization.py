@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.structures import BaseDataElement
-from mmengine.visualization import LocalVisBackend, Visualizer
+from mmengine.visualization import LocalVisBackend
 from mmengine.visualization.vis_backend import force_init_env
 
 from mtkd_cd.core.errors import UserError
@@ -14,6 +14,7 @@ from mtkd_cd.core.files import atomic_write
 from mtkd_cd.drawing.error_map import mask_image
 from mtkd_cd.drawing.hook import ChangeVisualizationHook
 from mtkd_cd.drawing.panel import png_bytes
+from mtkd_cd.drawing.visualizer import LateVisualizer
 from mtkd_cd.registry import HOOKS, VISBACKENDS, VISUALIZERS
 
 
@@ -32,7 +33,7 @@ class CDLocalVisBackend(LocalVisBackend):
 
 
 @VISUALIZERS.register_module()
-class CDLocalVisualizer(Visualizer):
+class CDLocalVisualizer(LateVisualizer):
     """mmengine's visualiser under the name and with the arguments of Open-CD's.
 
     Args:
@@ -59,7 +60,7 @@ class CDLocalVisualizer(Visualizer):
         alpha: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, image, vis_backends, save_dir, **kwargs)
+        super().__init__(name, image, vis_backends=vis_backends, save_dir=save_dir, **kwargs)
         self.alpha = alpha
 
     def add_datasample(
