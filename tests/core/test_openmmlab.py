@@ -44,7 +44,7 @@ layer(torch.ones(1, 2)).sum().backward()
 optimizer.step()
 from torch.distributed.optim import ZeroRedundancyOptimizer as torchs
 print('optimiser:', isinstance(optimizer, torchs), isinstance(optimizer, ZeroRedundancyOptimizer),
-      (before - layer.bias).tolist())
+      [round(step, 4) for step in (before - layer.bias).tolist()])
 torch.distributed.destroy_process_group()
 
 class Own(MMFullyShardedDataParallel):
