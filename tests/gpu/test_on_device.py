@@ -237,13 +237,15 @@ torch.distributed.destroy_process_group()
 def test_one_launched_process_trains_and_tests(scenes, tmp_path):
     script = tmp_path / 'launched.py'
     script.write_text(_LAUNCHED)
+    # What a machine without a package registry was given comes after the repository.
+    paths = [str(_REPO), *filter(None, [os.environ.get('PYTHONPATH')])]
     run = subprocess.run(
         [
             *(sys.executable, '-m', 'torch.distributed.run', '--standalone'),
             *('--nproc_per_node', '1', str(script), str(scenes), str(tmp_path)),
         ],
         cwd=_REPO,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(_REPO)},
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         timeout=600,
