@@ -78,6 +78,8 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
             if given and not (args.pairs and other == 'mask'):
                 option = f'--{name.replace("_", "-")}'
                 raise UserError(f'{option} is about --{other}, which is not given')
+    if args.prob_dtype != 'uint8' and args.probability is None:
+        raise UserError('--prob-dtype is about --probability, which is not given')
 
 
 def raster_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 one image only, such as QGIS Deepness with a model of `mtkd-cd export`."""
 
 import argparse
+import sys
+import warnings
 from collections.abc import Sequence
 
 
@@ -42,17 +44,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         card = ChangeInferencer(args.model, device='cpu').card
         names = card.band_order
         rule = args.stretch or card.radiometry
-    path = stack_pair(
-        args.a,
-        args.b,
-        args.out,
-        rule=rule,
-        band_names=names,
-        bands=band_numbers(args.bands) if args.bands else None,
-        overwrite=args.overwrite,
-        offset_a=args.offset_a,
-        offset_b=args.offset_b,
-        nodata=args.nodata,
-        assume_aligned=args.assume_aligned,
-    )
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter('always', UserWarning)
+        path = stack_pair(
+            args.a,
+            args.b,
+            args.out,
+            rule=rule,
+            band_names=names,
+            bands=band_numbers(args.bands) if args.bands else None,
+            overwrite=args.overwrite,
+            offset_a=args.offset_a,
+            offset_b=args.offset_b,
+            nodata=args.nodata,
+            assume_aligned=args.assume_aligned,
+        )
+    for note in notes:
+        if note.category is UserWarning:
+            print(f'warning: {note.message}', file=sys.stderr)
     print(path)

@@ -276,15 +276,16 @@ def run_batch(
         The table, as it is in the folder.
 
     Raises:
-        UserError: The model is no good; there are outputs already, and ``options`` says neither
-            ``resume`` nor ``overwrite``, or ``resume`` and they are of another model or other
-            options; another batch writes to the folder.
+        UserError: The model is no good; there are outputs, or a table of other pairs, already, and
+            ``options`` says neither ``resume`` nor ``overwrite``, or ``resume`` and they are of
+            another model or other options; another batch writes to the folder.
     """
     folder, options = Path(folder), options or BatchOptions()
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{folder} is a file: name a folder for the outputs')
     if not (options.resume or options.overwrite):
         _refuse_existing(tasks, folder, options)
+        _refuse_other_table(tasks, folder)
     inferencer = source.open() if cluster is None else None
     if options.resume and not options.overwrite:
         # Each shard finds out about the model, for each of its pairs.
@@ -320,6 +321,24 @@ def _refuse_existing(tasks: Sequence[PairTask], folder: Path, options: BatchOpti
             f'{folder} has {len(there)} of the outputs already ({some(there, 3)}): --resume keeps '
             'those that are of this model, these inputs and options; --overwrite predicts all '
             'again'
+        )
+
+
+def _refuse_other_table(tasks: Sequence[PairTask], folder: Path) -> None:
+    """Refuse to write the table over a file of the user's, or over that of other pairs."""
+    path = folder / RESULTS
+    if not path.exists():
+        return
+    try:
+        rows = read_results(path)
+    except UserError as error:
+        raise UserError(f'{error}. Choose another folder, or move it away') from None
+    names = {task.name for task in tasks}
+    others = [row['name'] for row in rows if row['status'] == DONE and row['name'] not in names]
+    if others:
+        raise UserError(
+            f'{path} tells of {len(others)} other pairs ({some(others, 3)}), which would be lost: '
+            'choose another folder, or --overwrite to have a table of these pairs alone'
         )
 
 

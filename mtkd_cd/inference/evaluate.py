@@ -195,8 +195,8 @@ def evaluate(
                 areas = scene.grid.pixel_areas()
                 if areas is None:
                     raise UserError(
-                        f'{predicted_file} has no CRS, so that its objects have no square metres: '
-                        'give sizes in pixels'
+                        f'{predicted_file} has no CRS that lies on the earth, so that its objects '
+                        'have no square metres: give sizes in pixels'
                     )
             tally.add(scene.change, scene.label, areas)
     if not counts:

@@ -39,6 +39,7 @@ from mtkd_cd.inference.predictor import (
 )
 from mtkd_cd.inference.raster import (
     NODATA,
+    RASTERS,
     RESAMPLING,
     MapWriter,
     Pair,
@@ -400,12 +401,20 @@ class ChangeInferencer:
                     simplify=simplify,
                     fill_holes=fill_holes,
                 )
-            if detector_band and self.model.routing is None:
-                raise UserError('--detector-band: only a cascade has several detectors')
+            for option, given in (
+                ('--detector-band', detector_band),
+                ('--route raster', route == 'raster'),
+            ):
+                if given and self.model.routing is None:
+                    raise UserError(f'{option}: only a cascade has several detectors')
+            if cog and not any(path.suffix.lower() in RASTERS for path in targets.values()):
+                raise UserError(f'--cog: {out} is no GeoTIFF: write a .tif, or leave it out')
             if detector_band and targets['change'].suffix.lower() == '.png':
                 raise UserError(f'--detector-band: {out} holds one band: write a .tif')
             dates = date_a or pair.dates[0], date_b or pair.dates[1]
             pair.notes += order_notes(pair.names, dates)
+            if os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b):
+                pair.notes.append(f'both dates are one file, {a}: nothing can have changed')
             plan = self._plan(
                 pair, stretch, threshold, window, overlap, gsd, coregister, resampling
             )

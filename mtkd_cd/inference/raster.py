@@ -745,6 +745,8 @@ def _scale_notes(dates: Sequence[Date], names: Sequence[str | os.PathLike]) -> l
         for key in ('scales', 'offsets')
         for date in dates
     )
+    if (scale_a == scale_b).all() and (offset_a == offset_b).all():
+        return []
     # In stored values: by how much those of B lie above those of A of the same place.
     with np.errstate(divide='ignore', invalid='ignore'):
         apart = (offset_a - offset_b) / scale_b + dates[1].offset - dates[0].offset

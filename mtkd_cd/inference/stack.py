@@ -1,6 +1,7 @@
 """Both dates in one raster, for tools that take one image only, such as QGIS Deepness."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def stack_pair(
         bands=None if bands is None else tuple(bands), band_names=tuple(band_names), **options
     )
     with open_pair(a, b, chosen) as pair, Staged(targets) as staged:
+        for note in pair.notes:
+            warnings.warn(note, stacklevel=2)
         dates = pair.a, pair.b
         if rule.name == 'identity':
             if any(needs_rule(date.dtype) for date in dates):

@@ -198,6 +198,24 @@ def test_existing_outputs_are_refused_kept_or_replaced_as_told(listed, tmp_path)
     assert [file.stat().st_mtime_ns for file in sorted(out.glob('*.tif'))] != times
 
 
+def test_table_of_the_user_or_of_other_pairs_is_not_written_over(listed, tmp_path):
+    path, out = listed(2), tmp_path / 'out'
+    out.mkdir()
+    (out / 'results.csv').write_text('plot,yield\n3,4\n')
+    with pytest.raises(UserError, match=r'results\.csv is no table of mtkd-cd predict --pairs'):
+        run_batch(Toy(), read_pairs(path), out)
+    assert (out / 'results.csv').read_text() == 'plot,yield\n3,4\n'
+    (out / 'results.csv').unlink()
+    first, second = ([task] for task in read_pairs(path))
+    run_batch(Toy(), first, out)
+    before = table_of(out)
+    with pytest.raises(UserError, match=r'tells of 1 other pairs \(a0\), which would be lost'):
+        run_batch(Toy(), second, out)
+    assert table_of(out) == before
+    run_batch(Toy(), second, out, BatchOptions(overwrite=True))
+    assert [row['name'] for row in table_of(out)] == ['a1']
+
+
 @pytest.mark.parametrize('what', ['input', 'mask'])
 def test_resume_does_not_take_outputs_of_another_run(listed, tmp_path, what):
     path, out = listed(2), tmp_path / 'out'

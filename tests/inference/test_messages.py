@@ -275,6 +275,19 @@ def test_a_colour_palette_is_no_values(refused, write_raster, gray):
         assert f'gdal_translate -expand rgb {path}' in message
 
 
+def test_options_without_an_effect(refused, tool, tmp_path):
+    assert '--route raster: only a cascade has several detectors' in refused(route='raster')
+    assert '--cog: ' in refused(out='o.png', cog=True)
+    argv = ('a.tif', 'b.tif', '-m', 'x.mtkd', '-o', tmp_path / 'o.tif', '--prob-dtype', 'float32')
+    assert '--prob-dtype is about --probability' in tool('predict', *argv)[1]
+
+
+def test_one_file_for_both_dates_is_said(inferencer_of, tmp_path, write_raster, gray):
+    path = write_raster('a.tif', gray)
+    with pytest.warns(UserWarning, match=r'both dates are one file, .*a\.tif'):
+        inferencer_of(Constant(0.4)).predict_raster(path, path, tmp_path / 'o.tif')
+
+
 def test_a_local_crs_beside_one_on_the_earth(refused, write_raster, gray):
     local = write_raster('site.tif', gray, crs='LOCAL_CS["site",UNIT["metre",1]]')
     assert 'site.tif has a local CRS, which lies nowhere on the earth' in refused(b=local)
@@ -290,6 +303,7 @@ def test_a_local_crs_beside_one_on_the_earth(refused, write_raster, gray):
         (1e-4, -0.1, dict(offset_b=-1000.0), None),
         (1e-4, -0.1, dict(offset_a=1000.0), None),
         (1e-4, 0.0, {}, None),
+        (1e-4, 0.0, dict(offset_b=-10.0), None),
         (2e-4, 0.0, {}, 'gdal_translate -unscale'),
     ],
 )
@@ -299,14 +313,16 @@ def test_two_scales_warn(inferencer_of, tmp_path, scale_b, offset_b, options, sa
         paths.append(write_raster(name, np.full(SHAPE, 900, np.uint16)))
         with rasterio.open(paths[-1], 'r+') as file:
             file.scales, file.offsets = (scale,) * 3, (offset,) * 3
-    with warnings.catch_warnings(record=True):
+    with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
         result = inferencer_of(Constant(0.4)).predict_raster(
             *paths, tmp_path / 'o.tif', stretch='linear(low=0, high=3000)', **options
         )
+        stack_pair(*paths, tmp_path / 's.tif', rule='linear(low=0, high=3000)', **options)
     notes = result.report['warnings']
     assert len(notes) == (said is not None)
     assert all(said in note and 'stored * 0.0001 +0' in note for note in notes)
+    assert [str(one.message) for one in told if one.category is UserWarning] == 2 * notes
 
 
 @pytest.mark.parametrize('box', [(0, 0, 10, 10), (10, 10, 0, 0)])
