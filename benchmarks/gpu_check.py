@@ -49,6 +49,8 @@ _PARTS = ('tests', 'plain', 'syncs', 'times')
 # Seconds of steps for one model against plain ones, and for the steps of one kind alone.
 _PLAIN_SECONDS = 18
 _STEP_SECONDS = 3
+# Steps before those that count: in the fourth, teachers become CUDA graphs.
+_WARM_UP = 5
 # The longest that one measurement may take, in seconds, and one of a model that is large.
 _LONGEST = 90
 _LONGEST_LARGE = 240
@@ -209,14 +211,14 @@ def _time_steps(step: Callable[[], object], seconds: float) -> tuple[float, floa
     """Median of the steps and the first one, in seconds."""
     took = []
     deadline = time.perf_counter() + seconds
-    while len(took) < 6 or (time.perf_counter() < deadline and len(took) < 33):
+    while len(took) < _WARM_UP + 3 or (time.perf_counter() < deadline and len(took) < 33):
         start = time.perf_counter()
         step()
         _synchronize()
         took.append(time.perf_counter() - start)
         if took[0] > seconds and len(took) > 2:
             break
-    return statistics.median(took[3:] or took[-1:]), took[0]
+    return statistics.median(took[_WARM_UP:] or took[-1:]), took[0]
 
 
 def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, Any]:
@@ -301,7 +303,10 @@ def measure_plain(name: str, setting: str, size: int, pairs: int) -> dict[str, A
 
 
 def _take_turns(
-    calls: dict[str, Callable[[], object]], seconds: float, warm_up: int = 3, rounds: int = 12
+    calls: dict[str, Callable[[], object]],
+    seconds: float,
+    warm_up: int = _WARM_UP,
+    rounds: int = 12,
 ) -> dict[str, Any]:
     """Medians of calls that take turns, in ms, and on a GPU their peaks of memory in MiB: 6 timed
     rounds at least, or 1 where those last too long."""
@@ -359,7 +364,7 @@ def count_syncs(name: str, size: int, pairs: int) -> dict[str, Any]:
     }
     found: dict[str, Any] = dict(model=name)
     for kind, step in steps.items():
-        for _ in range(3):
+        for _ in range(_WARM_UP):
             step()
         _synchronize()
         places = _waits(step)
