@@ -368,11 +368,12 @@ class ChangeInferencer:
         """
         start = time.perf_counter()
         card = self.card
+        _check_paths(a=a, b=b, out=out, probability=probability, vector=vector, mask=mask, aoi=aoi)
         targets = _targets(out, probability, vector)
         if not dry_run:
             inputs = [file for file in (a, b, mask, aoi) if file is not None]
             check_outputs(targets, inputs, overwrite)
-        _check_choices(probability_dtype, route, gsd, resampling, batch_size, edge_buffer)
+        _check_choices(probability_dtype, route, gsd, resampling, batch_size, edge_buffer, strip)
         for name, offset in (('offset_a', offset_a), ('offset_b', offset_b)):
             if not math.isfinite(offset):
                 raise UserError(f'{name}={offset:g}: a finite number is needed')
@@ -470,9 +471,9 @@ class ChangeInferencer:
     ) -> '_Plan':
         card = self.card
         notes = list(pair.notes)
-        size = window or card.training_size
-        if size < 1:
-            raise UserError(f'window={size}: at least one pixel is needed')
+        size = card.training_size if window is None else window
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f'window={size!r}: a whole number from 1 up is needed')
         if self.model.routing is not None and size != card.training_size:
             notes.append(
                 f'window={size}: the cascade picks its detector by the CAR of a window, and its '
@@ -721,7 +722,8 @@ class ChangeInferencer:
 
     def _empty_inputs(self, count: int, height: int, width: int) -> Tensor:
         """(count, 2C, H, W) zeros for windows of that size, with the padding that they need."""
-        return _padded(torch.zeros(count, len(self.card.mean), height, width), self.card.divisor)
+        inputs = torch.zeros(count, len(self.card.mean), height, width, dtype=torch.float32)
+        return _padded(inputs, self.card.divisor)
 
     def _normalise(
         self, a: np.ndarray, b: np.ndarray, valid: np.ndarray, rule: Rule, inputs: Tensor
@@ -988,6 +990,19 @@ def _check_is_config(path: Path) -> None:
     raise UserError(f'model {path} does not exist: {advice}')
 
 
+def _check_paths(**given: Any) -> None:
+    """Refuse what is no path, and is not needed or left out either."""
+    for name, value in given.items():
+        if value is None and name not in ('a', 'b', 'out'):
+            continue
+        if not isinstance(value, (str, os.PathLike)):
+            raise UserError(
+                f'{name}: the path of a file is needed, found {type(value).__name__}. A dataset of '
+                'rasterio has its path in .name; pairs of arrays are predicted with '
+                'inferencer([[a, b]])'
+            )
+
+
 def _targets(out: Any, probability: Any, vector: Any) -> dict[str, Path]:
     targets = dict(change=Path(out))
     if probability is not None:
@@ -1025,6 +1040,7 @@ def _check_choices(
     resampling: str | None,
     batch_size: int,
     edge_buffer: int,
+    strip: int,
 ) -> None:
     for name, value, choices in (
         ('probability_dtype', probability_dtype, ('uint8', 'float32')),
@@ -1034,8 +1050,13 @@ def _check_choices(
     ):
         if value not in choices:
             raise UserError(f'{name}={value!r}: one of {", ".join(map(repr, choices))} is needed')
-    if batch_size < 1 or edge_buffer < 0:
-        raise UserError(f'batch_size={batch_size}, edge_buffer={edge_buffer}: too small')
+    for name, number, least in (
+        ('batch_size', batch_size, 1),
+        ('edge_buffer', edge_buffer, 0),
+        ('strip', strip, 1),
+    ):
+        if not isinstance(number, int) or number < least:
+            raise UserError(f'{name}={number!r}: a whole number from {least} up is needed')
 
 
 def _resolution(

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import rasterio
+import torch
 from PIL import Image
 from rasterio.control import GroundControlPoint
 
@@ -280,6 +281,39 @@ def test_options_without_an_effect(refused, tool, tmp_path):
     assert '--cog: ' in refused(out='o.png', cog=True)
     argv = ('a.tif', 'b.tif', '-m', 'x.mtkd', '-o', tmp_path / 'o.tif', '--prob-dtype', 'float32')
     assert '--prob-dtype is about --probability' in tool('predict', *argv)[1]
+
+
+def test_what_is_no_path_is_named(refused, write_raster, gray):
+    with rasterio.open(write_raster('c.tif', gray)) as dataset:
+        message = refused(b=dataset)
+    assert 'b: the path of a file is needed, found DatasetReader' in message
+    assert 'inferencer([[a, b]])' in message
+    assert 'mask: the path of a file is needed, found ndarray' in refused(mask=gray[0])
+
+
+@pytest.mark.parametrize(
+    'options', [dict(window=0), dict(window=64.0), dict(strip=0), dict(batch_size=2.5)]
+)
+def test_whole_numbers_are_needed(refused, options):
+    ((name, value),) = options.items()
+    assert f'{name}={value!r}: a whole number from 1 up is needed' in refused(**options)
+
+
+def test_default_type_of_the_session_does_not_matter(inferencer_of, tmp_path, write_raster, gray):
+    seen = []
+
+    class Noting(Constant):
+        def probability(self, pairs):
+            seen.append(pairs.dtype)
+            return super().probability(pairs)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        path = write_raster('a.tif', gray), write_raster('b.tif', gray)
+        inferencer_of(Noting(0.4)).predict_raster(*path, tmp_path / 'o.tif')
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert set(seen) == {torch.float32}
 
 
 def test_one_file_for_both_dates_is_said(inferencer_of, tmp_path, write_raster, gray):
