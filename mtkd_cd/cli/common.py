@@ -52,6 +52,9 @@ def run_tool(
     """
     if builds:
         _refuse_pickled_code()
+    if getattr(sys.stdout, 'errors', None) == 'strict' and hasattr(sys.stdout, 'reconfigure'):
+        # Names that a terminal or a pipe has no letters for: stderr shows them so already.
+        sys.stdout.reconfigure(errors='backslashreplace')
     # Threads that wait for others sleep, in this process and in those that it starts: spinning,
     # they took a busy machine from the threads that they waited for.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')

@@ -20,7 +20,7 @@ from mtkd_cd.data.pairs import IMAGE_SUFFIXES
 from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.image_table import ImageTable
 from mtkd_cd.inference.batch import DONE, read_results
-from mtkd_cd.inference.grid import Grid, reading, transformer_between
+from mtkd_cd.inference.grid import Grid, reading, transformer_between, white_is_zero
 from mtkd_cd.inference.raster import is_picture
 from mtkd_cd.inference.vector import read_polygons
 
@@ -293,9 +293,7 @@ def _open(prediction: str, label: str, ignore_index: int | None) -> _Scene:
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         with _raster(prediction) as dataset:
             grid = Grid.of(dataset)
-            with reading(dataset):
-                values = dataset.read(1)
-                known = dataset.read_masks(1) > 0
+            values, known = _mask_in(dataset)
             tag = dataset.tags().get(_WINDOW)
         change = _changed(prediction, values, known).astype(np.uint8)
         if Path(label).suffix.lower() in VECTORS:
@@ -314,6 +312,17 @@ def _raster(path: str) -> Any:
         return rasterio.open(path)
     except rasterio.errors.RasterioIOError as error:
         raise UserError(f'{path} is not a raster that GDAL can read ({error})') from None
+
+
+def _mask_in(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) values, white above black whichever of them is stored as 0, and known pixels."""
+    with reading(dataset):
+        values = dataset.read(1)
+        known = dataset.read_masks(1) > 0
+    if white_is_zero(dataset):
+        bits = int(dataset.tags(1, ns='IMAGE_STRUCTURE').get('NBITS', 8 * values.itemsize))
+        values = values.dtype.type(2**bits - 1) - values
+    return values, known
 
 
 def _changed(path: str, values: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -339,9 +348,7 @@ def _label_on(
         _check_size(label, array.shape, prediction, shape)
         return array
     with _raster(label) as dataset:
-        with reading(dataset):
-            values = dataset.read(1)
-            known = dataset.read_masks(1) > 0
+        values, known = _mask_in(dataset)
         if dataset.nodata == 0:
             notes.append(f'{label}: its nodata value, 0, is read as unchanged')
             known[values == 0] = True

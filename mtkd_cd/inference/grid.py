@@ -305,6 +305,12 @@ def reading(dataset: Any) -> Iterator[None]:
         ) from error
 
 
+def white_is_zero(dataset: Any) -> bool:
+    """Whether a TIFF stores white as 0 (``MINISWHITE``), as fax compression and scanners do. GDAL
+    gives its values as they are stored; whoever shows the image turns them round."""
+    return dataset.tags(ns='IMAGE_STRUCTURE').get('MINISWHITE') == 'YES'
+
+
 def warp_to_file(dataset: Any, warp: Warp, bands: Sequence[int], path: str | os.PathLike) -> None:
     """Warp once, in fixed blocks, to a temporary tiled file.
 

@@ -32,6 +32,7 @@ from mtkd_cd.inference.grid import (
     reading,
     transformer_between,
     warp_to_file,
+    white_is_zero,
 )
 from mtkd_cd.inference.vector import read_polygons
 from mtkd_cd.inference.windows import BLOCK, NO_DETECTOR, Rows, Window
@@ -712,6 +713,7 @@ def _bands(path: str | os.PathLike, dataset: Any, options: PairOptions) -> tuple
                 f'{path} has a colour palette: its band {index} holds the numbers of colours. '
                 f'Write the colours themselves: gdal_translate -expand rgb {path} rgb.tif'
             )
+    _refuse_white_as_zero(path, dataset)
     if options.bands is None:
         if len(usable) != needed:
             found = f'{len(usable)} band{"" if len(usable) == 1 else "s"}'
@@ -735,6 +737,17 @@ def _bands(path: str | os.PathLike, dataset: Any, options: PairOptions) -> tuple
         if index not in dataset.indexes:
             raise UserError(f'--bands: {path} has no band {index}; it has {listed}')
     return tuple(options.bands)
+
+
+def _refuse_white_as_zero(path: str | os.PathLike, dataset: Any) -> None:
+    if not white_is_zero(dataset):
+        return
+    top = '1 1 0' if dataset.tags(1, ns='IMAGE_STRUCTURE').get('NBITS') == '1' else '255 255 0'
+    raise UserError(
+        f'{path} stores white as 0 (MINISWHITE), so that its values say the reverse of what it '
+        f'shows: turn them round, with gdal_translate -co PHOTOMETRIC=MINISBLACK -scale 0 {top} '
+        f'{path} turned.tif'
+    )
 
 
 def _scale_notes(dates: Sequence[Date], names: Sequence[str | os.PathLike]) -> list[str]:
@@ -766,6 +779,7 @@ def _open_mask(
     path: str | os.PathLike, grid: Grid, name: str | os.PathLike, stack: ExitStack
 ) -> Date:
     dataset = stack.enter_context(_open(path))
+    _refuse_white_as_zero(path, dataset)
     found = Grid.of(dataset)
     _check_mask_size(path, (found.width, found.height), (grid.width, grid.height), name)
     if found.crs is not None and grid.crs is not None and not found.same_as(grid):

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -235,3 +236,12 @@ def test_without_data_arguments_the_config_stays_as_it_is():
     cfg, untouched = (load_config(REPO / 'configs' / 'mtkd' / 'fc_ef.py') for _ in range(2))
     apply_data_arguments(cfg, parser.parse_args([]))
     assert cfg.to_dict() == untouched.to_dict()
+
+
+def test_names_that_the_terminal_has_no_letters_for_are_escaped(monkeypatch):
+    file = io.BytesIO()
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(file, encoding='ascii'))
+    with pytest.raises(SystemExit) as ended:
+        run_tool(lambda argv: print('map: \u6570\u636e.tif'), [], builds=False)
+    assert ended.value.code == 0
+    assert file.getvalue().decode() == 'map: \\u6570\\u636e.tif\n'

@@ -216,6 +216,17 @@ def test_folders_and_results_of_a_batch_are_paired_by_name(write_map, tmp_path):
         evaluate(maps, labels)
 
 
+@pytest.mark.parametrize('profile', [{}, dict(nbits=1), dict(nbits=1, compress='CCITTFAX4')])
+def test_masks_that_store_white_as_0_are_turned_round(write_map, profile):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[3:8, 5:20] = 1
+    stored = 1 - mask if profile else 255 - 255 * mask
+    plain = write_map('map.tif', mask)
+    turned = write_map('turned.tif', stored, photometric='MINISWHITE', **profile)
+    for pair in ((plain, turned), (turned, plain)):
+        assert evaluate(*pair).table.pooled()['mIoU'] == 100
+
+
 def test_ignored_value_of_the_label(write_map):
     label = blobs(40, 40, 0)
     stored = label.copy()

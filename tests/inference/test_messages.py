@@ -322,6 +322,14 @@ def test_one_file_for_both_dates_is_said(inferencer_of, tmp_path, write_raster, 
         inferencer_of(Constant(0.4)).predict_raster(path, path, tmp_path / 'o.tif')
 
 
+def test_values_that_say_the_reverse_are_refused(refused, write_raster, gray):
+    path = write_raster('fax.tif', gray[:1], photometric='MINISWHITE')
+    for options in (dict(a=path, bands=(1, 1, 1)), dict(mask=path)):
+        message = refused(**options)
+        assert 'fax.tif stores white as 0 (MINISWHITE)' in message
+        assert '-scale 0 255 255 0' in message
+
+
 def test_a_local_crs_beside_one_on_the_earth(refused, write_raster, gray):
     local = write_raster('site.tif', gray, crs='LOCAL_CS["site",UNIT["metre",1]]')
     assert 'site.tif has a local CRS, which lies nowhere on the earth' in refused(b=local)
