@@ -22,9 +22,10 @@ pass for each date and mmcv's attention. ``compile`` is teachers and the MTKD st
 ``pipeline`` is the training pipeline of 512 x 512 pairs in PNG files (P1), from the files and with
 decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order.
 ``command`` is the test of a cascade as a whole command, imports included: detectors as built that
-see 60 synthetic pairs of 256 x 256 one by one, and mmseg's metric, against ``mtkd-cd test
-configs/op/NAME.py``; CPU time of the processes. ``memory`` is the peak of the resident memory
-during MTKD steps above what was resident before, each side in a process of its own.
+see 60 synthetic pairs of 256 x 256 one by one, mmseg's metric and mmengine without transformers,
+against ``mtkd-cd test configs/op/NAME.py``; CPU time of the processes. ``memory`` is the peak of
+the resident memory during MTKD steps above what was resident before, each side in a process of its
+own.
 """
 
 import argparse
@@ -81,6 +82,15 @@ _CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 _DATA = _CONFIGS / '_base_' / 'datasets' / 'jl1cd.py'
 _PAIRS = 12  # of the pipeline
 _TEST_PAIRS = 60  # of the whole command
+# Runs this file as the toolbox starts: with all that mmengine and mmseg import, but for
+# transformers, which the toolbox does not ask for and mmengine imports where it is.
+_AS_THE_TOOLBOX = """
+import os, runpy, sys
+sys.modules['transformers'] = None
+del sys.argv[0]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
 
 
 def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
@@ -500,15 +510,19 @@ def measure_command(name: str, rounds: int) -> tuple[float, float]:
         for place in places:
             place.mkdir(parents=True)
             torch.save(weights, place / 'best.pth')
-        plain = [__file__, '--child', 'command', '--models', name]
+        plain = ['-c', _AS_THE_TOOLBOX, __file__, '--child', 'command', '--models', name]
         plain += ['--data', str(data), '--weights', str(places[0] / 'best.pth')]
         ours = ['-m', 'mtkd_cd', 'test', str(_CONFIGS / 'op' / f'{name}.py')]
         ours += ['--data-root', str(data), '--num-workers', '0']
 
+        # Bytecode is kept, as it is for users.
+        environment = dict(os.environ)
+        environment.pop('PYTHONDONTWRITEBYTECODE', None)
+
         def call(arguments: list[str]) -> float:
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             command = [sys.executable, *arguments]
-            subprocess.run(command, cwd=folder, capture_output=True, check=True)
+            subprocess.run(command, cwd=folder, capture_output=True, check=True, env=environment)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 

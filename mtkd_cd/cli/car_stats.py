@@ -16,6 +16,7 @@ from mtkd_cd.analysis.car_stats import (
 from mtkd_cd.analysis.check import draw_car_histograms
 from mtkd_cd.cli.common import add_data_set_arguments, at_least
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
+from mtkd_cd.drawing.quick_start import import_matplotlib_quickly
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_stats(args.out, splits, candidates, proposals)
         print(f'figures written to {args.out}')
     if args.figure:
+        import_matplotlib_quickly()
         others = dict(list(candidates.items())[1:])
         draw_car_histograms(splits, CARPartition(given[0]), args.figure, others)
         print(f'CAR histograms drawn in {args.figure}')

@@ -9,6 +9,7 @@ from mtkd_cd.analysis.check import check_dataset, draw_car_histograms, report_te
 from mtkd_cd.cli.common import add_data_set_arguments, add_thresholds_argument
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.data.images import band_numbers
+from mtkd_cd.drawing.quick_start import import_matplotlib_quickly
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figure = args.figure or Path(
         'work_dirs/check_dataset', f'{Path(args.data_root).resolve().name}.png'
     )
+    import_matplotlib_quickly()
     draw_car_histograms(reports, partition, figure)
     print(f'\nCAR histograms drawn in {figure}')
 

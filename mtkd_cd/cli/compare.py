@@ -9,6 +9,7 @@ from mtkd_cd.cli.common import at_least
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.text import counted
 from mtkd_cd.data.layout import SPLITS
+from mtkd_cd.drawing.quick_start import import_matplotlib_quickly
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
 
 
@@ -123,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, compare, write."""
     args = _parse(argv)
 
+    import_matplotlib_quickly()
     from mtkd_cd.reporting import (
         Pictures,
         Settings,

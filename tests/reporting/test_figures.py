@@ -1,6 +1,8 @@
 """Where the figures of a report place what they draw."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -100,3 +102,20 @@ def test_both_files_of_a_figure_have_its_size_and_white_corners():
         (255, 255, 255)
     }
     assert b'width="216pt" height="144pt"' in picture.svg
+
+
+def test_commands_import_matplotlib_without_lists_of_properties():
+    code = (
+        'from mtkd_cd.drawing.quick_start import import_matplotlib_quickly\n'
+        'import_matplotlib_quickly()\n'
+        'from matplotlib import artist, lines\n'
+        "print('linewidth or lw:' in lines.Line2D.set.__doc__,"
+        " 'linewidth or lw:' in artist.kwdoc(lines.Line2D))\n"
+        'line = lines.Line2D([], [])\n'
+        'line.set(linewidth=3)\n'
+        'print(line.get_linewidth())'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    ).stdout
+    assert done.splitlines() == ['False True', '3.0']
