@@ -38,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     rule = args.stretch or 'identity'
     names: tuple[str, ...] = RGB
+    trained = None
     if args.model:
         from mtkd_cd.inference.inferencer import ChangeInferencer
 
-        card = ChangeInferencer(args.model, device='cpu').card
+        inferencer = ChangeInferencer(args.model, device='cpu')
+        card, trained = inferencer.card, inferencer.trained_bands
         names = card.band_order
         rule = args.stretch or card.radiometry
     with warnings.catch_warnings(record=True) as notes:
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rule=rule,
             band_names=names,
             bands=band_numbers(args.bands) if args.bands else None,
+            trained_bands=trained,
             overwrite=args.overwrite,
             offset_a=args.offset_a,
             offset_b=args.offset_b,

@@ -85,6 +85,13 @@ class Card:
         return RGB if set(self.bands) == set(RGB) else self.bands
 
     @property
+    def numbers(self) -> tuple[int, ...] | None:
+        """Numbers of the files' bands that the model learned from, where their names tell them:
+        ``band 3``."""
+        found = [name.removeprefix('band ') for name in self.bands]
+        return tuple(map(int, found)) if all(name.isdecimal() for name in found) else None
+
+    @property
     def permutation(self) -> list[int]:
         """Position in :attr:`band_order` of each of the model's bands."""
         return [self.band_order.index(name) for name in self.bands]

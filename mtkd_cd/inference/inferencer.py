@@ -24,6 +24,7 @@ from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.core.files import CONFIGS, OutputFolder
+from mtkd_cd.data.images import sample_values
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec, needs_rule, no_rule_error
 from mtkd_cd.engine.record import name_of
 from mtkd_cd.inference.card import RGB, Card
@@ -34,6 +35,7 @@ from mtkd_cd.inference.predictor import (
     Predictor,
     TorchPredictor,
     choose_device,
+    data_settings,
     model_from_config,
     model_from_detector,
 )
@@ -218,6 +220,11 @@ class ChangeInferencer:
         """How the model takes its input."""
         return self.model.card
 
+    @property
+    def trained_bands(self) -> tuple[int, ...] | None:
+        """Numbers of the bands that the model learned from, where that is known."""
+        return data_settings(self.model.cfg)[0] or self.card.numbers
+
     def __call__(
         self,
         pairs: Sequence[Sequence[Image]],
@@ -229,8 +236,9 @@ class ChangeInferencer:
         """Predict pairs of images through the test pipeline of the model's config.
 
         Args:
-            pairs: [A, B] each: paths of 8-bit images, or (H, W, C) uint8 arrays. Masked pixels of
-                ``numpy.ma`` arrays have no data.
+            pairs: [A, B] each: paths of images, read with the bands and the radiometry of the
+                config's test data; or (H, W, C) arrays of the model's bands, uint8 as they are,
+                other types by the radiometry. Masked pixels of ``numpy.ma`` arrays have no data.
             out_dir: Folder for the change maps, 0 and 255, as ``<name of A>.png``; arrays are
                 called by their position. Maps of an earlier call are written over, files of others
                 are not.
@@ -329,6 +337,8 @@ class ChangeInferencer:
             window: Side of the windows in pixels; default: the model's training size.
             overlap: Overlap of the windows, as a fraction below 1 or in pixels.
             bands: Band numbers of the files, in the order red, green, blue or of the card's bands.
+                Default: those of the training, where its config names them and the files have
+                other bands than red, green and blue.
             stretch: Radiometry instead of the card's, as
                 :func:`~mtkd_cd.data.radiometry.from_spec` reads it.
             gsd: ``'model'``: resample to the model's ground sample distance and return to A's grid;
@@ -379,6 +389,7 @@ class ChangeInferencer:
                 raise UserError(f'{name}={offset:g}: a finite number is needed')
         options = PairOptions(
             bands=None if bands is None else tuple(bands),
+            trained_bands=self.trained_bands,
             band_names=card.band_order,
             mask=mask,
             mask_values=None if mask_values is None else tuple(mask_values),
@@ -827,14 +838,16 @@ class ChangeInferencer:
     def _loaded(self, pair: Sequence[Image], channel_order: str) -> '_Loaded':
         given = _sample_of(pair)
         if 'img' in given:
+            plain = isinstance(self.card.radiometry, Identity)
             for image in given['img']:
-                if image.ndim != 3 or image.dtype != np.uint8:
+                if image.ndim != 3 or (plain and image.dtype != np.uint8):
+                    kind = '(H, W, C) uint8' if plain else '(H, W, C)'
                     raise UserError(
-                        f'an array is {image.dtype} of shape {image.shape}: (H, W, C) uint8 is '
-                        'needed'
+                        f'an array is {image.dtype} of shape {image.shape}: {kind} is needed'
                     )
             if channel_order == 'rgb':
-                given['img'] = [image[:, :, ::-1] for image in given['img']]
+                given['img'] = [_blue_first(image) for image in given['img']]
+        given |= self._reading(given)
         valid = None
         results: Any = given
         for step in _pipeline(self.model.cfg, 'img' in given).transforms:
@@ -844,6 +857,9 @@ class ChangeInferencer:
             valid = results.get('valid', valid)  # at the size of the files, as they were loaded
         size = tuple(results['data_samples'].metainfo['ori_shape'][:2])
         return _Loaded(results['inputs'], np.ones(size, bool) if valid is None else valid)
+
+    def _reading(self, given: Mapping[str, list]) -> dict[str, Any]:
+        return _reading(given, self.trained_bands, self.card.radiometry)
 
     def _predicted(self, batch: Sequence['_Loaded'], threshold: float | None) -> list[PairResult]:
         card = self.card
@@ -920,8 +936,10 @@ def inference_model(model: Detector, pairs: Sequence[Any]) -> Any:
     is_one = len(pairs) == 2 and all(map(_is_image, pairs))
     samples = []
     for pair in [pairs] if is_one else pairs:
+        cfg = getattr(model, 'cfg', None)
         given = _sample_of(pair)
-        packed = _pipeline(getattr(model, 'cfg', None), 'img' in given)(given)
+        given |= _reading(given, *data_settings(cfg))
+        packed = _pipeline(cfg, 'img' in given)(given)
         with torch.no_grad():
             data = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
             samples += model.test_step(data)
@@ -1260,6 +1278,37 @@ def _sample_of(pair: Sequence[Image]) -> dict[str, list]:
         'a pair is two paths or two arrays, as numpy.asarray(image) gives them; found '
         + ' and '.join(type(image).__name__ for image in pair)
     )
+
+
+def _reading(
+    given: Mapping[str, list], bands: tuple[int, ...] | None, rule: Rule
+) -> dict[str, Any]:
+    """How a pair is read, as a data set tells its pipeline: these bands of its files, by this rule.
+    Arrays hold the bands that the model takes; those of bytes are levels already."""
+    images = given.get('img')
+    if images is not None:
+        is_rgb = bands is None or len(bands) == len(RGB)
+        bands = None if bands is None or is_rgb else tuple(range(1, len(bands) + 1))
+        if all(image.dtype == np.uint8 for image in images):
+            rule = Identity()
+    if not rule.fitted:  # in place of a training split's
+        rule = rule.fit(*(_sample(image, bands) for image in images or given['img_path']))
+    reading: dict[str, Any] = {} if bands is None else dict(bands=bands)
+    return reading if isinstance(rule, Identity) else dict(reading, radiometry=rule)
+
+
+def _sample(image: Any, bands: tuple[int, ...] | None) -> np.ndarray:
+    """(C, H, W) values of one date before any rule, red first."""
+    if isinstance(image, np.ndarray):
+        return np.moveaxis(_blue_first(image), -1, 0)  # back to red first
+    return sample_values(image, bands)
+
+
+def _blue_first(image: np.ndarray) -> np.ndarray:
+    """Red, green, blue, and opacity or another band, as OpenCV has them; other numbers of bands
+    stay."""
+    channels = image.shape[2]
+    return image[:, :, [2, 1, 0, 3][:channels]] if channels in (3, 4) else image
 
 
 def _is_image(item: Any) -> bool:

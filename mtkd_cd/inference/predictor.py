@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.checkpoint import load_weights, read_weights
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.radiometry import Identity, Rule, from_spec
 from mtkd_cd.engine.config import (
     DISTILLER,
     check_exists,
+    innermost_data,
     is_cascade,
     is_type,
     load_config,
@@ -369,16 +371,33 @@ def card_of(detector: Detector, cfg: Config | None = None, name: str = '') -> Ca
         threshold = None  # argmax
     divisor = preprocessor_divisor(preprocessor)
     bands: tuple[str, ...] = RGB if swaps else RGB[::-1]
+    numbers, radiometry = data_settings(cfg)
     if channels != 6:
-        bands = tuple(f'band {index + 1}' for index in range(channels // 2))
+        count = channels // 2
+        named = numbers if numbers and len(numbers) == count else range(1, count + 1)
+        bands = tuple(f'band {number}' for number in named)
     return Card(
         name=name or type(detector).__name__,
         mean=_per_channel(getattr(preprocessor, 'mean', None), channels, 0.0),
         std=_per_channel(getattr(preprocessor, 'std', None), channels, 1.0),
         bands=bands,
+        radiometry=radiometry,
         training_size=_training_size(cfg),
         divisor=divisor,
         threshold=_HALF if threshold is None else float(threshold),
+    )
+
+
+def data_settings(cfg: Config | None) -> tuple[tuple[int, ...] | None, Rule]:
+    """Numbers of the bands that a config's test reads, ``None`` where it names none, and the rule
+    for their values. Percentiles of a training split are not in a config: their rule is unfitted.
+    """
+    loader = (cfg or {}).get('test_dataloader') or {}
+    data = innermost_data(loader['dataset']) if loader.get('dataset') else {}
+    bands, radiometry = data.get('bands'), data.get('radiometry')
+    return (
+        None if bands is None else tuple(bands),
+        Identity() if radiometry is None else from_spec(radiometry),
     )
 
 

@@ -57,6 +57,8 @@ class PairOptions:
 
     Attributes:
         bands: Band numbers of the files, from 1, in the order of the card's ``band_order``.
+        trained_bands: Numbers of the bands that the model learned from, which are read where
+            ``bands`` is ``None`` and a file has other bands than red, green and blue.
         band_names: What the model calls these bands.
         mask: Raster on A's grid whose pixels are left out where it is not 0.
         mask_values: Leave out the pixels where it has one of these values instead.
@@ -72,6 +74,7 @@ class PairOptions:
     """
 
     bands: tuple[int, ...] | None = None
+    trained_bands: tuple[int, ...] | None = None
     band_names: tuple[str, ...] = ('red', 'green', 'blue')
     mask: str | os.PathLike | None = None
     mask_values: tuple[int, ...] | None = None
@@ -535,7 +538,7 @@ def _rasters(
         shapes=shapes,
         edge_buffer=options.edge_buffer,
         names=(os.fspath(a), os.fspath(b)),
-        notes=_scale_notes(dates, (a, b)),
+        notes=_scale_notes(dates, (a, b)) + _band_notes(dates, options),
         dates=(tags[0], tags[1]),
         closing=stack,
     )
@@ -715,6 +718,11 @@ def _bands(path: str | os.PathLike, dataset: Any, options: PairOptions) -> tuple
             )
     _refuse_white_as_zero(path, dataset)
     if options.bands is None:
+        trained = options.trained_bands or ()
+        colours = [meanings.red, meanings.green, meanings.blue]
+        is_rgb = [dataset.colorinterp[index - 1] for index in usable] == colours
+        if len(trained) == needed and set(trained) <= set(usable) and not is_rgb:
+            return trained
         if len(usable) != needed:
             found = f'{len(usable)} band{"" if len(usable) == 1 else "s"}'
             example = range(needed, 0, -1) if len(usable) >= needed else [1] * needed
@@ -773,6 +781,16 @@ def _scale_notes(dates: Sequence[Date], names: Sequence[str | os.PathLike]) -> l
     if (scale_a == scale_b).all() and np.allclose(apart, apart[0]):
         advice = f'--offset-b {dates[1].offset - apart[0]:g} brings them to one'
     return [f'{shown}, and stored values are compared: {advice}']
+
+
+def _band_notes(dates: Sequence[Date], options: PairOptions) -> list[str]:
+    """Which bands are read where nobody has said it and they are not the first ones."""
+    found = list(dict.fromkeys(date.bands for date in dates))
+    usual = tuple(range(1, len(found[0]) + 1))
+    if options.bands is not None or not options.trained_bands or found == [usual]:
+        return []
+    shown = ' and '.join(','.join(map(str, bands)) for bands in found)
+    return [f'bands {shown} of the files are read, as in the training; --bands reads others']
 
 
 def _open_mask(
