@@ -275,6 +275,7 @@ def _predict(
     }
     options = PairOptions(
         bands=bands,
+        trained_bands=inferencer.trained_bands,
         band_names=inferencer.card.band_order,
         assume_aligned=choices.assume_aligned,
     )

@@ -41,7 +41,7 @@ from mtkd_cd.inference.bundle import SUFFIX as BUNDLE
 from mtkd_cd.inference.bundle import Bundle
 from mtkd_cd.inference.card import Card
 from mtkd_cd.inference.inferencer import ChangeInferencer
-from mtkd_cd.inference.predictor import Model, TorchPredictor
+from mtkd_cd.inference.predictor import Model, TorchPredictor, data_settings
 
 FORMATS = {'onnx': '.onnx', 'pt2': '.pt2', 'openvino': '.xml'}
 _BACKENDS = {'.onnx': 'onnx', '.pt2': 'torch', '.xml': 'openvino'}
@@ -279,12 +279,17 @@ def _export_one(
     network = network_of(source, name, options)
     size = description.card.training_size
     calibration = None
+    trained = data_settings(source.cfg)[0]
     if options.calibration is not None:  # before the minutes that the rest takes
-        calibration = read_windows(options.calibration, description.card, size)
+        calibration = read_windows(
+            options.calibration, description.card, size, trained_bands=trained
+        )
     if options.pairs is None:
         images = made_up_pairs(description.card, size, _PAIRS)
     else:
-        images = read_windows(options.pairs, description.card, size, _PAIRS, '--pairs').images
+        images = read_windows(
+            options.pairs, description.card, size, _PAIRS, '--pairs', trained
+        ).images
     tell(f'{label}: tracing')
     program = traced(network, size, options.dynamic, source.card.divisor)
     if path.suffix == '.pt2':

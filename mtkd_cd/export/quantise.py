@@ -9,7 +9,7 @@ fuses; OpenVINO's are made by nncf.
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ def read_windows(
     size: int,
     count: int = 2 * CALIBRATION_PAIRS,
     option: str = '--calibration',
+    trained_bands: Sequence[int] | None = None,
 ) -> Pairs:
     """The middle of some pairs, evenly drawn from a list.
 
@@ -73,6 +74,8 @@ def read_windows(
         size: Side of the windows.
         count: At most that many.
         option: Who asked for them, for messages.
+        trained_bands: Numbers of the files' bands that the model learned from; default: as the
+            card's names tell.
 
     Raises:
         UserError: A pair is missing, no good, or smaller than the windows; fewer than two pairs.
@@ -82,7 +85,8 @@ def read_windows(
     if len(chosen) < 2:
         raise UserError(f'--calibration {data} holds one pair: at least two are needed')
     images, labels = [], []
-    options = PairOptions(band_names=card.band_order)
+    trained = card.numbers if trained_bands is None else tuple(trained_bands)
+    options = PairOptions(band_names=card.band_order, trained_bands=trained)
     mean = np.reshape(np.array(in_band_order(card, card.mean), np.float32), (2, -1, 1, 1))
     for index in chosen:
         task = tasks[index]

@@ -9,6 +9,7 @@ from mmengine.registry import DefaultScope
 from mtkd_cd import apis
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.radiometry import Identity, Linear
+from mtkd_cd.export.quantise import read_windows
 from mtkd_cd.inference.bundle import create_bundle, verify_bundle
 from mtkd_cd.registry import DATASETS
 from tests.conftest import TINY
@@ -121,6 +122,22 @@ def test_pairs_rasters_arrays_and_bundles_are_read_as_in_the_training(root, trai
     sample = apis.inference_model(apis.init_model(cfg, weights, device='cpu'), pair_of(root))
     found = sample.seg_logits.data.softmax(0)[1].numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_calibration_reads_the_bands_of_the_training(root, inferencer_of):
+    card = inferencer_of(
+        Constant(0.5),
+        bands=tuple(f'band {number}' for number in BANDS),
+        mean=(0.0,) * 8,
+        std=(1.0,) * 8,
+        radiometry=Linear(low=0, high=3000),
+    ).card
+    windows = read_windows(root / 'val', card, SIDE)
+    for date, name in enumerate('AB'):
+        with rasterio.open(root / 'val' / name / '0.tif') as file:
+            wanted = linear(file.read(BANDS))
+        found = windows.images[0, 4 * date : 4 * date + 4]
+        np.testing.assert_allclose(found[..., :-1], wanted[..., :-1], rtol=1e-6)
 
 
 def test_bundle_keeps_the_percentiles_of_the_training_split(root, trained, tmp_path):
