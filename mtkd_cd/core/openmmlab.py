@@ -35,6 +35,8 @@ _LATER = {
     'mmengine._strategy.fsdp': ('FSDPStrategy', 'STRATEGIES'),
     'mmseg.utils.tokenizer': ('tokenize', None),
 }
+# Warns of the compiled ops.
+_TALKATIVE = 'mmcv.cnn.bricks.transformer'
 
 
 @contextmanager
@@ -73,6 +75,8 @@ class _Finder:
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> object:
         if fullname in _LATER:
             wrap: Callable[[object], object] = _LaterLoader
+        elif fullname == _TALKATIVE:
+            wrap = _QuietLoader
         elif fullname in _BORROWED or _HIDDEN.get(fullname, 'sys') not in sys.modules:
             wrap = _InsteadLoader
         else:
@@ -96,6 +100,14 @@ class _Loader:
 
     def create_module(self, spec: object) -> object:
         return self._loader.create_module(spec)  # type: ignore[attr-defined]
+
+
+class _QuietLoader(_Loader):
+    """Runs its module without what it says, whoever imports it."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        with quiet_imports():
+            self._loader.exec_module(module)  # type: ignore[attr-defined]
 
 
 class _InsteadLoader(_Loader):

@@ -19,6 +19,7 @@ NOT_YET = (
 CODE = f"""
 import sys
 import mtkd_cd
+import mmcv.cnn
 from mtkd_cd.core.openmmlab import quiet_imports
 with quiet_imports():
     import mmengine.runner
@@ -75,6 +76,7 @@ def run(code: str) -> list[str]:
         [sys.executable, '-c', code], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
+    assert 'Fail to import' not in done.stderr
     return [line.strip() for line in done.stdout.splitlines()]
 
 
