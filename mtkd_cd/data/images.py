@@ -226,10 +226,10 @@ def to_picture(
         UserError: Another shape or number of bands, transparent areas, values that need a rule.
     """
     rule = _rule(radiometry)
-    valid = None
+    valid: np.ndarray | None = None
     if isinstance(array, np.ma.MaskedArray):
-        masked = np.ma.getmaskarray(array)
-        array, valid = array.data, ~(masked.any(2) if masked.ndim == 3 else masked)
+        masked: np.ndarray = np.ma.getmaskarray(array)
+        array, valid = array.data, ~np.any(np.atleast_3d(masked), axis=2)
     stored, valid = _select(array, name, bands, valid)
     return Picture(_to_levels(stored, name, bands, rule, option), valid)
 

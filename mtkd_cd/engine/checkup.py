@@ -129,7 +129,7 @@ def check_sampler(cfg: Config) -> None:
     """
     loop: Any = cfg.get('train_cfg') or {}
     by_epoch = is_type(loop, 'EpochBasedTrainLoop') or ('type' not in loop and loop.get('by_epoch'))
-    sampler = (cfg.get('train_dataloader') or {}).get('sampler')
+    sampler: Any = (cfg.get('train_dataloader') or {}).get('sampler')
     if by_epoch and is_type(sampler, *_ENDLESS):
         raise UserError(
             f'train_dataloader.sampler={dict(sampler)} has no end, so that the first epoch of '

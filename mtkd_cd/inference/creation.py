@@ -14,8 +14,7 @@ from mmengine.runner import Runner
 from torch.utils.data import SequentialSampler
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.data.radiometry import Rule
-from mtkd_cd.engine.config import innermost_data, load_config
+from mtkd_cd.engine.config import load_config
 from mtkd_cd.inference.bundle import Contents
 from mtkd_cd.inference.calibration import MarginCounts
 from mtkd_cd.inference.inferencer import ChangeInferencer, check_threshold
@@ -58,8 +57,6 @@ def gather_contents(
     if training_size is not None:
         card = dataclasses.replace(card, training_size=training_size)
     calibration = None
-    if not card.radiometry.fitted:
-        card = dataclasses.replace(card, radiometry=_fitted(cfg, card.radiometry))
     if validation and cfg.get('val_dataloader'):
         counts, side = _counts(cfg, model, progress)
         calibration = counts.calibrate(threshold)
@@ -88,19 +85,6 @@ def gather_contents(
         calibration,
         _golden(model),
     )
-
-
-def _fitted(cfg: Config, rule: Rule) -> Rule:
-    """The rule with the percentiles of the training split, which the data set takes; as it is
-    where there are no data. Then each scene's own are taken."""
-    loader = cfg.get('test_dataloader') or {}
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
-        try:
-            data: Any = DATASETS.build(innermost_data(loader['dataset']))
-            data.full_init()
-        except UserError:
-            return rule
-    return getattr(data, 'radiometry', None) or rule
 
 
 def _detector(model: Model, name: str) -> Any:

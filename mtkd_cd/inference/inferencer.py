@@ -38,6 +38,7 @@ from mtkd_cd.inference.predictor import (
     data_settings,
     model_from_config,
     model_from_detector,
+    radiometry_of,
 )
 from mtkd_cd.inference.raster import (
     NODATA,
@@ -938,7 +939,7 @@ def inference_model(model: Detector, pairs: Sequence[Any]) -> Any:
     for pair in [pairs] if is_one else pairs:
         cfg = getattr(model, 'cfg', None)
         given = _sample_of(pair)
-        given |= _reading(given, *data_settings(cfg))
+        given |= _reading(given, data_settings(cfg)[0], radiometry_of(cfg))
         packed = _pipeline(cfg, 'img' in given)(given)
         with torch.no_grad():
             data = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])

@@ -2,6 +2,7 @@
 cascade."""
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,8 +37,10 @@ from mtkd_cd.models.mtkd.building import Detector, build_detector
 from mtkd_cd.models.mtkd.normalisation import InputConverter
 from mtkd_cd.models.mtkd.routing import ORIGIN, Routing, choose_routing
 from mtkd_cd.models.prepare import Prepared
+from mtkd_cd.registry import DATASETS
 
 _HALF = 0.5
+_percentiles: dict[str, Rule] = {}  # of training splits, by the config of the data set
 _ABOVE_HALF = float(torch.nextafter(torch.tensor(_HALF), torch.tensor(1.0)))
 
 
@@ -371,7 +374,7 @@ def card_of(detector: Detector, cfg: Config | None = None, name: str = '') -> Ca
         threshold = None  # argmax
     divisor = preprocessor_divisor(preprocessor)
     bands: tuple[str, ...] = RGB if swaps else RGB[::-1]
-    numbers, radiometry = data_settings(cfg)
+    numbers, radiometry = data_settings(cfg)[0], radiometry_of(cfg)
     if channels != 6:
         count = channels // 2
         named = numbers if numbers and len(numbers) == count else range(1, count + 1)
@@ -399,6 +402,32 @@ def data_settings(cfg: Config | None) -> tuple[tuple[int, ...] | None, Rule]:
         None if bands is None else tuple(bands),
         Identity() if radiometry is None else from_spec(radiometry),
     )
+
+
+def radiometry_of(cfg: Config | None) -> Rule:
+    """The rule of a config's test, with the percentiles of the training split as the data set takes
+    them; where there are no data a warning says so, and the rule is unfitted: each scene's own are
+    taken."""
+    rule = data_settings(cfg)[1]
+    if rule.fitted:
+        return rule
+    assert cfg is not None
+    data = innermost_data(cfg.test_dataloader.dataset)
+    key = repr(dict(data))
+    if key not in _percentiles:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):
+            try:
+                dataset: Any = DATASETS.build(data)
+                dataset.full_init()
+            except UserError as error:
+                warnings.warn(
+                    f'the percentiles of the training are not known here ({error}): those of each '
+                    'pair are taken; a bundle holds them',
+                    stacklevel=2,
+                )
+                return rule
+        _percentiles[key] = dataset.radiometry
+    return _percentiles[key]
 
 
 def preprocessor_divisor(preprocessor: nn.Module) -> int:

@@ -10,6 +10,7 @@ from mtkd_cd import apis
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.radiometry import Identity, Linear
 from mtkd_cd.export.quantise import read_windows
+from mtkd_cd.inference import predictor
 from mtkd_cd.inference.bundle import create_bundle, verify_bundle
 from mtkd_cd.registry import DATASETS
 from tests.conftest import TINY
@@ -151,8 +152,14 @@ def test_bundle_keeps_the_percentiles_of_the_training_split(root, trained, tmp_p
     wanted = by_hand(root, cfg, weights, lambda v: np.clip((v - low) / (high - low) * 255, 0, 255))
     (found,) = apis.ChangeInferencer(tmp_path / 'p.mtkd')([pair_of(root)])
     np.testing.assert_allclose(found.probability[:, :-1], wanted[:, :-1], atol=1e-5)
-    # Without the bundle they are those of the pair, once for both dates.
-    (own,) = apis.ChangeInferencer(cfg, weights)([pair_of(root)])
+    (again,) = apis.ChangeInferencer(cfg, weights)([pair_of(root)])
+    np.testing.assert_array_equal(again.probability, found.probability)
+    # Without the bundle and the data they are those of the pair, once for both dates.
+    (root / 'train').rename(root / 'elsewhere')
+    predictor._percentiles.clear()
+    with pytest.warns(UserWarning, match='percentiles of the training are not known here'):
+        model = apis.ChangeInferencer(cfg, weights)
+    (own,) = model([pair_of(root)])
     assert np.nanmax(np.abs(own.probability - found.probability)) > 1e-5
 
 
