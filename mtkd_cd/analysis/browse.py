@@ -106,16 +106,21 @@ def _training_pair(
     data_sample: SegDataSample = sample['data_samples']
     paths = image_paths(data_sample.metainfo)
     inputs = sample['inputs']
-    if not isinstance(inputs, torch.Tensor) or len(inputs) != 6:
+    if not isinstance(inputs, torch.Tensor) or len(inputs) < 6 or len(inputs) % 2:
         shape = tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else type(inputs).__name__
         raise UserError(
             f'{paths[-1] if paths else "a sample"}: inputs is {shape}; a pair of RGB images has '
             'six channels, date A first'
         )
-    # (6, H, W) BGR -> two of (H, W, 3) RGB
+    # (6, H, W) BGR -> two of (H, W, 3) RGB; of more bands red, green and blue come first
     date_a, date_b = (
-        date.flip(0).permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
-        for date in inputs.float().split(3)
+        (date.flip(0) if len(date) == 3 else date[:3])
+        .permute(1, 2, 0)
+        .clamp(0, 255)
+        .round()
+        .byte()
+        .numpy()
+        for date in inputs.float().chunk(2)
     )
     label = data_sample.gt_sem_seg.data[0].numpy() if 'gt_sem_seg' in data_sample else None
     ranges: dict[str, str | None] = {'range': None, 'opencd_range': None}

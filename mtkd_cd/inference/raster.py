@@ -508,7 +508,7 @@ def _rasters(
 ) -> Pair:
     datasets = [stack.enter_context(_open(path)) for path in (a, b)]
     grids = [Grid.of(dataset) for dataset in datasets]
-    _check_orientation((a, b))
+    _check_orientation((a, b), datasets)
     for path, dataset in zip((a, b), datasets):
         _check_georeference(path, dataset)
     bands = [_bands(path, dataset, options) for path, dataset in zip((a, b), datasets)]
@@ -562,14 +562,16 @@ def _open(path: str | os.PathLike) -> Any:
         ) from None
 
 
-def _check_orientation(paths: Sequence[str | os.PathLike]) -> None:
-    """Refuse a picture that is to be turned beside a file that is not: GDAL turns neither."""
+def _check_orientation(paths: Sequence[str | os.PathLike], datasets: Sequence[Any]) -> None:
+    """Refuse a file that is to be turned beside one that is not: GDAL turns neither. Where a
+    georeferenced one lies, its georeference says."""
     from mtkd_cd.data.images import check_one_orientation, read_header
 
     found = []
-    for path in paths:
+    for path, dataset in zip(paths, datasets):
         orientation = 1
-        if is_picture(path):
+        is_placed = dataset.crs is not None or not dataset.transform.is_identity
+        if is_picture(path) or (Path(path).suffix.lower() in RASTERS and not is_placed):
             # Whoever reads it says what is wrong.
             with contextlib.suppress(OSError, ValueError), open(path, 'rb') as file:
                 orientation = read_header(file).orientation

@@ -12,6 +12,7 @@ from PIL import Image
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.text import label_and_path
 from mtkd_cd.data.car_index import cars_of_data_infos
+from mtkd_cd.data.images import read_header
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.layout import SPLITS, PairFolders, layout_of_class
 from mtkd_cd.data.pairs import list_pairs, raise_if_any
@@ -21,6 +22,7 @@ from mtkd_cd.evaluation.image_names import image_names, image_paths
 from mtkd_cd.reporting.comparison import Entry
 
 SIDE = 128  # pixels
+RASTERS = ('.tif', '.tiff')
 
 
 @dataclass(frozen=True)
@@ -218,11 +220,23 @@ def _mask_thumbnail(title: str, picture: np.ndarray) -> Thumbnail:
     return Thumbnail(title, png_bytes(np.asarray(image)), 'image/png')
 
 
+def _photo(path: str) -> Image.Image:
+    """An image for the eye; TIFFs and values of more than 8 bits as every drawing reads them."""
+    if not path.lower().endswith(RASTERS):
+        with Image.open(path) as opened:
+            if not opened.mode.startswith(('I', 'F')):
+                return opened.convert('RGB')
+    with open(path, 'rb') as file:
+        size = read_header(file).size
+    from mtkd_cd.drawing.photo import read_photo
+
+    return Image.fromarray(read_photo(path, size[::-1]))
+
+
 def _jpeg(path: str) -> bytes:
     try:
-        with Image.open(path) as opened:
-            image = opened.convert('RGB')
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        image = _photo(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, UserError) as error:
         raise UserError(f'{path} cannot be read as an image: {error}') from error
     image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
     buffer = io.BytesIO()

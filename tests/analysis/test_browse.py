@@ -11,8 +11,10 @@ import pytest
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmseg.structures import SegDataSample
 from PIL import Image
 
+from mtkd_cd.analysis import browse
 from mtkd_cd.analysis.browse import TrainingPair, pair_row, partition_of, training_pairs
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
@@ -218,3 +220,11 @@ def test_pairs_of_other_channels_are_refused(data):
         UserError, match=r'inputs is \(2, 32, 32\); a pair of RGB images has six channels'
     ):
         next(training_pairs(cfg, 1))
+
+
+def test_of_many_bands_the_first_three_are_drawn():
+    inputs = torch.arange(8.0).view(8, 1, 1).expand(8, 4, 4)
+    sample = dict(inputs=inputs, data_samples=SegDataSample(metainfo=dict(img_path=['a', 'b'])))
+    pair = browse._training_pair(sample, CARPartition(), {})
+    assert pair.date_a[0, 0].tolist() == [0, 1, 2]
+    assert pair.date_b[0, 0].tolist() == [4, 5, 6]

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from rasterio.enums import ColorInterp, MaskFlags
 
 from mtkd_cd.core.errors import UserError
@@ -944,3 +944,24 @@ def test_picture_that_is_to_be_turned_is_refused_beside_one_that_is_not(inferenc
         inferencer_of(Difference()).predict_raster(
             tmp_path / 'a.jpg', tmp_path / 'b.png', tmp_path / 'o.png'
         )
+
+
+@pytest.mark.parametrize('crs', [None, UTM])
+def test_tiff_to_be_turned_is_refused_unless_it_is_placed(predict, write_raster, scene, crs):
+    a, b = scene(40, 40)
+    upright = write_raster('a.tif', a, crs=crs)
+    turned = write_raster('b.tif', b, crs=crs)
+    with open(turned, 'r+b') as file:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        place, count = file.tell(), struct.unpack('<H', file.read(2))[0]
+        entries = [file.read(12) for _ in range(count)]
+        # In the place of a tag that nothing depends on: the planar configuration of one strip.
+        index = next(i for i, one in enumerate(entries) if one[:2] == struct.pack('<H', 284))
+        file.seek(place + 2 + 12 * index)
+        file.write(struct.pack('<HHIHH', 274, 3, 1, 3, 0))
+    if crs is None:
+        with pytest.raises(UserError, match=r'orientation tags .*a\.tif has 1, .*b\.tif has 3'):
+            predict(upright, turned)
+    else:
+        predict(upright, turned)
