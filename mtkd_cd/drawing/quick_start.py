@@ -9,11 +9,14 @@ def import_matplotlib_quickly() -> None:
     """
     from matplotlib import artist
 
-    usual = artist.kwdoc
+    usual = getattr(artist, 'kwdoc', None)
     artist.kwdoc = lambda artist: ''
     try:
         import matplotlib.backends.backend_agg
         import matplotlib.backends.backend_svg
         import matplotlib.figure  # noqa: F401
     finally:
-        artist.kwdoc = usual
+        if usual is None:  # a matplotlib that makes them otherwise
+            del artist.kwdoc
+        else:
+            artist.kwdoc = usual

@@ -104,7 +104,7 @@ def prepare(
         if hasattr(prepared, name):
             setattr(prepared, name, _Entrance(getattr(prepared, name), device.type, precision))
     if graphs and device.type == 'cuda':
-        prepared.forward = _Replayed(prepared.forward)  # type: ignore[method-assign]
+        prepared.forward = _Replayed(prepared.forward)
     return prepared
 
 
@@ -328,7 +328,7 @@ class _Entrance:
 class _Replayed:
     """The ``forward`` of a prepared detector, its change maps from CUDA graphs."""
 
-    def __init__(self, forward: _Entrance) -> None:
+    def __init__(self, forward: Callable[..., Any]) -> None:
         self._forward = forward
         self._change_maps = Graphs(partial(forward, mode='tensor'))
 

@@ -39,7 +39,7 @@ class ChannelsLastHook(Hook):
 
     def _reorder(self, model: nn.Module) -> None:
         if self.on_cpu or next(model.parameters()).device.type != 'cpu':
-            model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def reorder_state(optimizer: Optimizer) -> None:
