@@ -14,7 +14,12 @@ from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
 from mtkd_cd.data.images import sample_values
-from mtkd_cd.data.labels import LABEL_FORMATS, check_not_black_and_white, read_label
+from mtkd_cd.data.labels import (
+    LABEL_FORMATS,
+    check_change_is_not_nodata,
+    check_not_black_and_white,
+    read_label,
+)
 from mtkd_cd.data.layout import SPLITS, Layout, PairFolders
 from mtkd_cd.data.pairs import Pair, header_problems, list_pairs, raise_if_any
 from mtkd_cd.data.radiometry import Rule, from_spec
@@ -157,6 +162,8 @@ class _BaseCDDataset(BaseSegDataset):
             and not cars.any()
         ):
             check_not_black_and_white([info['seg_map_path'] for info in data_list])
+        if self.format_seg_map == 'to_binary' and self.backend_args is None and not cars.any():
+            check_change_is_not_nodata([info['seg_map_path'] for info in data_list])
         if not held_out:
             return data_list
         chosen = held_out_tenth([pair.name for pair in pairs], cars, self.data_root)

@@ -148,6 +148,32 @@ def check_not_black_and_white(paths: Sequence[str | os.PathLike]) -> None:
             )
 
 
+def check_change_is_not_nodata(paths: Sequence[str | os.PathLike]) -> None:
+    """Refuse a data set whose labels, read as black and white, have no change, but are TIFFs in
+    which a nodata value of 1, 128 or more occurs: that may be what means change there.
+
+    Args:
+        paths: All labels of a data set, none of which has a changed pixel under
+            ``format_seg_map='to_binary'``.
+
+    Raises:
+        UserError: Names the first such file and its nodata value.
+    """
+    for path in paths:
+        with open(path, 'rb') as file:
+            header = read_header(file)
+        nodata = nodata_of(header)
+        if nodata is None or not (nodata == 1 or nodata >= 128):  # which never mean change
+            continue
+        if (read_label(path, format_seg_map='to_binary') == IGNORE_INDEX).any():
+            raise UserError(
+                f'none of the {len(paths)} labels has a changed pixel, and {path} says that its '
+                f'value {nodata:g} means no data, so that it is ignored: if it means change, take '
+                f'that away with gdal_edit.py -unsetnodata; if nothing changed in this data set, '
+                "set format_seg_map='with_ignored'"
+            )
+
+
 def _decode(
     path: str | os.PathLike, backend_args: dict | None, imdecode_backend: str
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, bool]:

@@ -277,6 +277,25 @@ def test_all_ignored_or_black_and_white_is_decided_for_the_whole_data_set(tmp_pa
     assert len(CDDataset(**build)) == 2
 
 
+def test_change_that_is_declared_as_nodata_is_named(tmp_path, write_pairs):
+    rasterio = pytest.importorskip('rasterio')
+    write_pairs(tmp_path / 'test', [30, 0])
+    build = {'data_root': str(tmp_path), 'split': 'test'}
+    assert len(CDDataset(**build)) == 2
+    for path in sorted((tmp_path / 'test/label').glob('*.png')):
+        stored = np.asarray(Image.open(path))
+        path.unlink()
+        profile = dict(height=20, width=20, count=1, dtype='uint8', nodata=255)
+        with rasterio.open(path.with_suffix('.tif'), 'w', driver='GTiff', **profile) as file:
+            file.write(stored[None])
+    with pytest.raises(UserError, match=r'000\.tif says that its value 255 means no data.*unset'):
+        CDDataset(**build)
+    assert len(CDDataset(**{**build, 'format_seg_map': 'with_ignored'})) == 2
+    with rasterio.open(tmp_path / 'test/label/001.tif', 'r+') as file:
+        file.write(np.eye(20, dtype=np.uint8)[None])  # 0 / 1, so that 255 is ignored
+    assert len(CDDataset(**build)) == 2
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
