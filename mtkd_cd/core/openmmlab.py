@@ -161,6 +161,14 @@ class _LaterLoader(_Loader):
         def function(*args: object, **kwargs: object) -> object:
             return load()(*args, **kwargs)  # type: ignore[operator]
 
+        def other(attribute: str) -> object:
+            if not attribute.startswith('__'):
+                load()
+            if attribute not in vars(module):
+                raise AttributeError(f'module {module.__name__!r} has no attribute {attribute!r}')
+            return vars(module)[attribute]
+
+        module.__getattr__ = other  # type: ignore[method-assign]
         if registry:
             names = dict(__module__=module.__name__, _load=staticmethod(load), _loaded=loaded)
             found: object = _LaterClass(name, (), names)

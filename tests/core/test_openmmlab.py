@@ -55,6 +55,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 print('sharded:', issubclass(Own, FullyShardedDataParallel), issubclass(Own,
       MMFullyShardedDataParallel), Own.answer, Own.__name__,
       issubclass(MODEL_WRAPPERS.get('MMFullyShardedDataParallel'), FullyShardedDataParallel))
+from mmengine._strategy.fsdp import FSDP
+print('beside it:', FSDP is FullyShardedDataParallel)
 print('strategy:', STRATEGIES.get('FSDPStrategy')._wrap_model.__qualname__)
 
 from mmseg.models.assigners.hungarian_assigner import linear_sum_assignment
@@ -65,6 +67,7 @@ FOUND = [
     'wrapper: False False',
     'optimiser: True True [0.5, 0.5, 0.5]',
     'sharded: True True 42 Own True',
+    'beside it: True',
     'strategy: FSDPStrategy._wrap_model',
     'assigned: [1, 0]',
 ]
