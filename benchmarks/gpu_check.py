@@ -58,7 +58,17 @@ _LARGE = ('ttp_vitsam_l', 'ban_vitl14_mitb2')
 # The share of the time that the tests may take where something follows them.
 _TEST_SHARE = 0.4
 # Measured in this order while there is time.
-_SETTINGS = ('float32', 'amp', 'amp+stacked teachers', 'amp+bf16 teachers', 'amp+compile')
+_SETTINGS = (
+    'float32',
+    'amp',
+    'amp+stacked teachers',
+    'amp+bf16 teachers',
+    'amp+compile',
+    # Without what training does by itself on a GPU.
+    'float32+usual order',
+    'float32+eager teachers',
+    'amp+eager teachers',
+)
 _PLAIN_SETTINGS = ('float32', 'amp')
 _FOUND = 'found: '
 _MACHINE = 'machine: '
@@ -239,11 +249,14 @@ def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, A
             if kind == 'origin'
             else build_distiller(
                 built,
-                teacher_options=dict(precision='bfloat16') if 'bf16' in setting else {},
+                teacher_options=dict(
+                    precision='bfloat16' if 'bf16' in setting else 'float32',
+                    graphs='eager' not in setting,
+                ),
                 teacher_batching='stacked' if 'stacked' in setting else 'grouped',
             )
         )
-        model = _as_trained(model, amp)
+        model = model.train() if 'usual order' in setting else _as_trained(model, amp)
         if 'compile' in setting:
             model.extract_feat = torch.compile(model.extract_feat)
         wrapper = _wrapper(model, amp, device)
