@@ -112,7 +112,7 @@ def test_commands_import_matplotlib_without_lists_of_properties():
         "print('linewidth or lw:' in lines.Line2D.set.__doc__,"
         " 'linewidth or lw:' in artist.kwdoc(lines.Line2D))\n"
         'line = lines.Line2D([], [])\n'
-        'line.set(linewidth=3)\n'
+        'line.set(lw=3)\n'
         'print(line.get_linewidth())'
     )
     done = subprocess.run(
