@@ -37,7 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -243,14 +243,19 @@ class PlainStep:
 
 
 def measure(
-    name: str, size: int, pairs: int, rounds: int, wanted: str
+    name: str, size: int, pairs: int, rounds: int, wanted: str, precisions: Sequence[str]
 ) -> list[tuple[str, float, float]]:
-    """Rows (what, plain seconds, our seconds) of a model whose names begin as wanted."""
+    """Rows (what, plain seconds, our seconds) of a model whose names begin as wanted. MTKD steps
+    with teachers in each of the precisions."""
     torch.manual_seed(0)
     config = model_config(name)
     batch = make_batch(size, pairs, 'cpu')
-    distiller, plain = build_distiller(config).train(), PlainStep(config)
-    wrapper = OptimWrapper(torch.optim.AdamW(distiller.parameters(), lr=1e-5, fused=True))
+    plain = PlainStep(config)
+    distillers = {
+        precision: build_distiller(config, teacher_options=dict(precision=precision)).train()
+        for precision in precisions
+    }
+    distiller = distillers[precisions[0]]
     inputs = distiller.data_preprocessor(batch, True)['inputs']
     teachers = distiller.distillation.teachers
 
@@ -283,9 +288,10 @@ def measure(
 
         return call
 
-    def step() -> None:
-        teachers._ask = Asking('grouped')
-        distiller.train_step(batch, wrapper)
+    def step(distiller: Any) -> Callable[[], object]:
+        distiller.distillation.teachers._ask = Asking('grouped')
+        optimiser = torch.optim.AdamW(distiller.parameters(), lr=1e-5, fused=True)
+        return partial(distiller.train_step, batch, OptimWrapper(optimiser))
 
     cascade = MODELS.build(dict(type='OriginPartitionCascade', origin=config)).eval()
 
@@ -308,9 +314,13 @@ def measure(
     ]
     found = []
     if 'MTKD step'.startswith(wanted):
-        calls = (lambda: plain(batch), step, lambda: origin.train_step(batch, origin_wrapper))
-        theirs_s, ours_s, origin_s = compare(rounds, *calls)
-        found += [('MTKD step', theirs_s, ours_s), ('MTKD / origin', ours_s, origin_s)]
+        steps = [step(one) for one in distillers.values()]
+        calls = (lambda: plain(batch), *steps, lambda: origin.train_step(batch, origin_wrapper))
+        theirs_s, *ours, origin_s = compare(rounds, *calls)
+        for precision, ours_s in zip(precisions, ours):
+            suffix = _suffix(precision)
+            found.append((f'MTKD step{suffix}', theirs_s, ours_s))
+            found.append((f'MTKD / origin{suffix}', ours_s, origin_s))
     if 'origin step'.startswith(wanted):
         plain_origin = PlainStep(config, distill_weight=0)
         calls = (lambda: plain_origin(batch), lambda: origin.train_step(batch, origin_wrapper))
@@ -323,6 +333,11 @@ def measure(
         except UserError as error:
             print(f'{name}, {what}: {error}', file=sys.stderr)
     return found
+
+
+def _suffix(precision: str) -> str:
+    """What tells rows of a precision apart."""
+    return '' if precision == 'float32' else f', {precision}'
 
 
 def measure_forward(name: str, size: int, rounds: int) -> tuple[float, float, float]:
@@ -499,8 +514,9 @@ def test_plainly(name: str, data: str, weights: str) -> None:
         ).test()
 
 
-def measure_command(name: str, rounds: int) -> tuple[float, float]:
-    """CPU seconds of a cascade's test, plain and ours, each in processes of its own, in turn."""
+def measure_command(name: str, rounds: int, precisions: Sequence[str]) -> list[float]:
+    """CPU seconds of a cascade's test, plain and ours in each of the precisions, each in processes
+    of its own, in turn."""
     with tempfile.TemporaryDirectory() as folder:
         data, work = Path(folder, 'data'), Path(folder, 'work_dirs')
         make_dataset(data, num_train=1, num_val=1, num_test=_TEST_PAIRS, size=256)
@@ -526,9 +542,9 @@ def measure_command(name: str, rounds: int) -> tuple[float, float]:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
-        seconds = [[call(plain), call(ours)] for _ in range(rounds)]
-    theirs, own = (statistics.median(one) for one in zip(*seconds))
-    return theirs, own
+        commands = [plain, *([*ours, '--precision', precision] for precision in precisions)]
+        seconds = [[call(command) for command in commands] for _ in range(rounds)]
+    return [statistics.median(one) for one in zip(*seconds)]
 
 
 def peak_mib(name: str, size: int, pairs: int, side: str) -> float:
@@ -570,6 +586,13 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='write the table here too')
     parser.add_argument('--parts', nargs='+', choices=_PARTS, default=_PARTS)
     parser.add_argument('--rows', default='', help='of steps, those whose names begin so')
+    parser.add_argument(
+        '--precisions',
+        nargs='+',
+        choices=['float32', 'bfloat16'],
+        default=['float32'],
+        help='of what is frozen on our side: teachers, and detectors of a command',
+    )
     for hidden in ('--child', '--data', '--weights'):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -587,7 +610,8 @@ def main() -> None:
             table.add('-', what, 1000 * plain, 1000 * ours, 'ms per pair')
     if 'steps' in args.parts:
         for name in args.models:
-            for what, plain, ours in measure(name, args.size, args.batch, args.rounds, args.rows):
+            options = (args.size, args.batch, args.rounds, args.rows, args.precisions)
+            for what, plain, ours in measure(name, *options):
                 table.add(name, what, 1000 * plain, 1000 * ours, 'ms')
     if 'forward' in args.parts:
         for name in args.models:
@@ -601,7 +625,9 @@ def main() -> None:
                 table.add(name, what, 1000 * plain, 1000 * ours, unit)
     if 'command' in args.parts:
         for name in args.models:
-            table.add(name, 'O-P, whole command', *measure_command(name, args.rounds), 's')
+            theirs, *ours = measure_command(name, args.rounds, args.precisions)
+            for precision, seconds in zip(args.precisions, ours):
+                table.add(name, f'O-P, whole command{_suffix(precision)}', theirs, seconds, 's')
     if 'memory' in args.parts:
         for name in args.models:
             table.add(name, 'memory', *measure_memory(name, args.size, args.batch), 'MiB')
