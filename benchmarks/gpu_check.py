@@ -277,10 +277,10 @@ def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, A
 
 def _as_trained(model: Any, amp: bool) -> Any:
     """In training mode, in the memory order that the tools train in."""
-    import torch
+    from mtkd_cd.engine.hooks.channels_last import reorder_weights
 
-    ordered = amp or _device() == 'cuda'
-    return (model.to(memory_format=torch.channels_last) if ordered else model).train()
+    reorder_weights(model, on_cpu=amp or None)
+    return model.train()
 
 
 def measure_plain(name: str, setting: str, size: int, pairs: int) -> dict[str, Any]:

@@ -63,6 +63,7 @@ from mtkd_cd.apis import get_config
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.synthetic import make_dataset
+from mtkd_cd.engine.hooks.channels_last import reorder_weights
 
 # Before `as_the_toolbox` replaces what they import.
 from mtkd_cd.models import backbones, decode_heads, necks  # noqa: F401
@@ -255,6 +256,9 @@ def measure(
         precision: build_distiller(config, teacher_options=dict(precision=precision)).train()
         for precision in precisions
     }
+    origin = MODELS.build(config).train()
+    for one in (*distillers.values(), origin):
+        reorder_weights(one)  # as the configs' hook does
     distiller = distillers[precisions[0]]
     inputs = distiller.data_preprocessor(batch, True)['inputs']
     teachers = distiller.distillation.teachers
@@ -277,7 +281,6 @@ def measure(
                     crop = picture[:, :, top : top + size, left : left + size]
                     as_built(crop, mode='predict')
 
-    origin = MODELS.build(config).train()
     origin_wrapper = OptimWrapper(torch.optim.AdamW(origin.parameters(), lr=1e-5, fused=True))
     questions = [(teacher, inputs[i :: len(_RANGES)]) for i, teacher in enumerate(_RANGES)]
 
@@ -558,6 +561,7 @@ def peak_mib(name: str, size: int, pairs: int, side: str) -> float:
         step: Callable[[], object] = lambda: plain(batch)  # noqa: E731
     else:
         distiller = build_distiller(config).train()
+        reorder_weights(distiller)
         wrapper = OptimWrapper(torch.optim.AdamW(distiller.parameters(), lr=1e-5, fused=True))
         step = lambda: distiller.train_step(batch, wrapper)  # noqa: E731
     before = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')

@@ -132,6 +132,20 @@ def test_channels_last_changes_the_order_in_memory_and_nothing_else(distiller):
     torch.testing.assert_close(distiller(images), before, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ('capability', 'groups', 'expected'),
+    [('AVX512', 1, True), ('AVX512', 4, False), ('AVX2', 1, False)],
+)
+def test_on_a_cpu_channels_last_is_for_avx512_and_dense_convolutions(
+    monkeypatch, capability, groups, expected
+):
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
+    model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Conv2d(4, 4, 2, groups=groups))
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
+    ChannelsLastHook(on_cpu=None).before_train(SimpleNamespace(model=model, optim_wrapper=wrapper))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last) is expected
+
+
 @pytest.mark.parametrize('saved', [torch.contiguous_format, torch.channels_last])
 def test_a_run_goes_on_in_another_memory_order(saved):
     """As one by torch's unfused optimiser that never stopped: saved on a GPU, which keeps weights

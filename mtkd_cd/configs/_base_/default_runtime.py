@@ -25,7 +25,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='BestWeightsHook', metric='mIoU'),
     dict(type='StopwatchHook'),
-    dict(type='ChannelsLastHook', on_cpu=False),
+    dict(type='ChannelsLastHook', on_cpu=None),
 ]
 log_processor = dict(type='mtkd_cd.SignificantLogProcessor', by_epoch=False)
 log_level = 'INFO'
