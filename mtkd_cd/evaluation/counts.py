@@ -30,11 +30,7 @@ def confusion_counts(
         UserError: Unequal shapes, or other values than those above, for instance masks coded 0 /
             255.
     """
-    if prediction.shape != label.shape:
-        raise UserError(
-            f'a prediction of shape {tuple(prediction.shape)} cannot be compared with a label of '
-            f'shape {tuple(label.shape)}'
-        )
+    _refuse_other_shape(prediction, label)
     predicted, changed, ignored = prediction == 1, label == 1, label == ignore_index
     _refuse_other_values('prediction', prediction, predicted | (prediction == 0), '0 and 1')
     _refuse_other_values(
@@ -53,6 +49,7 @@ def map_counts(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
     Returns:
         (4,) int64: TP, FP, FN, TN.
     """
+    _refuse_other_shape(prediction, label)
     unknown = prediction == IGNORE_INDEX
     return confusion_counts(
         np.where(unknown, 0, prediction), np.where(unknown, IGNORE_INDEX, label), IGNORE_INDEX
@@ -108,6 +105,14 @@ def at_size_of(prediction: 'Tensor', label: 'Tensor') -> 'Tensor':
     # nearest-exact: mode='nearest' would shift the mask by up to half a pixel.
     resized = F.interpolate(prediction[None, None].float(), label.shape, mode='nearest-exact')
     return resized[0, 0].to(prediction.dtype)
+
+
+def _refuse_other_shape(prediction: ArrayOrTensor, label: ArrayOrTensor) -> None:
+    if prediction.shape != label.shape:
+        raise UserError(
+            f'a prediction of shape {tuple(prediction.shape)} cannot be compared with a label of '
+            f'shape {tuple(label.shape)}'
+        )
 
 
 def _refuse_other_values(what: str, mask: ArrayOrTensor, known: ArrayOrTensor, wanted: str) -> None:

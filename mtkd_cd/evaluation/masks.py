@@ -16,9 +16,10 @@ from mtkd_cd.core.text import some
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.data.layout import PairFolders
 from mtkd_cd.data.pairs import Pair, Problem, list_pairs
-from mtkd_cd.evaluation.counts import confusion_counts, map_counts
+from mtkd_cd.evaluation.counts import map_counts
 from mtkd_cd.evaluation.image_names import image_names
 from mtkd_cd.evaluation.image_table import ImageTable
+from mtkd_cd.evaluation.scores import check_zero_division
 
 _SHOWN = 5
 
@@ -37,10 +38,11 @@ def per_image_scores(
     (arXiv:2502.13407, Appendix D).
 
     Args:
-        predictions: A folder of mask files, searched with its sub-folders; or masks (N, H, W), or a
-            sequence of N masks (H, W) that may differ in size, arrays or tensors. A mask holds 0
-            unchanged and 1 or 255 changed, of any dtype; a file may also be anti-aliased (gray of
-            128 and more is change).
+        predictions: A folder of mask files, searched with its sub-folders; or masks (N, H, W), or N
+            masks (H, W) that may differ in size, arrays or tensors, in a list or one after the
+            other. A mask holds 0 unchanged and 1 or 255 changed, of any dtype; a file may also be
+            anti-aliased (gray of 128 and more is change). Masked pixels of ``numpy.ma`` arrays
+            don't count.
         labels: The same for the truth: a folder too, whose files have the same relative names up to
             the suffix; or as many masks, in the same order and of the same sizes.
         ignore_index: Value of the labels' pixels that don't count, from 2 to 255; by default all
@@ -58,8 +60,9 @@ def per_image_scores(
     Raises:
         UserError: A mask without a partner; masks of unequal size or of another coding; a file that
             cannot be read; an empty folder; labels of which ``ignore_index`` leaves no changed
-            pixel.
+            pixel; ``zero_division`` outside [0, 1].
     """
+    check_zero_division(zero_division)
     if ignore_index is not None and not 2 <= ignore_index <= 255:
         raise UserError(
             f'ignore_index={ignore_index}: the value of ignored pixels is one from 2 to 255; 0 and '
@@ -77,7 +80,7 @@ def per_image_scores(
             'sequences of masks'
         )
     else:
-        counts = _score_arrays(predictions, labels, ignore_index)
+        counts = _score_arrays(list(predictions), list(labels), ignore_index)
         files = image_names([()] * len(counts))
     return ImageTable(
         files, counts, [None] * len(files), [None] * len(files), partition, zero_division
@@ -94,19 +97,21 @@ def _score_arrays(
         )
     if not len(labels):
         raise UserError('no masks to score: at least one prediction and its label are needed')
-    counts = np.empty((len(labels), 4), np.int64)
+    counts, ignores = np.empty((len(labels), 4), np.int64), False
     for index, (prediction, label) in enumerate(zip(predictions, labels)):
         try:
-            counts[index] = confusion_counts(
-                _classes(prediction, None), _classes(label, ignore_index), IGNORE_INDEX
-            )
+            classes = _classes(label, ignore_index)
+            counts[index] = map_counts(_classes(prediction, None), classes)
         except UserError as error:
             raise UserError(f'image {index}: {error}') from None
+        ignores = ignores or (classes == IGNORE_INDEX).any()
+    if ignore_index is not None and ignores:
+        _refuse_no_change(counts, ignore_index, 'label')
     return counts
 
 
 def _classes(mask: Any, ignore_index: int | None) -> np.ndarray:
-    """(H, W) uint8 of 0, 1 and, where the mask holds ``ignore_index``, 255."""
+    """(H, W) uint8 of 0, 1 and, where the mask holds ``ignore_index`` or is masked, 255."""
     array = mask.detach().cpu().numpy() if is_tensor(mask) else np.asarray(mask)
     if array.ndim != 2:
         raise UserError(
@@ -114,6 +119,8 @@ def _classes(mask: Any, ignore_index: int | None) -> np.ndarray:
             'W) or a sequence'
         )
     ignored = np.zeros(array.shape, bool) if ignore_index is None else array == ignore_index
+    if np.ma.isMaskedArray(mask):
+        ignored = ignored | np.ma.getmaskarray(mask)
     blank = ignored | (array == 0)
     for change in (1, 255):
         changed = (array == change) & ~ignored
@@ -148,12 +155,18 @@ def _score_folders(
         )
         counts, ignores = zip(*bar)
     table = np.stack(counts)
-    if ignore_index is not None and any(ignores) and not table[:, [0, 2]].any():
+    if ignore_index is not None and any(ignores):
+        _refuse_no_change(table, ignore_index, f'label in {labels}')
+    return [Path(pair.date_b).relative_to(labels).as_posix() for pair in pairs], table
+
+
+def _refuse_no_change(counts: np.ndarray, ignore_index: int, labels: str) -> None:
+    """Refuse labels that have ignored pixels and, in all images, none that has changed."""
+    if not counts[:, [0, 2]].any():
         raise UserError(
-            f'with ignore_index={ignore_index} no label in {labels} has a changed pixel: if '
+            f'with ignore_index={ignore_index} no {labels} has a changed pixel: if '
             f'{ignore_index} means change, leave it out'
         )
-    return [Path(pair.date_b).relative_to(labels).as_posix() for pair in pairs], table
 
 
 def _matched(predictions: Path, labels: Path) -> list[Pair]:

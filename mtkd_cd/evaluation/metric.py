@@ -21,7 +21,7 @@ from mtkd_cd.evaluation.image_table import (
     Provenance,
     check_table_suffix,
 )
-from mtkd_cd.evaluation.scores import MEAN_NAMES
+from mtkd_cd.evaluation.scores import MEAN_NAMES, check_zero_division
 from mtkd_cd.registry import METRICS
 
 _UNNAMED = 'a sample without img_path'
@@ -85,10 +85,7 @@ class PerImageChangeMetric(BaseMetric):
         collect_dir: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
-        if not 0 <= zero_division <= 1:
-            raise UserError(
-                f'zero_division={zero_division}: the score of 0 / 0 is a fraction from 0 to 1'
-            )
+        check_zero_division(zero_division)
         if num_quantiles < 1:
             raise UserError(f'num_quantiles={num_quantiles}: at least one bin is needed')
         if out_file is not None:

@@ -9,10 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtkd_cd.core.car import CARPartition
+from mtkd_cd.core.errors import UserError
 
 CLASSES = ('unchanged', 'changed')
 SCORE_NAMES = ('IoU', 'Recall', 'Precision', 'Fscore')  # the paper's order
 MEAN_NAMES = tuple(f'm{name}' for name in SCORE_NAMES)
+
+
+def check_zero_division(value: float) -> None:
+    """Refuse a score of 0 / 0 that is no fraction.
+
+    Raises:
+        UserError: ``value`` is outside [0, 1].
+    """
+    if not 0 <= value <= 1:
+        raise UserError(f'zero_division={value}: the score of 0 / 0 is a fraction from 0 to 1')
 
 
 def image_scores(counts: np.ndarray, zero_division: float = 1.0) -> dict[str, np.ndarray]:

@@ -96,6 +96,22 @@ def test_arrays_tensors_lists_and_folders_score_alike(masks, tmp_path):
     assert (table.counts == expected[order]).all()
 
 
+def test_masks_may_come_one_after_the_other(masks):
+    given = per_image_scores((mask for mask in masks[0]), iter(masks[1]))
+    assert given.counts.tolist() == per_image_scores(*masks).counts.tolist()
+
+
+def test_masked_pixels_of_either_array_do_not_count(masks):
+    hidden = np.random.default_rng(0).random((2, *masks[0].shape)) < 0.2
+    table = per_image_scores(*map(np.ma.masked_array, masks, hidden))
+    for prediction, label, out, counts in zip(*masks, hidden.any(0), table.counts):
+        expected = [
+            ((prediction == p) & (label == t) & ~out).sum()
+            for p, t in ((1, 1), (1, 0), (0, 1), (0, 0))
+        ]
+        assert counts.tolist() == expected
+
+
 def test_masks_of_a_list_may_differ_in_size():
     table = per_image_scores([np.ones((2, 3)), np.zeros((4, 4))], [np.ones((2, 3)), np.eye(4)])
     assert table.counts.tolist() == [[6, 0, 0, 0], [0, 0, 4, 12]]
@@ -226,6 +242,13 @@ def test_change_taken_for_ignored_is_noticed(tmp_path):
         ('/nowhere', '/nowhere', {}, '/nowhere does not exist'),
         (__file__, '/nowhere', {}, r'test_masks\.py is a file'),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {'ignore_index': 1}, 'ignore_index=1: '),
+        (
+            np.zeros((1, 4, 4)),
+            np.eye(4)[None] * 255,
+            {'ignore_index': 255},
+            'ignore_index=255 no label has a changed pixel: if 255 means change, leave it out',
+        ),
+        (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {'zero_division': 2}, 'zero_division=2: '),
         (np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), {'thresholds': (0.3, 0.1)}, 'thresholds='),
     ],
 )
