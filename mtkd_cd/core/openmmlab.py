@@ -35,8 +35,12 @@ _LATER = {
     'mmengine._strategy.fsdp': ('FSDPStrategy', 'STRATEGIES'),
     'mmseg.utils.tokenizer': ('tokenize', None),
 }
-# Warns of the compiled ops.
-_TALKATIVE = 'mmcv.cnn.bricks.transformer'
+# The first warns of the compiled ops, the others print that an optional package is absent.
+_TALKATIVE = (
+    'mmcv.cnn.bricks.transformer',
+    'mmseg.datasets',
+    'mmseg.datasets.transforms',
+)
 
 
 @contextmanager
@@ -75,7 +79,7 @@ class _Finder:
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> object:
         if fullname in _LATER:
             wrap: Callable[[object], object] = _LaterLoader
-        elif fullname == _TALKATIVE:
+        elif fullname in _TALKATIVE:
             wrap = _QuietLoader
         elif fullname in _BORROWED or _HIDDEN.get(fullname, 'sys') not in sys.modules:
             wrap = _InsteadLoader

@@ -635,6 +635,8 @@ def _runner(cfg: Config, terse: bool) -> Iterator[Runner]:
     for key in ('val_evaluator', 'test_evaluator'):
         if isinstance(cfg.get(key), list):
             cfg[key] = with_distinct_names(cfg[key])
+    # mmengine takes no `randomness` without a seed.
+    cfg.randomness = {'seed': None, **(cfg.get('randomness') or {})}
     MODELS.import_from_location()
     pass_over_imports()
     # mmengine keeps loggers, message hubs and visualisers by this name, per process.

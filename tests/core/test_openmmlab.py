@@ -86,3 +86,8 @@ def run(code: str) -> list[str]:
 @pytest.mark.slow
 def test_what_few_use_is_imported_when_it_is_used():
     assert run(CODE) == FOUND
+
+
+def test_users_module_that_imports_a_data_set_of_ours_prints_nothing():
+    """``mtkd-cd config`` prints the config of a file that imports such a module."""
+    assert run('from mtkd_cd.data import CDDataset') == []

@@ -98,6 +98,13 @@ def test_test_takes_the_weights_that_training_left(trained, tool, train_argv, tm
     assert len((tmp_path / 'scores.csv').read_text().splitlines()) == 1 + 7
 
 
+def test_test_of_a_config_that_leaves_the_seed_open(trained, tool, train_argv):
+    config, _, work_dir, *options = train_argv(
+        options=('randomness._delete_=True', 'randomness.deterministic=False')
+    )
+    assert tool('test', config, work_dir + '/best.pth', *options) == (0, '')
+
+
 def test_pictures_of_every_image(trained, tool, train_argv, tmp_path):
     config, _, work_dir, *options = train_argv()
     code, err = tool(
