@@ -143,6 +143,12 @@ def is_known(name: str) -> bool:
         return any(registry.get(name) is not None for registry in _ALL)
 
 
+def _is_ours(name: str, kind: str) -> bool:
+    """Whether a ``type`` names one of these in a config of our scope: a ``'model'``, ..."""
+    with DefaultScope.overwrite_default_scope('mtkd_cd'):
+        return any(found.name == kind and found.get(name) is not None for found in _ALL)
+
+
 def similar_name(name: str) -> str:
     """``did you mean 'x'?`` for a ``type`` of a config that is in none of the registries, or what
     to do with a class of Open-CD's MTKD; empty where nothing in them is like it."""
@@ -235,4 +241,6 @@ def _refuse_names_nobody_takes(target: Any, settings: Mapping) -> None:
 def _unknown(name: str, registry: Registry) -> str:
     said = f'{name} is not in the {registry.scope}::{registry.name} registry'
     advice = similar_name(name) or 'check its spelling, or name its module in custom_imports'
+    if registry not in _ALL and _is_ours(name, registry.name):
+        advice = f"it is in scope mtkd_cd: write 'mtkd_cd.{name}', or default_scope = 'mtkd_cd'"
     return f'{said}: {advice}'

@@ -142,6 +142,11 @@ def test_user_error_in_a_loader_worker_is_its_message_alone(capsys):
             "'LEVIR_CD_Dataset'?",
         ),
         (dict(type='Xyz'), 'Xyz is not in the mtkd_cd::dataset registry: check its spelling'),
+        (
+            dict(type='LEVIR_CD_Dataset', _scope_='mmseg'),
+            "it is in scope mtkd_cd: write 'mtkd_cd.LEVIR_CD_Dataset', or default_scope = "
+            "'mtkd_cd'",
+        ),
         (dict(type='ConcatDataset', nope=1), "unexpected keyword argument 'nope'"),
     ],
 )
