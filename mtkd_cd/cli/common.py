@@ -340,8 +340,8 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 
 class ConfigOptions(argparse.Action):
-    """Reads ``KEY=VALUE`` arguments as mmengine does. What cannot be parsed is a usage error, not a
-    traceback."""
+    """Reads ``KEY=VALUE`` arguments as mmengine does, and rules, ``linear(low=0, high=3000)``, as
+    texts. What cannot be parsed is a usage error, not a traceback."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *args: Any
@@ -354,10 +354,19 @@ class ConfigOptions(argparse.Action):
                 'entries one by one (optim_wrapper.optimizer.lr=0.1), or put it in a config that '
                 'has yours as its _base_'
             )
+        # mmengine looks for the end of a comma within brackets without an end.
+        rules = [value for value in values if re.fullmatch(r'[\w.]+=\w+\([^()]*\)', value)]
+        others = [value for value in values if value not in rules]
         try:
-            DictAction(self.option_strings, self.dest)(parser, namespace, values, *args)
+            DictAction(self.option_strings, self.dest)(parser, namespace, others, *args)
+        except RecursionError:
+            parser.error(
+                f'--cfg-options {" ".join(others)}: a comma in brackets that follow a word cannot '
+                'be told from one between values: put the entry in a config'
+            )
         except (ValueError, AssertionError) as error:
             parser.error(f'--cfg-options takes KEY=VALUE pairs: {error}')
+        getattr(namespace, self.dest).update(rule.split('=', 1) for rule in rules)
 
 
 def user_message(error: BaseException) -> str | None:

@@ -83,15 +83,19 @@ class ModelSource:
 
     def identity(self, inferencer: ChangeInferencer) -> str:
         """A text that differs between models whose outputs may differ: a hash of the bundle, or of
-        config and weights."""
-        if inferencer.card.sha256:
-            return f'{self.backend}:{inferencer.card.sha256}'
+        config, weights and how the model takes its input, which options may change."""
+        card, routing = inferencer.card, inferencer.model.routing
+        if card.sha256 and not self.cfg_options:
+            return f'{self.backend}:{card.sha256}'
         digest = hashlib.sha256()
+        taken = dict(card.input_as_dict(), threshold=card.threshold, sha256=card.sha256)
+        taken['trained_bands'] = inferencer.trained_bands
+        if routing is not None:  # its file may have changed
+            taken['routing'] = (routing.cuts, routing.detectors)
+        digest.update(json.dumps(taken, sort_keys=True).encode())
         cfg = inferencer.model.cfg
         files: list[str | os.PathLike] = []
-        if Path(self.model).suffix.lower() == '.onnx' or cfg is None:
-            files = [self.model]
-        else:
+        if card.sha256 is None:  # of a config
             parts = {key: cfg.get(key) for key in ('model', 'data_preprocessor', 'test_pipeline')}
             digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
             if is_cascade(cfg):

@@ -213,6 +213,21 @@ def test_options_that_are_no_pairs_are_a_usage_error(capsys):
         with pytest.raises(SystemExit):
             parser.parse_args(['--cfg-options', 'b=1', value])
         assert 'a dict(...) is no value here: write its entries' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', 'a=[f(1, 2), 3]'])
+    assert 'put the entry in a config' in capsys.readouterr().err
+
+
+def test_rules_in_options_are_texts():
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    rule = 'linear(low=0, high=3000)'
+    arguments = ['a.radiometry=' + rule, 'b=1', 'c=percentile(2,98)']
+    assert parser.parse_args(['--cfg-options', *arguments]).cfg_options == {
+        'a.radiometry': rule,
+        'b': 1,
+        'c': 'percentile(2,98)',
+    }
 
 
 def test_data_arguments_reach_every_split_and_size():

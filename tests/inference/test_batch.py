@@ -17,7 +17,7 @@ import torch
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.jobs import Cluster
-from mtkd_cd.inference.batch import BatchOptions, read_results, run_batch
+from mtkd_cd.inference.batch import BatchOptions, ModelSource, read_results, run_batch
 from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.pair_lists import read_pairs, stacked_bands
 
@@ -462,6 +462,21 @@ def fc_ef(tmp_path) -> list[str]:
         '-m', 'configs/origin/fc_ef.py', '--weights', str(tmp_path / 'weights.pth'),
         '--device', 'cpu', '--cfg-options', *TINY,
     ]  # fmt: skip
+
+
+def test_maps_of_a_config_that_takes_its_input_otherwise_are_of_another_model(fc_ef):
+    def identity(**options: object) -> str:
+        small = {key: int(value) for key, value in (option.split('=') for option in fc_ef[7:])}
+        source = ModelSource(fc_ef[1], fc_ef[3], 'cpu', cfg_options={**small, **options})
+        return source.identity(source.open())
+
+    data = 'test_dataloader.dataset'
+    others = (
+        {f'{data}.radiometry': 'linear(low=0, high=100)'},
+        {f'{data}.bands': [3, 2, 1]},
+        {'train_dataloader.dataset.pipeline.3.crop_size': (64, 64)},  # the window
+    )
+    assert len({identity(), identity(), *(identity(**other) for other in others)}) == 4
 
 
 @pytest.mark.slow
