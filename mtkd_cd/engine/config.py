@@ -243,6 +243,14 @@ def innermost_data(data: Any) -> Any:
     return data
 
 
+def data_sets(data: Any) -> list[Any]:
+    """All data sets behind wrappers, also behind one of several (``ConcatDataset``); at least
+    one."""
+    inner = innermost_data(data)
+    several = inner.get('datasets') or ()
+    return [one for part in several for one in data_sets(part)] or [inner]
+
+
 def is_cascade(cfg: Config) -> bool:
     """Whether the config's model is the O-P cascade, which is tested and not trained."""
     return is_type(cfg.get('model'), CASCADE)

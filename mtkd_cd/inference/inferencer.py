@@ -39,6 +39,7 @@ from mtkd_cd.inference.predictor import (
     model_from_config,
     model_from_detector,
     radiometry_of,
+    read_data,
 )
 from mtkd_cd.inference.raster import (
     NODATA,
@@ -1221,10 +1222,7 @@ def _pipeline(cfg: Any, arrays: bool) -> Compose:
     config."""
     steps = [dict(type='MultiImgLoadImageFromFile'), dict(type='MultiImgPackSegInputs')]
     if cfg is not None and cfg.get('test_dataloader'):
-        dataset = cfg.test_dataloader.dataset
-        while 'pipeline' not in dataset and 'dataset' in dataset:
-            dataset = dataset.dataset
-        steps = [copy.deepcopy(dict(step)) for step in dataset.get('pipeline', steps)]
+        steps = [copy.deepcopy(dict(step)) for step in read_data(cfg).get('pipeline', steps)]
     elif cfg is not None and cfg.get('test_pipeline'):
         steps = [copy.deepcopy(dict(step)) for step in cfg.test_pipeline]
     kept = []

@@ -23,7 +23,7 @@ from mtkd_cd.data.radiometry import Identity, Rule, from_spec
 from mtkd_cd.engine.config import (
     DISTILLER,
     check_exists,
-    innermost_data,
+    data_sets,
     is_cascade,
     is_type,
     load_config,
@@ -391,12 +391,28 @@ def card_of(detector: Detector, cfg: Config | None = None, name: str = '') -> Ca
     )
 
 
+def read_data(cfg: Config | None) -> Mapping[str, Any]:
+    """The config of the data set that a config's test reads, below its wrappers; of several the
+    first, with a warning where others are read otherwise. Empty where there is no test."""
+    loader = (cfg or {}).get('test_dataloader') or {}
+    if not loader.get('dataset'):
+        return {}
+    first, *others = data_sets(loader['dataset'])
+    for key in ('pipeline', 'bands', 'radiometry'):
+        if any(other.get(key) != first.get(key) for other in others):
+            warnings.warn(
+                f'the test reads several data sets, of which {key} differs: pairs are read as in '
+                f'the first, {first.get("data_root")}',
+                stacklevel=2,
+            )
+    return first
+
+
 def data_settings(cfg: Config | None) -> tuple[tuple[int, ...] | None, Rule]:
     """Numbers of the bands that a config's test reads, ``None`` where it names none, and the rule
     for their values. Percentiles of a training split are not in a config: their rule is unfitted.
     """
-    loader = (cfg or {}).get('test_dataloader') or {}
-    data = innermost_data(loader['dataset']) if loader.get('dataset') else {}
+    data = read_data(cfg)
     bands, radiometry = data.get('bands'), data.get('radiometry')
     return (
         None if bands is None else tuple(bands),
@@ -412,7 +428,15 @@ def radiometry_of(cfg: Config | None) -> Rule:
     if rule.fitted:
         return rule
     assert cfg is not None
-    data = innermost_data(cfg.test_dataloader.dataset)
+    data = read_data(cfg)
+    roots = {str(one.get('data_root')) for one in data_sets(cfg.test_dataloader.dataset)}
+    if len(roots) > 1:
+        warnings.warn(
+            f'the test reads {len(roots)} data sets, which have percentiles of their own: those of '
+            'each pair are taken',
+            stacklevel=2,
+        )
+        return rule
     key = repr(dict(data))
     if key not in _percentiles:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mtkd_cd')):

@@ -125,6 +125,36 @@ def test_pairs_rasters_arrays_and_bundles_are_read_as_in_the_training(root, trai
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_pairs_are_read_as_by_a_test_of_several_data_sets(root, trained, tmp_path):
+    cfg, weights = trained('linear(low=0, high=3000)')
+    steps = cfg.test_dataloader.dataset.pipeline
+    steps.insert(1, dict(type='MultiImgResize', scale=(16, 16)))
+    wanted = apis.ChangeInferencer(cfg, weights)([pair_of(root)])[0].probability
+    one = cfg.test_dataloader.dataset.to_dict()
+    cfg.test_dataloader.dataset = dict(
+        type='RepeatDataset', times=1, dataset=dict(type='ConcatDataset', datasets=[one, one])
+    )
+    bundle = tmp_path / 'several.mtkd'
+    create_bundle(cfg, weights, bundle, validation=False)
+    for model in (apis.ChangeInferencer(cfg, weights), apis.ChangeInferencer(bundle)):
+        (found,) = model([pair_of(root)])
+        np.testing.assert_array_equal(found.probability, wanted)
+    other = dict(one, data_root='elsewhere', radiometry='linear(low=0, high=4000)')
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, other])
+    with pytest.warns(UserWarning, match='radiometry differs: pairs are read as in the first'):
+        (found,) = apis.ChangeInferencer(cfg, weights)([pair_of(root)])
+    np.testing.assert_array_equal(found.probability, wanted)
+
+
+def test_percentiles_of_several_data_sets_are_those_of_the_pair(root, trained):
+    cfg, _ = trained('percentile(2, 98)')
+    one = cfg.test_dataloader.dataset.to_dict()
+    sets = [one, dict(one, data_root='elsewhere')]
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=sets)
+    with pytest.warns(UserWarning, match='reads 2 data sets, which have percentiles of their own'):
+        assert not predictor.radiometry_of(cfg).fitted
+
+
 def test_calibration_reads_the_bands_of_the_training(root, inferencer_of):
     card = inferencer_of(
         Constant(0.5),
