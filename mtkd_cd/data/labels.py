@@ -370,12 +370,15 @@ def _check_black_and_white(
             (values >= 256 - _NOISE) & (values < 255)
         ).any()
         if class_numbers and not lossy:
-            _refuse(
-                path,
-                values,
-                'these look like class numbers'
-                + (', with 255 for ignored' if 255 in values else ''),
-            )
+            reason = 'these look like class numbers'
+            if values.tolist() == [0, 1, 255]:
+                reason += (
+                    ', with 255 for ignored, which data sets read with format_seg_map=None and '
+                    'scores with --ignore-index 255'
+                )
+            elif 255 in values:
+                reason += ', with 255 for ignored'
+            _refuse(path, values, reason)
         return
     edges = cv2.inRange(gray, _NOISE, 255 - _NOISE)
     flat = (cv2.erode(gray, _SQUARE) == cv2.dilate(gray, _SQUARE)) & (edges > 0)

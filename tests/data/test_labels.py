@@ -239,6 +239,14 @@ def test_what_is_not_ignored_needs_a_known_coding(tmp_path):
         read_label(save(tmp_path / 'a.png', stripes), format_seg_map='to_binary', ignored_value=255)
 
 
+def test_coding_with_ignored_pixels_is_named_where_another_is_read(tmp_path):
+    stripes = np.repeat(np.array([0, 1, 255], np.uint8), 16)[:, None].repeat(64, 1)
+    path = save(tmp_path / 'a.png', stripes)
+    with pytest.raises(UserError, match=r'format_seg_map=None and scores with --ignore-index 255'):
+        read_label(path, format_seg_map='to_binary')
+    assert set(np.unique(read_label(path))) == {0, 1, 255}
+
+
 @pytest.mark.parametrize(
     ('dtype', 'nodata'), [(np.uint8, 255), (np.uint8, 7), (np.int16, -9999), (np.float32, np.nan)]
 )
