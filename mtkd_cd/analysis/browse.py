@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.structures import SegDataSample
 
-from mtkd_cd.core.car import CARPartition, change_area_ratio
+from mtkd_cd.core.car import IGNORE_INDEX, CARPartition, change_area_ratio
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.drawing.error_map import mask_image
@@ -22,6 +22,7 @@ from mtkd_cd.drawing.panel import Row, Sheet, png_bytes
 from mtkd_cd.engine.replay import NumberedSampler, SeededDataset
 from mtkd_cd.evaluation.image_names import image_name, image_paths
 from mtkd_cd.models.mtkd.teacher_choice import TeacherChoice
+from mtkd_cd.models.mtkd.unlabelled import is_unlabelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +33,11 @@ class TrainingPair:
         name: Name of the image.
         date_a: (H, W, 3) uint8 RGB.
         date_b: The same.
-        label: (H, W): 0, 1 or 255 = ignored; ``None`` where the pipeline loads none.
+        label: (H, W): 0, 1 or 255 = ignored; ``None`` for a pair without a label.
         stored_car: CAR of the label before augmentation; ``None`` where the pipeline brings none.
         car: CAR of ``label`` over its valid pixels.
-        range: The range, and so the teacher, that the config's distiller would choose; of other
-            configs, one with its defaults.
+        range: The range, and so the teacher, that the config's distiller would choose by the
+            label; of other configs, one with its defaults.
         opencd_range: The range that Open-CD 1.1.0 would choose: by the augmented label, ignored
             pixels counted as change, ``<`` at the thresholds.
     """
@@ -122,7 +123,10 @@ def _training_pair(
         .numpy()
         for date in inputs.float().chunk(2)
     )
-    label = data_sample.gt_sem_seg.data[0].numpy() if 'gt_sem_seg' in data_sample else None
+    ignore_index = model.get('ignore_index', IGNORE_INDEX)
+    label = (
+        None if is_unlabelled(data_sample, ignore_index) else data_sample.gt_sem_seg.data[0].numpy()
+    )
     ranges: dict[str, str | None] = {'range': None, 'opencd_range': None}
     if label is not None:
         own = {key: model[key] for key in ('car_source', 'compat', 'ignore_index') if key in model}
@@ -165,6 +169,8 @@ def pairs_summary(pairs: Sequence[TrainingPair], partition: CARPartition) -> str
         f'{name} {sum(pair.range == name for pair in pairs)}' for name in partition.names
     )
     others = sum(pair.opencd_range != pair.range for pair in pairs)
+    if unlabelled := sum(pair.label is None for pair in pairs):
+        counts += f', without a label {unlabelled}'
     return f"{len(pairs)} pairs: {counts}; Open-CD's rule would choose another teacher for {others}"
 
 

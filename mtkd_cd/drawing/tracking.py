@@ -1,6 +1,7 @@
 """Curves and pictures of a run in TensorBoard and WandB, by mmengine's visualiser."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -70,10 +71,20 @@ class WandbIterVisBackend(WandbVisBackend):
 
     WandB counts calls, mmengine's backend drops the iteration; and it uploads every ``*.py`` below
     the current folder.
+
+    Raises:
+        UserError: WandB cannot begin a run, for instance without a key.
     """
 
     def _init_env(self) -> None:
-        super()._init_env()
+        errors = import_module('wandb.errors')
+        try:
+            super()._init_env()
+        except errors.Error as error:
+            raise UserError(
+                f'visualizer.trackers: WandB says: {error} Or set WANDB_MODE=offline, which keeps '
+                'the run on this machine'
+            ) from error
         self._wandb.define_metric('iter')
         self._wandb.define_metric('*', step_metric='iter')
 

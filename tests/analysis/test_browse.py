@@ -15,7 +15,13 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mtkd_cd.analysis import browse
-from mtkd_cd.analysis.browse import TrainingPair, pair_row, partition_of, training_pairs
+from mtkd_cd.analysis.browse import (
+    TrainingPair,
+    pair_row,
+    pairs_summary,
+    partition_of,
+    training_pairs,
+)
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import load_config, set_data, set_image_size
@@ -177,6 +183,19 @@ def test_a_row_says_the_ranges_and_draws_ignored_pixels_gray():
     assert list(
         pair_row(TrainingPair('a.png', image, image, None, None, None, None, None)).tiles
     ) == ['A', 'B']
+
+
+def test_pairs_whose_labels_training_does_not_see_have_no_range(data):
+    cfg = _config(data)
+    cfg.train_dataloader.dataset = dict(
+        type='UnlabelledDataset', dataset=cfg.train_dataloader.dataset
+    )
+    pairs = list(training_pairs(cfg, 3))
+    assert [(pair.label, pair.range, pair.opencd_range) for pair in pairs] == [(None,) * 3] * 3
+    assert pairs_summary(pairs, CARPartition()) == (
+        "3 pairs: small 0, medium 0, large 0, without a label 3; Open-CD's rule would choose "
+        'another teacher for 0'
+    )
 
 
 def test_the_partition_is_the_models_or_the_datas_or_the_evaluators(data):

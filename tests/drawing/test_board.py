@@ -206,6 +206,18 @@ def test_unknown_and_uninstalled_trackers_are_refused(tmp_path, monkeypatch):
         TrackingVisualizer('b', save_dir=str(tmp_path))
 
 
+def test_wandb_without_a_key_is_a_line(tmp_path, monkeypatch):
+    pytest.importorskip('wandb')
+    for name in ('HOME', 'WANDB_DIR', 'WANDB_CONFIG_DIR'):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv('WANDB_API_KEY', raising=False)
+    monkeypatch.setenv('WANDB_MODE', 'online')
+    monkeypatch.setenv('WANDB_SILENT', 'true')
+    tracker = TrackingVisualizer('c', trackers='wandb', save_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r'WandB says: .*WANDB_MODE=offline'):
+        tracker.add_scalar('loss', 1.0, step=1)
+
+
 def test_the_tracking_base_goes_beside_every_other_base(tmp_path):
     config = tmp_path / 'mine.py'
     bases = [str(ROOT / 'configs' / name) for name in ('mtkd/fc_ef.py', '_base_/tracking.py')]
