@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,12 @@ def list_models() -> list[str]:
 
 
 def get_config(
-    model: str,
+    model: str | os.PathLike,
     strategy: str = 'origin',
     *,
     range: str | None = None,
     fold: int | None = None,
-    thresholds: Sequence[float] | None = None,
+    thresholds: float | Sequence[float] | None = None,
     routing: str | None = None,
     teachers: str | None = None,
     **options: Any,
@@ -56,16 +57,20 @@ def get_config(
     named = Strategy.parse(strategy)
     recipe = RecipeOptions(
         CONFIGS,
-        thresholds=thresholds or named.thresholds,
         routing=routing or named.routing,
         teachers=teachers or named.teachers or None,
-        **{'match': named.match, 'folds': named.folds or None, **options},
+        **{
+            'thresholds': thresholds or named.thresholds,
+            'match': named.match,
+            'folds': named.folds or None,
+            **options,
+        },
     )
     wanted = recipe.strategy(named.kind)
     if wanted.kind == 'partition' and range is None:
         range = wanted.partition.names[0]
     step = Step(wanted, 'train', range, fold_of_step(wanted, fold))
-    return step_config(step, model, recipe)
+    return step_config(step, os.fspath(model), recipe)
 
 
 def as_config(cfg: Config | str | Path) -> Config:

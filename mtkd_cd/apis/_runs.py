@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +71,7 @@ def test(
     """Test a config, as ``mtkd-cd test`` does.
 
     Args:
-        cfg: A config of :func:`mtkd_cd.apis.get_config`, which is changed in place, or the path of
-            a file.
+        cfg: A config of :func:`mtkd_cd.apis.get_config`, or the path of a file.
         weights: A checkpoint; default: the ``best.pth`` that the config's training left, and for a
             cascade those of origin and specialists.
         out: Table of each image to write, ``.json`` or ``.csv``.
@@ -89,7 +90,7 @@ def test(
     from mtkd_cd.engine.config import is_cascade, set_machine, work_dir_of
     from mtkd_cd.engine.run import run_test
 
-    cfg = as_config(cfg)
+    cfg = copy.deepcopy(as_config(cfg))  # the caller may train on, or test again
     training_dir = work_dir_of(cfg)
     if weights is None and not is_cascade(cfg):
         weights = training_dir / BEST
@@ -99,23 +100,27 @@ def test(
 
 
 def run_recipe(
-    model: str, strategies: Sequence[str] | None = None, **options: Any
+    model: str | os.PathLike, strategies: str | Iterable[str] | None = None, **options: Any
 ) -> RecipeResults:
     """The whole recipe for one model, as ``mtkd-cd recipe`` runs it: origin, specialists, O-P test,
     student, test, one table. Finished steps are skipped, an interrupted one goes on.
 
     Args:
         model: A name of :func:`mtkd_cd.apis.list_models`, or the path of an origin's config.
-        strategies: What to do now, of ``origin``, ``partition``, ``op``, ``continued``, ``mtkd``;
-            default: as in the paper.
+        strategies: What to do now: one or several of ``origin``, ``partition``, ``op``,
+            ``continued``, ``mtkd``; default: as in the paper.
         options: Fields of :class:`mtkd_cd.recipe.options.RecipeOptions`, for instance
             ``data_root``, ``work_dir``, ``iters``, ``thresholds``.
 
     Raises:
-        UserError: Unknown model or option value, bad data, a work dir that holds another run.
+        UserError: Unknown model, strategy or option value, bad data, a work dir that holds another
+            run.
     """
+    from mtkd_cd.core.strategy import Strategy
     from mtkd_cd.recipe.options import RecipeOptions
     from mtkd_cd.recipe.steps import PAPER_KINDS
     from mtkd_cd.recipe.steps import run_recipe as run
 
-    return run(model, RecipeOptions(CONFIGS, **options), strategies or PAPER_KINDS)
+    named = [strategies] if isinstance(strategies, str) else strategies or PAPER_KINDS
+    kinds = [Strategy(kind).kind for kind in named]
+    return run(os.fspath(model), RecipeOptions(CONFIGS, **options), kinds)

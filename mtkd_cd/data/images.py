@@ -275,15 +275,16 @@ def fill_of(channels: int) -> np.ndarray:
     return mean[::-1] if channels == len(RGB_MEAN) else mean
 
 
-def band_numbers(text: str) -> tuple[int, ...]:
-    """Numbers of bands from 1, separated by commas, as options give them.
+def band_numbers(text: str | Sequence[int]) -> tuple[int, ...]:
+    """Numbers of bands from 1, separated by commas, as options give them, or in a list.
 
     Raises:
         UserError: Anything else.
     """
     try:
-        bands = tuple(int(part) for part in text.split(','))
-    except ValueError:
+        parts = text.split(',') if isinstance(text, str) else text
+        bands = tuple(int(part) for part in parts)
+    except (ValueError, TypeError):
         bands = ()
     if not bands or min(bands) < 1:
         raise UserError(f'bands {text!r}: numbers from 1 with commas are needed, as 4,3,2')

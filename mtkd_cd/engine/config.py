@@ -157,14 +157,18 @@ def is_type(node: Any, *names: str) -> bool:
             itself, as in mmengine's pure-Python configs.
         names: Of classes.
     """
+    return _type_name(node) in names
+
+
+def _type_name(node: Any) -> str:
     kind = node.get('type') if isinstance(node, Mapping) else None
-    name = kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
-    return name in names
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
 
 
 def model_of(cfg: Config) -> str:
-    """The model's name: the config file's."""
-    return Path(cfg.filename).stem
+    """The model's name: the config file's. A config that was not read from a file goes by its
+    detector's class."""
+    return Path(cfg.filename).stem if cfg.filename else _type_name(cfg.model)
 
 
 def strategy_of(cfg: Config) -> Strategy:

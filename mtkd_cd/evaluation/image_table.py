@@ -351,8 +351,9 @@ def _provenance(path: str | os.PathLike, stored: Mapping[str, Any]) -> Provenanc
 
 
 def _read_json(path: str | os.PathLike) -> dict[str, Any]:
+    text = _read_text(path)
     try:
-        stored = json.loads(_read_text(path))
+        stored = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f'{path} is not valid JSON ({error}): write the table again') from error
     images = stored.get('images') if isinstance(stored, dict) else None

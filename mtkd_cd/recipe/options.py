@@ -177,11 +177,15 @@ class RecipeOptions:
             value, choices = getattr(self, one.name), one.metadata['choices']
             if choices and value not in choices:
                 raise UserError(f'{one.name}={value!r}: choose one of {", ".join(choices)}')
+            least = one.metadata['least']
+            if least is not None and value is not None and not _counts(value, least):
+                raise UserError(f'{one.name}={value!r}: a whole number from {least} up is needed')
         self.strategy('mtkd')
 
     def strategy(self, kind: str) -> Strategy:
         """The strategy of this kind in the variant that the options ask for."""
-        thresholds = tuple(self.thresholds or DEFAULT_THRESHOLDS)
+        given = self.thresholds or DEFAULT_THRESHOLDS
+        thresholds = (given,) if isinstance(given, (int, float)) else tuple(given)
         teachers = self.teachers or ''
         name = Path(teachers).stem if teachers.endswith('.py') else teachers
         return Strategy(kind, thresholds, self.routing, name, self.match, self.folds or 0)
@@ -189,6 +193,10 @@ class RecipeOptions:
     def layout(self, model: str) -> Layout:
         """Where the files of a model are."""
         return Layout(model, Path(self.work_dir))
+
+
+def _counts(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def option_fields(*scopes: str) -> Iterator[dataclasses.Field]:

@@ -1,5 +1,7 @@
 """The functions of ``mtkd_cd.apis`` that need no trained model."""
 
+from pathlib import Path
+
 import pytest
 
 from mtkd_cd import apis
@@ -30,6 +32,8 @@ def test_options_and_variants_reach_the_config():
     assert tuple(cfg.model.thresholds) == (0.1,)
     assert cfg.train_cfg.max_iters == 50  # a student trains half as long
     assert cfg.train_dataloader.dataset.data_root == 'my/data'
+    several = apis.get_config(Path('configs/origin/fc_ef.py'), thresholds=0.1, bands=[4, 3, 2, 8])
+    assert several.train_dataloader.dataset.bands == [4, 3, 2, 8]
     large = apis.get_config('fc_ef', 'partition', range='large')
     assert large.train_dataloader.dataset.range == 'large'
     assert large.work_dir.endswith('large')
@@ -40,6 +44,15 @@ def test_unknown_model_and_option_are_refused():
         apis.get_config('fc_eff')
     with pytest.raises(TypeError, match='nope'):
         apis.get_config('fc_ef', nope=1)
+
+
+@pytest.mark.parametrize(
+    'option', [dict(iters=0), dict(crop_size=-1), dict(image_size=(64, 64)), dict(num_workers='2')]
+)
+def test_options_that_count_are_whole_numbers(option):
+    (name,) = option
+    with pytest.raises(UserError, match=rf'{name}=.*: a whole number from [01] up is needed'):
+        apis.get_config('fc_ef', **option)
 
 
 def test_every_public_name_can_be_had():

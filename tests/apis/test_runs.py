@@ -1,8 +1,10 @@
 """Training, testing and the recipe through ``mtkd_cd.apis``, against each other."""
 
 import pytest
+from mmengine.config import Config
 
 from mtkd_cd import apis
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.evaluation import load_table
 from tests.conftest import TINY, UNSERIALIZED
@@ -67,3 +69,33 @@ def test_recipe_goes_on_where_it_stopped(options):
     assert weights.stat().st_mtime_ns == written
     assert set(results.metrics) == {Strategy('origin'), Strategy('continued')}
     assert set(results.differences) == {Strategy('continued')}
+
+
+def test_a_config_is_tested_twice_and_trained_on(options):
+    cfg = apis.get_config('fc_ef', **options)
+    trained = apis.train(cfg)
+    before = cfg.to_dict()
+    first = apis.test(cfg)
+    assert cfg.to_dict() == before
+    assert apis.test(cfg) == first
+    assert apis.train(cfg, resume=True) == trained
+
+
+def test_a_config_that_was_not_read_from_a_file_is_trained(options, tmp_path):
+    cfg = Config(apis.get_config('fc_ef', **options).to_dict())
+    cfg.work_dir = str(tmp_path / 'own')
+    apis.train(cfg)
+    apis.test(cfg, out=tmp_path / 'table.json')
+    assert len(load_table(tmp_path / 'table.json')) == 7
+
+
+def test_strategies_of_a_recipe_are_one_name_or_any_of_them(options):
+    origin = apis.run_recipe('fc_ef', 'origin', **options)
+    assert set(origin.metrics) == {Strategy('origin')}
+    named = (name for name in ('continued', 'origin'))
+    assert set(apis.run_recipe('fc_ef', named, **options).metrics) == {
+        Strategy('origin'),
+        Strategy('continued'),
+    }
+    with pytest.raises(UserError, match=r"unknown strategy 'orign': there are origin, "):
+        apis.run_recipe('fc_ef', ['orign'], **options)

@@ -271,3 +271,9 @@ def test_a_csv_of_other_ranges_is_refused_unless_they_are_named(tmp_path):
     ):
         load_table(tmp_path / 'table.csv')
     assert load_table(tmp_path / 'table.csv', partition).partition == partition
+
+
+@pytest.mark.parametrize('name', ['none.json', 'none.csv'])
+def test_a_table_that_is_not_there_is_not_called_damaged(tmp_path, name):
+    with pytest.raises(UserError, match=rf'^cannot read the per-image table .*{name}: .*No such'):
+        load_table(tmp_path / name)
