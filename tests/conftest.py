@@ -5,7 +5,7 @@ import os
 import runpy
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmengine.logging import MMLogger
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from mtkd_cd.cli.common import run_tool
 from mtkd_cd.data.synthetic import make_dataset
@@ -41,6 +43,20 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def convolved() -> Iterator[set[torch.dtype]]:
+    """The types of what convolutions gave, in whatever module of this process."""
+    found: set[torch.dtype] = set()
+
+    def note(module, args, output):
+        if isinstance(module, nn.Conv2d):
+            found.add(output.dtype)
+
+    hook = register_module_forward_hook(note)
+    yield found
+    hook.remove()
 
 
 @pytest.fixture(scope='session')

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from mmcv.cnn.bricks import wrappers
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.precision import FULL, Precision, as_precision
 from mtkd_cd.models.graphs import Graphs
 from mtkd_cd.models.layers import AnyOrderInstanceNorm
 
-Precision = Literal['float32', 'bfloat16']
 _Module = TypeVar('_Module', bound=nn.Module)
 
 # Side of the images on which a network's batch norms are traced: enough for seven halvings.
@@ -44,7 +43,7 @@ _QUESTIONS = {
     *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point),
 }
 # The methods through which a detector in mmseg's form is asked for numbers.
-PREPARED_METHODS = ('forward', 'predict', 'inference')
+PREPARED_METHODS = ('forward', 'predict', 'inference', 'whole_inference')
 
 
 def prepare(
@@ -52,7 +51,7 @@ def prepare(
     *,
     fold: bool = True,
     channels_last: bool = True,
-    precision: Precision = 'float32',
+    precision: Precision = FULL,
     compiled: bool = False,
     graphs: bool = False,
 ) -> _Module:
@@ -83,8 +82,7 @@ def prepare(
     Raises:
         UserError: An unknown precision.
     """
-    if precision not in ('float32', 'bfloat16'):
-        raise UserError(f"precision={precision!r}: choose 'float32' or 'bfloat16'")
+    precision = as_precision(precision)
     prepared = _copy_with(detector, {tensor: tensor for tensor in _tensors(detector)}).eval()
     with torch.no_grad():
         if fold:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.inference.predictor import predict_samples
 from mtkd_cd.models.prepare import Prepared, fold_batch_norms, prepare
 
 _NAMES = sorted(
@@ -20,6 +21,7 @@ _NAMES = sorted(
 # of layers that prediction does not run.
 _NOT_FOLDED = dict(cgnet_vgg16=3, hanet=4, ifn_vgg16=21, lightcdnet_s=7, snunet_c16=15)
 _LARGE = ('cgnet_vgg16', 'hanet', 'ifn_vgg16')
+_FAST = ('bit_r18', 'changer_mitb0', 'fc_siam_diff', 'lightcdnet_s', 'stanet_r18')
 
 
 def _maps(model: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -137,6 +139,31 @@ class TestPrepare:
         assert found.dtype == torch.float32
         assert 1e-6 < _difference([expected], [found]) < 0.1
         assert torch.corrcoef(torch.stack((expected.flatten(), found.flatten())))[0, 1] > 0.99
+
+    @pytest.mark.parametrize(
+        'name',
+        [pytest.param(name, marks=() if name in _FAST else pytest.mark.slow) for name in _NAMES],
+    )
+    def test_bfloat16_is_no_further_off_than_autocast(
+        self, name, build_model, make_pairs, convolved
+    ):
+        """Autocast on the detector as it is rounds elsewhere, and as much."""
+        model = build_model(name, shallow=True).eval()
+        inputs, _ = make_pairs(1, 64)
+        prepared = prepare(model, precision='bfloat16')
+        exact = _maps(model, inputs)
+        with torch.autocast('cpu', torch.bfloat16):
+            rounded = [one.float() for one in _maps(model, inputs)]
+        convolved.clear()
+        found = _maps(prepared, inputs)
+        assert convolved == {torch.bfloat16}
+        rounding = _difference(exact, rounded)
+        assert 1e-4 < _difference(exact, found) < 2 * rounding
+        assert _difference(rounded, found) < 2 * rounding
+        for whole in (False, True):
+            for keep_logits in (False, True):
+                (sample,) = predict_samples(prepared, inputs, whole=whole, keep_logits=keep_logits)
+                assert sample.seg_logits.data.dtype == torch.float32
 
     def test_refuses_an_unknown_precision(self, build_model):
         with pytest.raises(UserError, match=r"'float16'.*'bfloat16'"):
