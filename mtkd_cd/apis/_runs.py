@@ -37,8 +37,8 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         launcher: How processes were started: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         amp: Mixed precision: float16 on a GPU, bfloat16 on the CPU.
-        costs: ``compile``, ``cache``, ``accumulate``, ``checkpoint_activations``, as
-            :func:`~mtkd_cd.engine.config.set_costs` takes them.
+        costs: ``compile``, ``cache``, ``accumulate``, ``checkpoint_activations``,
+            ``teacher_precision``, as :func:`~mtkd_cd.engine.config.set_costs` takes them.
 
     Returns:
         The record of the run: ``metric``, ``score`` and ``iter`` of the best weights, which are in

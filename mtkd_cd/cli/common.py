@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mtkd_cd.core.allocator import keep_freed_memory
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import os_error_message
+from mtkd_cd.core.precision import PRECISIONS, WHEN_IT_PAYS
 from mtkd_cd.core.processes import ending_together
 
 if TYPE_CHECKING:
@@ -255,6 +256,12 @@ def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
         '--checkpoint-activations',
         action='store_true',
         help='less memory, more time: compute transformer layers again in the backward pass',
+    )
+    parser.add_argument(
+        '--teacher-precision',
+        choices=PRECISIONS,
+        help="in what a student's teachers compute, default: the config's, else float32; "
+        + WHEN_IT_PAYS,
     )
 
 

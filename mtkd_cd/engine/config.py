@@ -17,6 +17,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS, found_config
+from mtkd_cd.core.precision import FULL, as_precision
 from mtkd_cd.core.processes import watch_others
 from mtkd_cd.core.strategy import Layout, Place, Strategy, of_each_fold, training_command
 from mtkd_cd.core.text import closest, did_you_mean
@@ -49,7 +50,14 @@ _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
     ),
 )
 # Arguments of `set_costs`.
-COSTS = ('amp', 'compile', 'cache', 'accumulate', 'checkpoint_activations')
+COSTS = (
+    'amp',
+    'compile',
+    'cache',
+    'accumulate',
+    'checkpoint_activations',
+    'teacher_precision',
+)
 SPECIALIST_DATA = 'CARPartitionDataset'
 FOLD_DATA = 'FoldDataset'
 CASCADE = 'OriginPartitionCascade'
@@ -684,6 +692,7 @@ def set_costs(
     cache: str = 'none',
     accumulate: int | None = None,
     checkpoint_activations: bool = False,
+    teacher_precision: str | None = None,
 ) -> None:
     """What training costs; call :func:`set_machine` first.
 
@@ -694,9 +703,10 @@ def set_costs(
         cache: ``'none'``, or see :func:`set_cache`.
         accumulate: See :func:`set_accumulation`.
         checkpoint_activations: See :func:`set_checkpointing`.
+        teacher_precision: See :func:`set_teacher_precision`; ``None`` leaves the config's own.
 
     Raises:
-        UserError: As :func:`set_amp` does.
+        UserError: As :func:`set_amp` and :func:`set_teacher_precision` do.
     """
     if amp:
         set_amp(cfg)
@@ -708,6 +718,8 @@ def set_costs(
         set_accumulation(cfg, accumulate)
     if checkpoint_activations:
         set_checkpointing(cfg)
+    if teacher_precision is not None:
+        set_teacher_precision(cfg, teacher_precision)
 
 
 def set_cache(cfg: Config, kind: str) -> None:
@@ -739,7 +751,29 @@ def set_compile(cfg: Config) -> None:
 
 def compile_teachers(cfg: Config) -> None:
     """Compile the teachers of a distiller; those of one architecture share what is compiled."""
-    cfg.model.teacher_options = {**cfg.model.get('teacher_options', {}), 'compiled': True}
+    _set_teacher_option(cfg, 'compiled', True)
+
+
+def set_teacher_precision(cfg: Config, precision: str) -> None:
+    """Let the teachers of a distiller compute in this precision.
+
+    Raises:
+        UserError: An unknown precision, or a config without teachers.
+    """
+    precision = as_precision(precision)
+    has_teachers = is_type(cfg.get('model'), DISTILLER)
+    if has_teachers and precision != cfg.model.get('teacher_options', {}).get('precision', FULL):
+        _set_teacher_option(cfg, 'precision', precision)
+    elif not has_teachers and precision != FULL:
+        raise UserError(
+            f'--teacher-precision {precision}: {cfg.filename} has no teachers, its model is '
+            f'{cfg.model.get("type")}; leave it out, or train the config of that name in '
+            'configs/mtkd/'
+        )
+
+
+def _set_teacher_option(cfg: Config, name: str, value: Any) -> None:
+    cfg.model.teacher_options = {**cfg.model.get('teacher_options', {}), name: value}
 
 
 def set_checkpointing(cfg: Config) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.precision import PRECISIONS, WHEN_IT_PAYS
 from mtkd_cd.core.strategy import MATCHES, TEACHINGS, WORK_DIRS, Layout, Strategy
 
 # Kinds of the strategies that make up the paper's recipe.
@@ -145,6 +146,10 @@ class RecipeOptions:
     checkpoint_activations: bool = option(
         'less memory, more time: compute transformer layers again in the backward pass', False
     )
+    teacher_precision: str | None = option(
+        f"in what a student's teachers compute, default: float32; {WHEN_IT_PAYS}",
+        choices=PRECISIONS,
+    )
     device: str = option('where to run', 'auto', choices=('auto', 'cpu', 'cuda'))
     launcher: str = option(
         'how processes were started',
@@ -175,7 +180,7 @@ class RecipeOptions:
     def __post_init__(self) -> None:
         for one in option_fields():
             value, choices = getattr(self, one.name), one.metadata['choices']
-            if choices and value not in choices:
+            if choices and value not in (*choices, one.default):
                 raise UserError(f'{one.name}={value!r}: choose one of {", ".join(choices)}')
             least = one.metadata['least']
             if least is not None and value is not None and not _counts(value, least):

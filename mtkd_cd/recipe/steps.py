@@ -248,7 +248,8 @@ def origin_config(model: str, options: RecipeOptions) -> Config:
         cfg.optim_wrapper.optimizer.lr = options.lr
     if options.seed is not None:
         cfg.setdefault('randomness', {})['seed'] = options.seed
-    adjust.set_costs(cfg, **{name: getattr(options, name) for name in adjust.COSTS})
+    costs = {name: getattr(options, name) for name in adjust.COSTS}
+    adjust.set_costs(cfg, **costs | dict(teacher_precision=None))  # it has no teachers yet
     return cfg
 
 
@@ -269,8 +270,10 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
     adjust.merge_options(cfg, again)
     if kind == 'partition' and options.specialists_from == 'origin':
         cfg.load_from = str(layout.weights(Strategy('origin')))
-    if kind == 'mtkd' and options.compile:  # the origin's config has no teachers yet
+    if kind == 'mtkd' and options.compile:
         adjust.compile_teachers(cfg)
+    if kind == 'mtkd' and options.teacher_precision is not None:
+        adjust.set_teacher_precision(cfg, options.teacher_precision)
     iters = _iterations(kind, options)
     if iters is not None:
         adjust.set_iters(cfg, iters)

@@ -133,3 +133,28 @@ def test_accumulated_gradients_are_those_of_the_large_batch():
         results.append(model.weight.detach())
     torch.testing.assert_close(*results)
     assert not torch.equal(results[0], start.weight)
+
+
+def test_precision_of_teachers_is_put_into_their_options():
+    cfg = load_config('configs/mtkd/fc_ef.py')
+    cfg.model.teacher_options = dict(compiled=True)
+    set_costs(cfg, teacher_precision='float32')
+    assert cfg.model.teacher_options == dict(compiled=True)  # as it is without a word
+    set_costs(cfg, teacher_precision='bfloat16')
+    assert cfg.model.teacher_options == dict(compiled=True, precision='bfloat16')
+    set_costs(cfg)
+    assert cfg.model.teacher_options.precision == 'bfloat16'
+    set_costs(cfg, teacher_precision='float32')
+    assert cfg.model.teacher_options.precision == 'float32'
+
+
+def test_precision_of_teachers_needs_teachers(tool, train_argv, tmp_path):
+    code, error = tool('train', *train_argv('origin', '--teacher-precision', 'bfloat16'))
+    assert code == 2
+    assert 'fc_ef.py has no teachers, its model is DIEncoderDecoder' in error
+    assert 'configs/mtkd/' in error
+    assert not (tmp_path / 'work').exists()
+    cfg = load_config('configs/origin/fc_ef.py')
+    set_costs(cfg, teacher_precision='float32')
+    with pytest.raises(UserError, match="'half': choose 'float32' or 'bfloat16'"):
+        set_costs(cfg, teacher_precision='half')

@@ -23,6 +23,7 @@ from mtkd_cd.engine.config import check_checkpoints, load_config, set_costs
 from mtkd_cd.engine.record import file_digest, write_json, write_record
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.evaluation.scores import MEAN_NAMES
+from mtkd_cd.experiments.matrix import RUN_SETTINGS
 from mtkd_cd.inference import bundle
 from mtkd_cd.inference.bundle import SUFFIX, Bundle
 from mtkd_cd.recipe import steps
@@ -509,6 +510,17 @@ def test_compiled_recipe_compiles_the_teachers_as_a_compiled_training_does(tmp_p
     assert both.model.teacher_options == dict(precision='bfloat16', compiled=True)
     control = step_config(Step(Strategy('continued'), 'train'), 'fc_ef', options)
     assert 'teacher_options' not in control.model
+
+
+def test_precision_of_teachers_concerns_the_student_alone(tmp_path):
+    options = RecipeOptions(CONFIGS, tmp_path, teacher_precision='bfloat16', compile=True)
+    for step in recipe(Strategy('mtkd')):
+        model = step_config(step, 'fc_ef', options).model
+        wanted = dict(compiled=True, precision='bfloat16') if step.strategy.kind == 'mtkd' else None
+        assert model.get('teacher_options') == wanted
+    with pytest.raises(UserError, match=r'teacher_precision=.*float32, bfloat16'):
+        replace(options, teacher_precision='float16')
+    assert 'teacher_precision' in RUN_SETTINGS  # of an experiment
 
 
 def test_missing_start_of_an_own_config_is_made_by_a_command_with_that_config(tmp_path):

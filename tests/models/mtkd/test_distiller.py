@@ -619,3 +619,25 @@ def test_pickle_with_code_is_refused(toy, tmp_path):
 def test_bad_arguments_are_refused(toy, wrong, message):
     with pytest.raises(UserError, match=message):
         MODELS.build(dict(type='MultiTeacherDistiller', student=toy.config(), **wrong))
+
+
+def test_teachers_in_bfloat16_teach_a_float32_student(toy, convolved):
+    exact, rounded = (
+        without_dropout(build(toy, teacher_options=options))
+        for options in ({}, dict(precision='bfloat16'))
+    )
+    wanted = exact.loss(INPUTS, toy.samples(CARS))
+    assert convolved == {torch.float32}
+    found = rounded.loss(INPUTS, toy.samples(CARS))
+    assert convolved == {torch.float32, torch.bfloat16}
+    assert torch.equal(found['decode.loss_ce'], wanted['decode.loss_ce'])
+    assert found['loss_distill'].dtype == torch.float32
+    assert found['loss_distill'] != wanted['loss_distill']
+    torch.testing.assert_close(found['loss_distill'], wanted['loss_distill'], rtol=0.02, atol=0)
+    # Autocast does not reach teachers that are asked together.
+    options = dict(teacher_options=dict(precision='bfloat16'))
+    auto = without_dropout(build(toy, teacher_batching='auto', **options))
+    assert torch.equal(auto.loss(INPUTS, toy.samples(CARS))['loss_distill'], found['loss_distill'])
+    stacked = build(toy, teacher_batching='stacked', **options)
+    with pytest.raises(UserError, match=r"cannot be asked together.*Take 'grouped'"):
+        stacked.loss(INPUTS, toy.samples(CARS))
