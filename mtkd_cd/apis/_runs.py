@@ -67,6 +67,7 @@ def test(
     work_dir: str | Path | None = None,
     device: str = 'auto',
     launcher: str = 'none',
+    precision: str | None = None,
 ) -> dict[str, float]:
     """Test a config, as ``mtkd-cd test`` does.
 
@@ -79,6 +80,8 @@ def test(
         work_dir: Folder of the log; default: ``test`` in the work dir of the training.
         device: ``auto``, ``cpu`` or ``cuda``.
         launcher: How processes were started: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        precision: In what the network computes, ``'float32'`` or ``'bfloat16'``; default: the
+            config's ``precision``, else float32.
 
     Returns:
         The metrics, in percent.
@@ -87,7 +90,7 @@ def test(
         UserError: The config, its data or a checkpoint are no good.
     """
     from mtkd_cd.core.strategy import BEST
-    from mtkd_cd.engine.config import is_cascade, set_machine, work_dir_of
+    from mtkd_cd.engine.config import is_cascade, set_machine, set_precision, work_dir_of
     from mtkd_cd.engine.run import run_test
 
     cfg = copy.deepcopy(as_config(cfg))  # the caller may train on, or test again
@@ -96,6 +99,8 @@ def test(
         weights = training_dir / BEST
     cfg.work_dir = str(work_dir or training_dir / 'test')
     set_machine(cfg, device, launcher)
+    if precision is not None:
+        set_precision(cfg, precision)
     return run_test(cfg, weights, out=out, show_dir=show_dir)
 
 

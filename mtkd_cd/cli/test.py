@@ -16,6 +16,7 @@ from mtkd_cd.cli.common import (
     add_run_arguments,
     apply_data_arguments,
 )
+from mtkd_cd.core.precision import PRECISIONS, WHEN_IT_PAYS
 from mtkd_cd.core.strategy import BEST
 from mtkd_cd.evaluation.image_table import NUM_QUANTILES, check_table_suffix, load_table
 
@@ -43,6 +44,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action='store_true',
         help="average over views of each pair: the config's tta_pipeline, else mirrored both ways",
     )
+    parser.add_argument(
+        '--precision',
+        choices=PRECISIONS,
+        help=f"in what the network computes, default: the config's, else float32; {WHEN_IT_PAYS}",
+    )
     add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)
@@ -59,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         is_cascade,
         load_config,
         set_machine,
+        set_precision,
         set_range,
         strategy_of,
         work_dir_of,
@@ -76,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = args.checkpoint or (None if is_cascade(cfg) else training_dir / BEST)
     cfg.work_dir = args.work_dir or str(training_dir / 'test')
     set_machine(cfg, args.device, args.launcher)
+    if args.precision:
+        set_precision(cfg, args.precision)
     set_provenance(cfg, strategy_of(cfg))
     # JSON, whatever --out says: it keeps the CAR ranges too.
     path = Path(cfg.work_dir, TABLE)

@@ -17,7 +17,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS, found_config
-from mtkd_cd.core.precision import FULL, as_precision
+from mtkd_cd.core.precision import FULL, Precision, as_precision
 from mtkd_cd.core.processes import watch_others
 from mtkd_cd.core.strategy import Layout, Place, Strategy, of_each_fold, training_command
 from mtkd_cd.core.text import closest, did_you_mean
@@ -36,6 +36,7 @@ _RUNNER_KEYS = (  # what a config may hold beside what the shipped ones do
         'efficient_conv_bn_eval',
         'experiment_name',
         'find_unused_parameters',
+        'precision',
         'student_model',
         'student_train_dataloader',
     ),
@@ -266,6 +267,27 @@ def data_sets(data: Any) -> list[Any]:
 def is_cascade(cfg: Config) -> bool:
     """Whether the config's model is the O-P cascade, which is tested and not trained."""
     return is_type(cfg.get('model'), CASCADE)
+
+
+def precision_of(cfg: Config) -> Precision:
+    """The precision of a config's test: of a cascade its model's, else ``precision`` at the top.
+
+    Raises:
+        UserError: There is no such precision.
+    """
+    of_model = cfg.model.get('precision') if is_cascade(cfg) else None
+    return as_precision(of_model or cfg.get('precision') or FULL)
+
+
+def set_precision(cfg: Config, precision: str) -> None:
+    """Let a config's test compute in this precision.
+
+    Raises:
+        UserError: There is no such precision.
+    """
+    cfg.precision = as_precision(precision)
+    if is_cascade(cfg):
+        cfg.model.precision = precision
 
 
 def work_dir_of(cfg: Config) -> Path:

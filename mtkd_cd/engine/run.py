@@ -20,12 +20,14 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from torch.nn.parallel import DistributedDataParallel
 
 from mtkd_cd.core.allocator import pass_over_imports
 from mtkd_cd.core.checkpoint import UntrustedError, load_weights, non_finite, read_checkpoint
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import check_not_read, check_own_file, sweep_temporaries
 from mtkd_cd.core.locks import alone
+from mtkd_cd.core.precision import FULL, Precision
 from mtkd_cd.core.strategy import BEST, Strategy
 from mtkd_cd.data.stamp import data_stamp, digest_of
 from mtkd_cd.engine import (
@@ -59,7 +61,9 @@ from mtkd_cd.engine.config import (
     is_cascade,
     is_type,
     model_of,
+    precision_of,
     range_of,
+    set_precision,
     starting_weights,
     strategy_of,
     work_dir_of,
@@ -510,12 +514,17 @@ def run_test(
     dataset = open_test_data(cfg)
     reads = folders_read(dataset)
     check_not_read(cfg.work_dir, reads)
+    precision = precision_of(cfg)
     if has_labels(dataset):
         for path in (out, copy):
             if path is not None:
                 check_own_file(path, reads, is_table)
         if out is not None:
-            per_image_evaluator(cfg)['out_file'] = str(out)
+            evaluator = per_image_evaluator(cfg)
+            evaluator['out_file'] = str(out)
+            if precision != FULL:
+                told = evaluator.get('provenance') or {}
+                evaluator['provenance'] = dict(told, precision=precision)
     else:
         _predict_only(cfg, show_dir)
     if show_dir is not None:
@@ -524,6 +533,9 @@ def run_test(
             dict(type='mtkd_cd.ChangeVisualizationHook', out_dir=str(show_dir)),
         ]
     cfg.resume, cfg.load_from = False, None
+    brings_its_own = is_cascade(cfg)  # prepared detectors
+    if precision != FULL:
+        set_precision(cfg, precision)  # of a cascade's model too
     tta = tta or bool(cfg.get('tta'))
     if tta:
         set_tta(cfg)
@@ -531,24 +543,42 @@ def run_test(
         if checkpoint is not None:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             load_weights(model.module if tta else model, checkpoint, trusted=trusted)
-            _prepare_for_test(runner, tta)
+            if not brings_its_own:
+                _prepare_for_test(runner, tta, precision)
         runner.logger.info(describe_scale(cfg))
+        if precision != FULL:
+            runner.logger.info(f'The network computes in {precision}')
         metrics = runner.test()
     barrier()
     # mmseg's metrics give numpy's float32, which is no float of Python's.
     return {key: float(value) for key, value in metrics.items() if isinstance(value, Real)}
 
 
-def _prepare_for_test(runner: Runner, tta: bool) -> None:
-    """Let a detector in one process predict through its prepared copy; DDP wrappers keep theirs."""
+def _prepare_for_test(runner: Runner, tta: bool, precision: Precision) -> None:
+    """Let a detector predict through its prepared copy. In float32 DDP wrappers keep theirs.
+
+    Raises:
+        UserError: Another precision, for a detector or a wrapper that cannot be prepared.
+    """
     from mtkd_cd.models.prepare import prepare  # models cost seconds
 
-    if is_model_wrapper(runner.model):
+    is_wrapped = is_model_wrapper(runner.model)
+    if is_wrapped and precision == FULL:
         return
-    if tta:
-        runner.model.module = prepare(runner.model.module)
-    elif hasattr(runner.model, 'decode_head'):
-        runner.model = prepare(runner.model)
+    holder: Any = runner
+    names = ['model', *['module'] * (is_wrapped + tta)]
+    for name in names[:-1]:
+        holder = getattr(holder, name)
+    detector = getattr(holder, names[-1])
+    can_be = not is_wrapped or isinstance(runner.model, DistributedDataParallel)
+    if can_be and (tta or hasattr(detector, 'decode_head')):
+        setattr(holder, names[-1], prepare(detector, precision=precision))
+    elif precision != FULL:
+        raise UserError(
+            f'precision={precision!r}: {type(detector).__name__} (in {type(runner.model).__name__})'
+            ' can only predict in float32, as it is no detector with a decode_head, in one process '
+            'or in DistributedDataParallel: leave precision out'
+        )
 
 
 def per_image_evaluator(cfg: Config) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Provenance:
         seed: Of the training.
         dataset: Name of the data set and its split, ``JL1-CD/test``.
         version: Of this package, when the table was made.
+        precision: In what the network computed, where that is not float32.
     """
 
     model: str | None = None
@@ -62,6 +63,7 @@ class Provenance:
     seed: int | None = None
     dataset: str | None = None
     version: str | None = __version__
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         wanted = {'seed': int}
@@ -84,6 +86,13 @@ class Provenance:
             raise UserError(f'provenance is a dict of {_FIELDS}, found {stored!r}')
         known = {item.name for item in fields(cls)}
         return cls(**{key: value for key, value in stored.items() if key in known})
+
+    def as_dict(self) -> dict[str, Any]:
+        """What :meth:`of` reads; without ``precision`` where that is ``None``."""
+        found = asdict(self)
+        if self.precision is None:
+            del found['precision']
+        return found
 
 
 _FIELDS = ', '.join(item.name for item in fields(Provenance))
@@ -186,7 +195,7 @@ class ImageTable:
         """What :meth:`save` writes as JSON."""
         intervals = self.intervals() if len(self) else {}
         return {
-            'provenance': asdict(self.provenance),
+            'provenance': self.provenance.as_dict(),
             'thresholds': self.partition.thresholds,
             'names': self.partition.names,
             'zero_division': self.zero_division,

@@ -19,6 +19,7 @@ from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.locks import alone
+from mtkd_cd.core.precision import FULL
 from mtkd_cd.core.strategy import (
     BEST,
     CURVES,
@@ -528,6 +529,8 @@ def _test_stamp(cfg: Config, weights: Path | None) -> dict[str, Any]:
     more = [key for key in ('test_cfg', 'data_preprocessor') if len(cfg.get(key) or ()) > 1]
     keys = ('model', 'test_dataloader', 'test_evaluator', 'tta', *views, *more)
     test = {key: cfg.get(key) for key in keys}
+    if (precision := adjust.precision_of(cfg)) != FULL:
+        test['precision'] = precision
     return dict(
         test=json.dumps(test, default=name_of, sort_keys=True),
         weights=[[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
@@ -634,7 +637,7 @@ def _way_of_test(record: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(test, dict):
         return {}
     data = test.get('test_dataloader') or {}
-    keys = ('test_evaluator', 'test_cfg', 'tta', 'tta_pipeline')
+    keys = ('test_evaluator', 'test_cfg', 'tta', 'tta_pipeline', 'precision')
     return flat({'dataset': data.get('dataset'), **{key: test.get(key) for key in keys}})
 
 

@@ -38,6 +38,7 @@ _RUN_COLUMNS = (
 )
 _IMAGE_COLUMNS = ('file', *COUNT_NAMES, 'coarse_car', 'coarse_range')
 COLUMNS = (*_RUN_COLUMNS, *_IMAGE_COLUMNS)
+_PRECISION = 'precision'  # the last column, where a run has another than float32
 _CURVE_COLUMNS = ('model', 'seed', *CURVE_COLUMNS)
 
 
@@ -81,10 +82,12 @@ def pack(runs: Sequence[Run], path: str | os.PathLike, dataset: str | None = Non
         check_own_file(place, read, partial(_has_columns, columns=columns))
     with _writing(path) as file:
         writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(COLUMNS)
+        is_told = any(run.table.provenance.precision for run in runs)
+        writer.writerow([*COLUMNS, _PRECISION] if is_told else COLUMNS)
         for run in runs:
             about = _run_cells(run, dataset)
-            writer.writerows([*about, *cells] for cells in _image_cells(run.table))
+            precision = [csv_text(run.table.provenance.precision or '')] if is_told else []
+            writer.writerows([*about, *cells, *precision] for cells in _image_cells(run.table))
     curves = read_curves(runs)
     if curves:
         with _writing(curves_file(path)) as file:
@@ -107,8 +110,9 @@ def read_archive(path: str | os.PathLike) -> Archive:
     """
     path = Path(path)
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in _rows(path, COLUMNS):
-        groups.setdefault(tuple(row[name] for name in _RUN_COLUMNS), []).append(row)
+    for row in _rows(path, COLUMNS, (_PRECISION,)):
+        key = tuple(row[name] for name in (*_RUN_COLUMNS, _PRECISION))
+        groups.setdefault(key, []).append(row)
     if not groups:
         raise UserError(f'{path} holds no image: an archive comes from mtkd-cd tables pack')
     try:
@@ -235,7 +239,8 @@ def _has_columns(path: Path, columns: Sequence[str]) -> bool:
     return True
 
 
-def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def _rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The cells of these columns; of one that is optional and absent empty ones."""
     opener: Any = gzip.open if path.name.lower().endswith('.gz') else lzma.open
     try:
         with opener(path, 'rt', encoding='utf-8', newline='') as file:
@@ -252,7 +257,9 @@ def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     for row in rows:
         if None in row.values() or None in row:
             raise UserError(f'{path}: a row has not as many cells as the first line: {row}')
-    return [{name: from_csv_text(row[name]) for name in columns} for row in rows]
+    return [
+        {name: from_csv_text(row.get(name, '')) for name in (*columns, *optional)} for row in rows
+    ]
 
 
 def _run(path: Path, rows: Sequence[Mapping[str, str]]) -> Run:
@@ -284,6 +291,7 @@ def _run(path: Path, rows: Sequence[Mapping[str, str]]) -> Run:
             identity.seed,
             about['dataset'] or None,
             about['version'] or None,
+            about[_PRECISION] or None,
         ),
     )
     return Run(identity, path, table)

@@ -1,6 +1,7 @@
 """Training, testing and the recipe through ``mtkd_cd.apis``, against each other."""
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mtkd_cd import apis
@@ -99,3 +100,12 @@ def test_strategies_of_a_recipe_are_one_name_or_any_of_them(options):
     }
     with pytest.raises(UserError, match=r"unknown strategy 'orign': there are origin, "):
         apis.run_recipe('fc_ef', ['orign'], **options)
+
+
+def test_precision_of_a_test_is_asked_for(options, tmp_path, convolved):
+    apis.run_recipe('fc_ef', ['origin'], **options)
+    convolved.clear()
+    table = tmp_path / 'table.json'
+    apis.test(apis.get_config('fc_ef', **options), out=table, precision='bfloat16')
+    assert torch.bfloat16 in convolved
+    assert load_table(table).provenance.precision == 'bfloat16'

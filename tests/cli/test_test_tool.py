@@ -1,6 +1,7 @@
 """What tools/test.py prints and leaves."""
 
 import json
+import os
 import runpy
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from mtkd_cd.cli.common import run_tool
 from mtkd_cd.engine.config import load_config
@@ -84,3 +87,59 @@ def test_another_metric_prints_what_it_does_beside_the_table(run_test_tool, tmp_
     assert 'per class results' in log
     # The table of each image is there whatever else is measured.
     assert (tmp_path / 'work' / 'per_image.json').is_file()
+
+
+@pytest.mark.parametrize('flags', [(), ('--tta',)])
+def test_precision_reaches_the_layers_and_the_table(run_test_tool, tmp_path, convolved, flags):
+    path = tmp_path / 'work' / 'per_image.json'
+    assert run_test_tool(*flags)[0] == 0
+    assert convolved == {torch.float32}
+    assert 'precision' not in path.read_text()
+    for more, options in ((('--precision', 'bfloat16'), ()), ((), ('precision=bfloat16',))):
+        convolved.clear()
+        assert run_test_tool(*flags, *more, options=(*options, 'log_level=INFO'))[0] == 0
+        assert torch.bfloat16 in convolved
+        assert load_table(path).provenance.precision == 'bfloat16'
+        logs = sorted((tmp_path / 'work').rglob('*.log'))
+        assert 'The network computes in bfloat16' in logs[-1].read_text()
+    # What is asked for goes before what the config says.
+    convolved.clear()
+    assert run_test_tool(*flags, '--precision', 'float32', options=('precision=bfloat16',))[0] == 0
+    assert convolved == {torch.float32}
+    assert load_table(path).provenance.precision is None
+
+
+def test_an_unknown_precision_is_refused(run_test_tool, capfd):
+    assert run_test_tool(options=('precision=half',))[0] == 2
+
+
+def _test_in_one_of_several(argv, folder):
+    """Run the tool as torchrun starts it; leave the types that its convolutions gave."""
+    rank = str(torch.distributed.get_rank())
+    os.environ.update(TORCHELASTIC_RUN_ID='test', LOCAL_RANK=rank)
+    found = set()
+    register_module_forward_hook(
+        lambda module, args, output: (
+            found.add(str(output.dtype)) if isinstance(module, nn.Conv2d) else None
+        )
+    )
+    runpy.run_path(str(REPO / 'tools' / 'test.py'))['main'](argv)
+    (folder / rank).write_text(' '.join(found))
+
+
+@pytest.mark.parametrize('flags', [(), ('--tta',)])
+def test_processes_that_share_a_test_take_the_precision_too(
+    run_test_tool, train_argv, tmp_path, in_two_processes, flags
+):
+    flags = (*flags, '--precision', 'bfloat16')
+    assert run_test_tool(*flags)[0] == 0
+    alone = load_table(tmp_path / 'work' / 'per_image.json')
+    argv = train_argv('origin', *flags, '--launcher', 'pytorch', '--device', 'cpu')
+    argv[1:1] = [str(tmp_path / 'weights.pth')]
+    argv[argv.index('--work-dir') + 1] = str(tmp_path / 'shared')
+    in_two_processes(_test_in_one_of_several, argv, tmp_path)
+    for rank in '01':
+        assert 'bfloat16' in (tmp_path / rank).read_text()
+    shared = load_table(tmp_path / 'shared' / 'per_image.json')
+    assert shared.rows() == alone.rows()
+    assert shared.provenance.precision == 'bfloat16'

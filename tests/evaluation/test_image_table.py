@@ -277,3 +277,12 @@ def test_a_csv_of_other_ranges_is_refused_unless_they_are_named(tmp_path):
 def test_a_table_that_is_not_there_is_not_called_damaged(tmp_path, name):
     with pytest.raises(UserError, match=rf'^cannot read the per-image table .*{name}: .*No such'):
         load_table(tmp_path / name)
+
+
+def test_another_precision_is_kept_and_float32_is_not_mentioned(tmp_path):
+    table = _table()
+    table.provenance = Provenance('fc_ef', 'origin', precision='bfloat16')
+    table.save(tmp_path / 'table.json')
+    assert load_table(tmp_path / 'table.json').provenance == table.provenance
+    assert Provenance('fc_ef').precision is None
+    assert 'precision' not in Provenance('fc_ef').as_dict()

@@ -476,6 +476,8 @@ def test_results_of_another_origin_are_not_set_beside_those_of_this_one(tmp_path
         dict(test_evaluator=dict(type='PerImageChangeMetric', zero_division=0.0)),
         dict(test_dataloader=dict(dataset=dict(pipeline=[dict(type='MultiImgResize')]))),
         dict(test_cfg=dict(type='TestLoop', fp16=True)),
+        dict(precision='bfloat16'),
+        dict(model=dict(type='OriginPartitionCascade', precision='bfloat16')),
     ],
 )
 def test_results_of_another_way_of_testing_are_not_set_beside_the_origins(tmp_path, changed):

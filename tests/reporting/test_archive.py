@@ -144,3 +144,15 @@ def test_no_table_is_written_outside_the_folder_nor_over_another(tmp_path):
 def test_another_suffix_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match=r"\.csv\.gz or \.csv\.xz, found the suffix '\.zip'"):
         pack(collect_runs([str(folder)]).runs, tmp_path / 'a.zip')
+
+
+def test_precision_is_kept_and_archives_without_one_are_as_they_were(folder, tmp_path):
+    runs = read_archive(_packed(folder, tmp_path)).runs
+    with gzip.open(tmp_path / 'all.csv.gz', 'rt') as file:
+        assert file.readline().strip().split(',') == list(COLUMNS)
+    run, other = runs
+    table = replace(run.table, provenance=replace(run.table.provenance, precision='bfloat16'))
+    pack([replace(run, table=table), other], tmp_path / 'low.csv.gz')
+    found = read_archive(tmp_path / 'low.csv.gz').runs
+    assert [one.table.provenance.precision for one in found] == ['bfloat16', None]
+    assert [one.table.files for one in found] == [one.table.files for one in runs]

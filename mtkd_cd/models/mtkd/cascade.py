@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition, change_area_ratio
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.precision import FULL, as_precision
 from mtkd_cd.models.losses.change_map import with_channels
 from mtkd_cd.models.mtkd.building import (
     Detector,
@@ -60,11 +61,13 @@ class OriginPartitionCascade(BaseModel):
         data_preprocessor: Config of the preprocessor of detectors whose configs have none;
             mmengine's runner hands on the one at the top of a config file.
         init_cfg: As in mmengine.
+        precision: ``'bfloat16'`` lets all detectors compute in it; see
+            :func:`~mtkd_cd.models.prepare.prepare`.
 
     Raises:
         UserError: A checkpoint is missing, unreadable or of another model; an entry of
             ``checkpoints`` or ``specialists`` is not a range; the routing file is missing or of
-            other ranges.
+            other ranges; an unknown precision.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class OriginPartitionCascade(BaseModel):
         prediction: str = 'pred_sem_seg',
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: dict | None = None,
+        precision: str = FULL,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.partition = CARPartition(thresholds, names)
@@ -102,7 +106,7 @@ class OriginPartitionCascade(BaseModel):
             for name in detectors
         }
         self._prepared = {
-            name: Prepared(detector)
+            name: Prepared(detector, precision=as_precision(precision))
             for name, detector in ((ORIGIN, self.origin), *detectors.items())
         }
 

@@ -357,3 +357,24 @@ def test_missing_range_is_named(toy):
     del files['medium']
     with pytest.raises(UserError, match='missing: medium'):
         MODELS.build(dict(type='OriginPartitionCascade', origin=toy.config(), checkpoints=files))
+
+
+def test_precision_is_that_of_every_detector(toy, convolved):
+    config = dict(
+        type='OriginPartitionCascade', origin=toy.config(), checkpoints=toy.checkpoints(*NAMES)
+    )
+    exact, rounded = (
+        MODELS.build(dict(config, **more)).eval() for more in ({}, dict(precision='bfloat16'))
+    )
+    rounded.predict(INPUTS)  # prepares
+    convolved.clear()
+    found = rounded.predict(INPUTS)
+    assert convolved == {torch.bfloat16}
+    assert {sample.detector for sample in found} - {'origin'}
+    for sample, wanted in zip(found, exact.predict(INPUTS), strict=True):
+        assert sample.detector == wanted.detector
+        assert sample.seg_logits.data.dtype == torch.float32
+        difference = (sample.seg_logits.data - wanted.seg_logits.data).abs().max()
+        assert 0 < difference < 0.02 * wanted.seg_logits.data.abs().max()
+    with pytest.raises(UserError, match="'half'"):
+        MODELS.build(dict(config, precision='half'))
