@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mtkd_cd.core.allocator import keep_freed_memory
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import os_error_message
-from mtkd_cd.core.precision import PRECISIONS, WHEN_IT_PAYS
+from mtkd_cd.core.precision import FULL, PRECISIONS, WHEN_IT_PAYS
 from mtkd_cd.core.processes import ending_together
 
 if TYPE_CHECKING:
@@ -309,6 +309,16 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``, any that torch knows."""
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision``, of networks that predict."""
+    parser.add_argument(
+        '--precision',
+        choices=PRECISIONS,
+        default=FULL,
+        help=f'in what the network computes, default: %(default)s; {WHEN_IT_PAYS}',
+    )
 
 
 def add_range_argument(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtkd_cd.cli.common import (
     add_config_options,
     add_device_argument,
+    add_precision_argument,
     add_weights_argument,
     at_least,
 )
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         backend=args.backend,
         trusted=args.trust_checkpoint,
         cfg_options=args.cfg_options or None,
+        precision=args.precision,
     )
     with warnings.catch_warnings():
         # They are printed from the report.
@@ -143,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     add_pairs_arguments(parser)
     parser.add_argument('--backend', choices=['torch', 'onnx', 'openvino'], default='torch')
     add_device_argument(parser)
+    add_precision_argument(parser)
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
@@ -260,7 +263,8 @@ def plan_lines(report: dict[str, Any]) -> list[str]:
         f'A: {report["a"]}',
         f'B: {report["b"]}'
         + (f', warped to the grid of A ({grid["resampling"]})' if grid['b_warped'] else ''),
-        f'model: {report["model"]} on {report["device"]}, threshold {report["threshold"]:g}',
+        f'model: {report["model"]} on {report["device"]} in {report["precision"]}, threshold '
+        f'{report["threshold"]:g}',
         f'grid: {grid["width"]} x {grid["height"]}, {grid["crs"] or "no CRS"}',
         f'windows: {windows["count"]} of {windows["size"][1]} x {windows["size"][0]}, '
         f'overlap {windows["overlap"]}',

@@ -117,6 +117,7 @@ def predict_pairs(
         args.backend,
         args.trust_checkpoint,
         args.cfg_options or None,
+        args.precision,
     )
     wanted = BatchOptions(
         {key: value for key, value in options.items() if key not in _OF_A_PAIR},

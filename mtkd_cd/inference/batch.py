@@ -23,6 +23,7 @@ from mtkd_cd.core.extras import require
 from mtkd_cd.core.files import atomic_write, os_error_message
 from mtkd_cd.core.jobs import Cluster, Job, Outcome, run_jobs
 from mtkd_cd.core.locks import alone
+from mtkd_cd.core.precision import FULL, as_record
 from mtkd_cd.core.text import csv_text, from_csv_text, some
 from mtkd_cd.engine.config import is_cascade, work_dir_of
 from mtkd_cd.engine.run import BEST
@@ -69,6 +70,7 @@ class ModelSource:
     backend: str = 'torch'
     trusted: bool = False
     cfg_options: Mapping[str, Any] | None = None
+    precision: str = FULL
 
     def open(self) -> ChangeInferencer:
         """Make the inferencer."""
@@ -79,14 +81,17 @@ class ModelSource:
             backend=self.backend,
             trusted=self.trusted,
             cfg_options=self.cfg_options,
+            precision=self.precision,
         )
 
     def identity(self, inferencer: ChangeInferencer) -> str:
         """A text that differs between models whose outputs may differ: a hash of the bundle, or of
-        config, weights and how the model takes its input, which options may change."""
+        config, weights and how the model takes its input, which options may change; and another
+        precision than float32."""
         card, routing = inferencer.card, inferencer.model.routing
+        precision = '' if self.precision == FULL else f':{self.precision}'
         if card.sha256 and not self.cfg_options:
-            return f'{self.backend}:{card.sha256}'
+            return f'{self.backend}:{card.sha256}{precision}'
         digest = hashlib.sha256()
         taken = dict(card.input_as_dict(), threshold=card.threshold, sha256=card.sha256)
         taken['trained_bands'] = inferencer.trained_bands
@@ -106,7 +111,7 @@ class ModelSource:
             with open(file, 'rb') as stream:
                 while block := stream.read(2**20):
                     digest.update(block)
-        return f'{self.backend}:{digest.hexdigest()}'
+        return f'{self.backend}:{digest.hexdigest()}{precision}'
 
 
 @dataclass(frozen=True)
@@ -521,6 +526,7 @@ class _Worker:
         area = row['area_m2']
         facts = dict(
             model=self.inferencer.card.name,
+            precision=as_record(self.inferencer.model.precision),
             car=row['car'],
             area_m2=None if area == '' else area,
         )

@@ -24,6 +24,7 @@ from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.core.files import CONFIGS, OutputFolder
+from mtkd_cd.core.precision import FULL, as_precision, as_record
 from mtkd_cd.data.images import sample_values
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec, needs_rule, no_rule_error
 from mtkd_cd.engine.record import name_of
@@ -193,9 +194,12 @@ class ChangeInferencer:
         trusted: Whether ``weights`` may hold pickled objects. Only for files of your own.
         cfg_options: Changes of config entries; of an exported network, fields of its card
             (``mean``, ``std``, ``training_size``, ...).
+        precision: ``'bfloat16'`` lets networks of torch compute in it; results stay float32. What
+            a config says about the precision of its test does not count.
 
     Raises:
-        UserError: The model is missing or no good; no such device or backend.
+        UserError: The model is missing or no good; no such device, backend or precision; another
+            precision than float32 for an exported network.
     """
 
     def __init__(
@@ -207,9 +211,13 @@ class ChangeInferencer:
         *,
         trusted: bool = False,
         cfg_options: Mapping[str, Any] | None = None,
+        precision: str = FULL,
     ) -> None:
+        wanted = as_precision(precision)
         self.device = choose_device(device)
         self.model = _open_model(model, weights, device, backend, trusted, cfg_options)
+        if wanted != self.model.precision:
+            self.model = self.model.in_precision(wanted)
         if self.model.device is not None:
             if device not in ('auto', self.model.device):
                 raise UserError(
@@ -523,6 +531,7 @@ class ChangeInferencer:
             b=pair.names[1],
             model=card.name,
             device=str(self.device),
+            precision=self.model.precision,
             grid=_grid_report(pair),
             windows=dict(
                 size=[rows.size, cols.size],
@@ -823,6 +832,7 @@ class ChangeInferencer:
             version=__version__,
             model=card.name,
             bundle_sha256=card.sha256,
+            precision=as_record(self.model.precision),
             input_a=pair.names[0],
             input_b=pair.names[1],
             threshold=settings.threshold,
@@ -893,7 +903,7 @@ class ChangeInferencer:
                     car,
                     self.model.partition.names[index],
                     name,
-                    dict(model=card.name, threshold=cut),
+                    dict(model=card.name, threshold=cut, precision=self.model.precision),
                 )
             )
         return results

@@ -4,7 +4,7 @@ cascade."""
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.checkpoint import load_weights, read_weights
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.precision import FULL, Precision
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec
 from mtkd_cd.engine.config import (
     DISTILLER,
@@ -59,6 +60,7 @@ class TorchPredictor:
         detector: Of any scope; its ``predict(inputs)`` gives samples with ``seg_logits``.
         temperature: The logits are divided by it.
         convert: Turns what the caller normalised into this detector's input.
+        precision: In what the prepared copy computes.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class TorchPredictor:
         detector: Detector,
         temperature: float = 1.0,
         convert: Callable[[Tensor], Tensor] | None = None,
+        precision: Precision = FULL,
     ) -> None:
         self.detector = detector.eval()
-        self._prepared = Prepared(self.detector)
+        self._prepared = Prepared(self.detector, precision=precision)
         self.temperature = temperature
         self.convert = convert
 
@@ -211,6 +214,7 @@ class Model:
         partition: The named CAR ranges.
         cfg: The config that the model was trained with, for its test pipeline.
         device: The only one that it runs on, where that is so.
+        precision: In what its networks compute.
     """
 
     card: Card
@@ -219,6 +223,7 @@ class Model:
     partition: CARPartition = field(default_factory=CARPartition)
     cfg: Any = None
     device: str | None = None
+    precision: Precision = FULL
     _loaded: dict[str, Predictor] = field(default_factory=dict)
 
     def predictor(self, name: str = '') -> Predictor:
@@ -226,6 +231,25 @@ class Model:
         if name not in self._loaded:
             self._loaded[name] = self.load[name]()
         return self._loaded[name]
+
+    def in_precision(self, precision: Precision) -> 'Model':
+        """A model of the same detectors that compute in this precision.
+
+        Raises:
+            UserError: The model runs no detector of torch; one of a cascade says so when it is
+                loaded.
+        """
+        if self.device is not None:
+            raise _no_other_precision(precision, self.card.name)
+
+        def load(name: str) -> Predictor:
+            found = self.predictor(name)
+            if not isinstance(found, TorchPredictor):
+                raise _no_other_precision(precision, self.card.name)
+            return TorchPredictor(found.detector, found.temperature, found.convert, precision)
+
+        loads = {name: partial(load, name) for name in self.load}
+        return replace(self, load=loads, precision=precision, _loaded={})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -236,6 +260,13 @@ class Model:
     def loaded(self) -> tuple[str, ...]:
         """Names of the detectors that have been built so far."""
         return tuple(self._loaded)
+
+
+def _no_other_precision(precision: str, name: str) -> UserError:
+    return UserError(
+        f'precision={precision!r}: {name} is no network of torch, it computes as it was exported: '
+        'leave precision out, or give a bundle or a config and the backend torch'
+    )
 
 
 def init_model(

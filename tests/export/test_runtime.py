@@ -247,3 +247,12 @@ def test_options_change_the_card_of_our_own_files(write):
     assert model.card.threshold == 0.9
     assert model.card.sha256 == hashlib.sha256(write().read_bytes()).hexdigest()
     assert dataclasses.replace(model.card, threshold=0.4).training_size == SIZE
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_another_precision_is_refused(write, backend):
+    path = write()
+    with pytest.raises(UserError, match=r'bfloat16.*: toy .*as it was exported.*leave precision'):
+        ChangeInferencer(path, backend=backend, precision='bfloat16')
+    with pytest.raises(UserError, match="precision='half': choose 'float32' or 'bfloat16'"):
+        ChangeInferencer(path, backend=backend, precision='half')

@@ -531,3 +531,18 @@ def _kill_one_of(folder: Path) -> None:
             os.kill(int(path.parent.name), signal.SIGKILL)
             return
     pytest.fail('no shard is running')
+
+
+def test_maps_of_another_precision_are_not_kept(listed, tmp_path, tool, fc_ef):
+    argv = ['predict', '--pairs', listed(1), '-o', tmp_path / 'out']
+    assert tool(*argv, *fc_ef)[0] == 0
+    assert tool(*argv, '--resume', '--precision', 'float32', *fc_ef)[0] == 0
+    before = bytes_of(tmp_path / 'out')
+    code, said = tool(*argv, '--resume', '--precision', 'bfloat16', *fc_ef)
+    assert code == 2
+    assert ':bfloat16" now' in said
+    assert bytes_of(tmp_path / 'out') == before
+    options = ('--resume', '--overwrite', '--precision', 'bfloat16')
+    assert tool(*argv, *options, *fc_ef)[0] == 0
+    with rasterio.open(tmp_path / 'out' / 'a0.tif') as file:
+        assert file.tags()['MTKD_CD_PRECISION'] == 'bfloat16'

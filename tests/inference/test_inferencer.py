@@ -19,7 +19,11 @@ from mtkd_cd.core.checkpoint import read_weights, save_checkpoint
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import load_config
 from mtkd_cd.evaluation import load_table
-from mtkd_cd.inference.predictor import change_probability, model_from_config
+from mtkd_cd.inference.predictor import (
+    change_probability,
+    model_from_config,
+    model_from_detector,
+)
 from mtkd_cd.models.prepare import prepare
 from mtkd_cd.registry import TRANSFORMS
 from tests.inference.conftest import Constant
@@ -164,6 +168,41 @@ def test_change_map_equals_that_of_a_test_pixel_for_pixel(name, pairs):
         assert result.car == wanted.mean()
     (unprepared,) = as_tested(model, cfg, pairs[:1])
     assert (maps_of([inference_model(model, pairs[0])])[0] == maps_of([unprepared])[0]).all()
+
+
+def test_bfloat16_probabilities_are_those_of_autocast(pairs, convolved):
+    cfg = config_of('changer_mitb0')
+    torch.manual_seed(0)
+    model = init_model(cfg, device='cpu')
+    balanced(model, cfg, pairs)
+    with torch.autocast('cpu', torch.bfloat16):
+        samples = as_tested(model, cfg, pairs)
+    wanted = [change_probability(one.seg_logits.data[None].float())[0].numpy() for one in samples]
+    exact = ChangeInferencer(model, device='cpu')(pairs)
+    inferencer = ChangeInferencer(model, device='cpu', precision='bfloat16')
+    inferencer(pairs)
+    convolved.clear()
+    results = inferencer(pairs)
+    assert convolved == {torch.bfloat16}
+    tested = inference_model(prepare(model, precision='bfloat16'), pairs[0])
+    assert (maps_of([tested])[0] == inferencer(pairs, batch_size=1)[0].change).all()
+    for result, other, expected in zip(results, exact, wanted, strict=True):
+        assert result.probability.dtype == np.float32
+        rounding = np.abs(expected - other.probability).max()
+        assert 0 < np.abs(result.probability - other.probability).max() < 2 * rounding < 0.1
+        assert np.abs(result.probability - expected).max() < 2 * rounding
+        assert (result.report['precision'], other.report['precision']) == ('bfloat16', 'float32')
+
+
+def test_precision_of_each_inferencer_is_its_own(pairs, tmp_path):
+    cfg = load_config(CONFIGS / 'origin' / 'fc_ef.py', TINY)
+    model = model_from_detector(init_model(cfg, device='cpu'))
+    before = ChangeInferencer(model, device='cpu')(pairs)
+    low = ChangeInferencer(model, device='cpu', precision='bfloat16')(pairs)
+    again = ChangeInferencer(model, device='cpu')(pairs)
+    for one, other, rounded in zip(before, again, low, strict=True):
+        assert (one.probability == other.probability).all()
+        assert (one.probability != rounded.probability).any()
 
 
 def test_there_are_21():
@@ -323,6 +362,20 @@ class TestCascade:
         results = ChangeInferencer(model, device='cpu')(pairs)
         assert [result.detector for result in results] == [detector] * 3
         assert set(model.loaded) == {'origin', detector}
+
+    def test_every_detector_computes_in_the_precision(self, cascade, pairs, convolved):
+        whole = init_model(cascade, device='cpu')
+        exact = ChangeInferencer(cascade, device='cpu')(pairs)
+        for model in (cascade, whole):
+            inferencer = ChangeInferencer(model, device='cpu', precision='bfloat16')
+            results = inferencer(pairs)
+            assert {result.detector for result in results} - {'origin'}
+            convolved.clear()
+            inferencer(pairs)
+            assert convolved == {torch.bfloat16}
+            for result, wanted in zip(results, exact, strict=True):
+                assert result.detector == wanted.detector
+                assert 0 < np.abs(result.probability - wanted.probability).max() < 0.02
 
     def test_raster_in_one_window_equals_the_cascade(
         self, cascade, scene, write_raster, tmp_path, read

@@ -153,3 +153,34 @@ def test_options_reach_the_prediction(tool, model, write_raster, tmp_path):
         assert file.shape == (50, 60)
     assert (tags['MTKD_CD_THRESHOLD'], tags['MTKD_CD_OVERLAP']) == ('0.4', '32')
     assert json.loads(tags['MTKD_CD_STRETCH'])['high'] == 3000
+
+
+def test_precision_reaches_the_layers_and_the_tags(tool, model, files, tmp_path, convolved):
+    def run(name, *options):
+        convolved.clear()
+        argv = (*files, '-o', tmp_path / f'{name}.tif', *options)
+        probability = ('--probability', tmp_path / f'{name}_p.tif', '--prob-dtype', 'float32')
+        assert tool('predict', *argv, *probability, *model) == (0, '')
+        found = []
+        for path in (tmp_path / f'{name}.tif', tmp_path / f'{name}_p.tif'):
+            with rasterio.open(path) as file:
+                found.append((file.tags(), file.read(1)))
+        assert found[0][0].get('MTKD_CD_PRECISION') == found[1][0].get('MTKD_CD_PRECISION')
+        return found[1]
+
+    tags, exact = run('plain')
+    assert convolved == {torch.float32}
+    assert 'MTKD_CD_PRECISION' not in tags
+    same_tags, same = run('same', '--precision', 'float32')
+    assert (same == exact).all()
+    assert same_tags == tags
+    tags, rounded = run('low', '--precision', 'bfloat16')
+    assert torch.bfloat16 in convolved
+    assert tags['MTKD_CD_PRECISION'] == 'bfloat16'
+    assert 0 < np.abs(rounded - exact).max() < 0.02
+
+
+def test_dry_run_tells_the_precision(model, files, tmp_path, capsys):
+    out = ('-o', str(tmp_path / 'o.tif'), '--dry-run')
+    command.main([*map(str, files), *out, '--precision', 'bfloat16', *model])
+    assert 'on cpu in bfloat16, threshold' in capsys.readouterr().out
