@@ -109,3 +109,26 @@ def test_precision_of_a_test_is_asked_for(options, tmp_path, convolved):
     apis.test(apis.get_config('fc_ef', **options), out=table, precision='bfloat16')
     assert torch.bfloat16 in convolved
     assert load_table(table).provenance.precision == 'bfloat16'
+
+
+@pytest.mark.parametrize('tta', [False, True])
+def test_precision_at_the_top_of_a_config_is_that_of_its_cascade(options, tmp_path, convolved, tta):
+    apis.run_recipe('fc_ef', ['origin', 'partition'], **options)
+    table = tmp_path / 'table.json'
+    for precision in (None, 'float32'):
+        cfg = apis.get_config('fc_ef', 'op', tta=tta, **options)
+        cfg.precision = 'bfloat16'
+        convolved.clear()
+        apis.test(cfg, out=table, precision=precision)
+        assert (torch.bfloat16 in convolved) == (precision is None)
+        assert load_table(table).provenance.precision == (None if precision else 'bfloat16')
+
+
+def test_teachers_of_a_recipe_compute_in_their_precision_which_its_record_keeps(options, convolved):
+    low = dict(options, teacher_precision='bfloat16')
+    apis.run_recipe('fc_ef', ['origin', 'partition'], **low)
+    assert convolved == {torch.float32}
+    apis.run_recipe('fc_ef', ['mtkd'], **low)
+    assert torch.bfloat16 in convolved
+    with pytest.raises(UserError, match=r'teacher_options\.precision'):
+        apis.run_recipe('fc_ef', ['mtkd'], **options)
