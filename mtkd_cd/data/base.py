@@ -17,7 +17,6 @@ from mtkd_cd.data.images import sample_values
 from mtkd_cd.data.labels import (
     LABEL_FORMATS,
     check_change_is_not_nodata,
-    check_not_black_and_white,
     read_label,
 )
 from mtkd_cd.data.layout import SPLITS, Layout, PairFolders
@@ -155,13 +154,6 @@ class _BaseCDDataset(BaseSegDataset):
         # The first time this reads all labels, so that a broken or oddly coded one ends the run at
         # its start; then it is a look-up.
         cars = cars_of_data_infos(data_list)
-        if (
-            self.format_seg_map is None
-            and not self.reduce_zero_label
-            and len(cars)
-            and not cars.any()
-        ):
-            check_not_black_and_white([info['seg_map_path'] for info in data_list])
         if self.format_seg_map == 'to_binary' and self.backend_args is None and not cars.any():
             check_change_is_not_nodata([info['seg_map_path'] for info in data_list])
         if not held_out:

@@ -18,7 +18,7 @@ from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.locks import alone
-from mtkd_cd.data.labels import read_label
+from mtkd_cd.data.labels import check_not_black_and_white, read_label
 
 _VERSION = 1
 # Data sets with more label folders (one per scene, say) get one index for all of them.
@@ -53,7 +53,8 @@ def cars_of_data_infos(data_infos: Iterable[dict]) -> np.ndarray:
         (N,) float64 in [0, 1].
 
     Raises:
-        UserError: A sample has no label, or as :func:`label_cars` does.
+        UserError: A sample has no label; labels without change in which 255 may mean change
+            (:func:`~mtkd_cd.data.labels.check_not_black_and_white`); or as :func:`label_cars` does.
     """
     rows: dict[str, list[int]] = defaultdict(list)
     paths: dict[str, list[str]] = defaultdict(list)
@@ -73,7 +74,10 @@ def cars_of_data_infos(data_infos: Iterable[dict]) -> np.ndarray:
         count += 1
     cars = np.empty(count)
     for key, coding in codings.items():
-        cars[rows[key]] = label_cars(paths[key], **coding)
+        found = label_cars(paths[key], **coding)
+        if not found.any() and not coding.keys() & {'format_seg_map', 'reduce_zero_label'}:
+            check_not_black_and_white(paths[key])
+        cars[rows[key]] = found
     return cars
 
 

@@ -252,6 +252,15 @@ def test_mmseg_dataset_with_one_image_per_sample(tmp_path, write_pairs):
     assert len(CARPartitionDataset(ConcatDataset([BaseSegDataset(**arguments)] * 2), 'small')) == 4
 
 
+def test_foreign_dataset_of_black_and_white_labels_has_to_say_so(tmp_path, write_pairs):
+    """As mmseg reads them, 255 is ignored, and every pair would be one of small changes."""
+    write_pairs(tmp_path, CHANGED)
+    paths = {'img_path': str(tmp_path / 'A'), 'seg_map_path': str(tmp_path / 'label')}
+    dataset = BaseSegDataset(data_prefix=paths, img_suffix='.png', pipeline=[pack])
+    with pytest.raises(UserError, match=r"'to_binary'.*'with_ignored'"):
+        CARPartitionDataset(dataset, 'small')
+
+
 def test_foreign_dataset_that_prepares_its_samples_itself(config):
     class Foreign(BaseDataset):
         def load_data_list(self):
