@@ -121,6 +121,27 @@ def check_batches(cfg: Config) -> None:
         )
 
 
+def check_loop(cfg: Config) -> None:
+    """Refuse a length that the training loop does not count in, as that of a student
+    (``student_train_cfg``) may be in an origin's loop.
+
+    Raises:
+        UserError: Names the loop, the entry, and the one that it takes.
+    """
+    loop: Any = cfg.get('train_cfg') or {}
+    for kind, wanted, other in (
+        ('EpochBasedTrainLoop', 'max_epochs', 'max_iters'),
+        ('IterBasedTrainLoop', 'max_iters', 'max_epochs'),
+    ):
+        if is_type(loop, kind) and other in loop:
+            own = 'student_train_cfg' if 'student_train_cfg' in cfg else 'train_cfg'
+            raise UserError(
+                f'train_cfg.{other}={loop[other]}: {kind} takes {wanted}. Set '
+                f"{own}=dict(_delete_=True, {wanted}=...), or train_cfg.type='ReplayableIterLoop', "
+                'which takes both'
+            )
+
+
 def check_sampler(cfg: Config) -> None:
     """Refuse epochs of a sampler without an end: the first would last for ever.
 

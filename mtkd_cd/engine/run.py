@@ -44,6 +44,7 @@ from mtkd_cd.engine import (
 from mtkd_cd.engine.checkup import (
     check_batches,
     check_counts,
+    check_loop,
     check_numbers,
     check_optimizer,
     check_sampler,
@@ -129,6 +130,7 @@ def prepare_training(cfg: Config) -> PreparedTraining:
     check_numbers(cfg)
     check_optimizer(cfg)
     check_batches(cfg)
+    check_loop(cfg)
     check_sampler(cfg)
     fit_loaders(cfg)
     keep_best_weights(cfg)

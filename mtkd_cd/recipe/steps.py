@@ -1,6 +1,7 @@
 """The paper's recipe (arXiv:2502.13407, sections 4.1 and 4.2): its steps as data, and the machine
 that works through them."""
 
+import copy
 import csv
 import dataclasses
 import json
@@ -275,6 +276,8 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         adjust.compile_teachers(cfg)
     if kind == 'mtkd' and options.teacher_precision is not None:
         adjust.set_teacher_precision(cfg, options.teacher_precision)
+    if kind == 'origin':
+        _set_student_schedule(cfg, options)
     iters = _iterations(kind, options)
     if iters is not None:
         adjust.set_iters(cfg, iters)
@@ -351,6 +354,26 @@ def _iterations(kind: str, options: RecipeOptions) -> int | None:
         half = max(1, options.iters // 2) if options.iters else None
         return options.student_iters or half
     return options.iters
+
+
+def _set_student_schedule(cfg: Config, options: RecipeOptions) -> None:
+    """Let an origin's config say how long its student trains: once it is written to a file, the
+    options are gone. Call it before the origin's own schedule is changed."""
+    iters = _iterations('mtkd', options)
+    if iters is None:
+        return
+    student = copy.deepcopy(cfg)
+    if 'student_train_cfg' in cfg:
+        loop = {key: cfg.train_cfg[key] for key in ('type',) if key in cfg.train_cfg}
+        student.train_cfg = {**loop, **student.student_train_cfg}
+        student.param_scheduler = student.get('student_param_scheduler', [])
+    adjust.set_iters(student, iters)
+    if options.val_interval is not None:
+        adjust.set_val_interval(student, options.val_interval)
+    if options.iters is None and 'max_epochs' in cfg.train_cfg:
+        student.train_cfg['_delete_'] = True  # the origin goes on to count epochs
+    cfg.student_train_cfg = student.train_cfg
+    cfg.student_param_scheduler = student.param_scheduler
 
 
 def _distillation_loss(model: str, options: RecipeOptions) -> dict[str, Any] | None:

@@ -39,6 +39,17 @@ def test_options_and_variants_reach_the_config():
     assert large.work_dir.endswith('large')
 
 
+@pytest.mark.parametrize('model', ['fc_ef', 'ttp_vitsam_l'])
+@pytest.mark.parametrize('options', [dict(iters=40, val_interval=5), dict(student_iters=30)])
+def test_a_written_config_keeps_the_length_of_the_students_training(model, options, tmp_path):
+    path = tmp_path / 'mine.py'
+    apis.get_config(model, **options).dump(path)
+    for strategy in ('mtkd', 'continued'):
+        wanted, found = apis.get_config(model, strategy, **options), apis.get_config(path, strategy)
+        for key in ('train_cfg', 'param_scheduler'):
+            assert found[key] == wanted[key]
+
+
 def test_unknown_model_and_option_are_refused():
     with pytest.raises(UserError, match=r"unknown model 'fc_eff'.*fc_ef"):
         apis.get_config('fc_eff')

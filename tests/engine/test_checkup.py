@@ -9,6 +9,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine import checkup
 from mtkd_cd.engine.checkup import (
     check_batches,
+    check_loop,
     check_optimizer,
     check_sampler,
     check_scope,
@@ -154,6 +155,24 @@ def test_epochs_of_a_sampler_without_an_end_are_refused(sampler, loop):
     cfg.train_dataloader.sampler = dict(type=sampler)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=4)
     check_sampler(cfg)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'other', 'wanted'),
+    [
+        ('EpochBasedTrainLoop', 'max_iters', 'max_epochs'),
+        ('IterBasedTrainLoop', 'max_epochs', 'max_iters'),
+    ],
+)
+def test_lengths_of_another_loop_are_refused(kind, other, wanted):
+    cfg = Config({'train_cfg': {'type': kind, other: 3}, 'student_train_cfg': {other: 3}})
+    said = rf'train_cfg\.{other}=3: {kind} takes {wanted}. Set student_train_cfg=dict'
+    with pytest.raises(UserError, match=said):
+        check_loop(cfg)
+    cfg.train_cfg.type = 'ReplayableIterLoop'
+    check_loop(cfg)
+    cfg.train_cfg = {'type': kind, wanted: 3}
+    check_loop(cfg)
 
 
 def test_factors_of_a_weight_decay_that_there_is_not_are_refused():
