@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -1275,7 +1275,8 @@ def _sample_of(pair: Sequence[Image]) -> dict[str, list]:
     Raises:
         UserError: It is no pair of paths, and none of arrays.
     """
-    if _is_image(pair) or not hasattr(pair, '__len__'):
+    unordered = isinstance(pair, (Set, Mapping))
+    if _is_image(pair) or unordered or not hasattr(pair, '__len__'):
         raise UserError(f'found {type(pair).__name__} for a pair: [A, B] is needed, date A first')
     if len(pair) != 2:
         raise UserError(f'a pair has two images, date A first; found {len(pair)}')

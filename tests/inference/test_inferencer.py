@@ -580,6 +580,8 @@ def test_what_is_no_image_is_named(inferencer_of):
         (['a.png', array], 'found str and ndarray'),
         ([None, array], 'found NoneType and ndarray'),
         ('a.png', 'found str for a pair'),
+        ({'a.png', 'b.png'}, 'found set for a pair'),  # which is date A?
+        ({'a': array, 'b': array}, 'found dict for a pair'),
     ):
         with pytest.raises(UserError, match=text):
             inferencer([pair])
