@@ -199,20 +199,21 @@ def draw_models(
             own = [strategy for strategy in of_model if strategy != control]
             for place, strategy in enumerate(own):
                 height = row + 0.8 * ((place + 0.5) / len(own) - 0.5)
-                colour = looks[strategy]['color']
-                for value in shown.get((model, strategy), ()):
-                    far = abs(value) > limit
-                    mark = ('>' if value > 0 else '<') if far else 'o'
-                    axis.plot(
-                        float(np.clip(value, -limit, limit)), height, mark, ms=5, color=colour
-                    )
+                look = dict(color=looks[strategy]['color'], ms=5)
+                values = shown.get((model, strategy), ())
+                for value in values:
+                    if abs(value) <= limit:
+                        axis.plot(value, height, looks[strategy]['marker'], **look)
+                for side, mark in ((-1, '<'), (1, '>')):
+                    far = [f'{value:+.0f}' for value in values if side * value > limit]
                     if far:
+                        axis.plot(side * limit, height, mark, **look)
                         axis.annotate(
-                            f'{value:+.0f}',
-                            (np.sign(value) * limit, height),
-                            xytext=(-6 * np.sign(value), 0),
+                            ', '.join(far),
+                            (side * limit, height),
+                            xytext=(-6 * side, 0),
                             textcoords='offset points',
-                            ha='right' if value > 0 else 'left',
+                            ha='right' if side > 0 else 'left',
                             va='center',
                             fontsize=7,
                         )
@@ -224,7 +225,7 @@ def draw_models(
         axis.set_xlabel(f'{title}: difference to {control} (points)')
         axis.set_title('test, a dot per seed', fontsize=10)
     handles = [
-        plt.Line2D([], [], ls='', marker='o', color=looks[strategy]['color'], label=title)
+        plt.Line2D([], [], **{**looks[strategy], 'linestyle': ''}, label=title)
         for strategy in sorted(compared, key=strategy_rank)
         for title in [strategy_title(strategy)]
     ]
