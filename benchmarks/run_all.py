@@ -16,7 +16,8 @@ does hits them alike; the medians are compared. ``steps``, for each model:
 - ``windows``: sliding windows in batches through a prepared detector, against one by one.
 - ``O-P``: pairs through the cascade one by one, against detectors as built.
 
-``forward`` is one pair through a prepared detector against the network as the toolbox runs it: a
+``order`` is our step of an origin, its convolutions in the usual memory order against channels-last
+order. ``forward`` is one pair through a prepared detector against the network as the toolbox runs it: a
 pass for each date and mmcv's attention. ``compile`` is teachers and the MTKD step with
 ``torch.compile`` of the teachers against those without; it needs a C++ compiler on the CPU.
 ``pipeline`` is the training pipeline of 512 x 512 pairs in PNG files (P1), from the files and with
@@ -25,7 +26,8 @@ decoded images kept (``cache='ram'``), against the transforms of mmcv in the sam
 see 60 synthetic pairs of 256 x 256 one by one, mmseg's metric and mmengine without transformers,
 against ``mtkd-cd test configs/op/NAME.py``; CPU time of the processes. ``memory`` is the peak of
 the resident memory during MTKD steps above what was resident before, each side in a process of its
-own.
+own. ``--precisions float32 bfloat16`` measures MTKD steps and commands with our frozen detectors in
+either.
 """
 
 import argparse
@@ -78,7 +80,7 @@ from mtkd_cd.registry import DATASETS, MODELS
 
 _MODELS = ('changer_mitb0', 'bit_r18', 'fc_siam_diff', 'tinycd')
 _RANGES = ('small', 'medium', 'large')
-_PARTS = ('steps', 'forward', 'compile', 'pipeline', 'command', 'memory')
+_PARTS = ('steps', 'order', 'forward', 'compile', 'pipeline', 'command', 'memory')
 _CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 _DATA = _CONFIGS / '_base_' / 'datasets' / 'jl1cd.py'
 _PAIRS = 12  # of the pipeline
@@ -336,6 +338,19 @@ def measure(
         except UserError as error:
             print(f'{name}, {what}: {error}', file=sys.stderr)
     return found
+
+
+def measure_order(name: str, size: int, pairs: int, rounds: int) -> list[float]:
+    """Seconds of an origin's step in the usual memory order and in channels-last order."""
+    torch.manual_seed(0)
+    config, batch = model_config(name), make_batch(size, pairs, 'cpu')
+    calls = []
+    for ordered in (False, True):
+        origin = MODELS.build(config).train()
+        reorder_weights(origin, on_cpu=ordered)
+        optimiser = torch.optim.AdamW(origin.parameters(), lr=1e-5, fused=True)
+        calls.append(partial(origin.train_step, batch, OptimWrapper(optimiser)))
+    return compare(rounds, *calls)
 
 
 def _suffix(precision: str) -> str:
@@ -617,6 +632,11 @@ def main() -> None:
             options = (args.size, args.batch, args.rounds, args.rows, args.precisions)
             for what, plain, ours in measure(name, *options):
                 table.add(name, what, 1000 * plain, 1000 * ours, 'ms')
+    if 'order' in args.parts:
+        for name in args.models:
+            usual, ordered = measure_order(name, args.size, args.batch, args.rounds)
+            what = 'origin step, usual order / channels-last'
+            table.add(name, what, 1000 * usual, 1000 * ordered, 'ms')
     if 'forward' in args.parts:
         for name in args.models:
             plain, ours, difference = measure_forward(name, args.size, args.rounds)
