@@ -17,16 +17,16 @@ does hits them alike; the medians are compared. ``steps``, for each model:
 - ``O-P``: pairs through the cascade one by one, against detectors as built.
 
 ``order`` is our step of an origin, its convolutions in the usual memory order against channels-last
-order. ``forward`` is one pair through a prepared detector against the network as the toolbox runs it: a
-pass for each date and mmcv's attention. ``compile`` is teachers and the MTKD step with
+order. ``forward`` is one pair through a prepared detector against the network as the toolbox runs
+it: a pass for each date and mmcv's attention. ``compile`` is teachers and the MTKD step with
 ``torch.compile`` of the teachers against those without; it needs a C++ compiler on the CPU.
 ``pipeline`` is the training pipeline of 512 x 512 pairs in PNG files (P1), from the files and with
-decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order.
-``command`` is the test of a cascade as a whole command, imports included: detectors as built that
-see 60 synthetic pairs of 256 x 256 one by one, mmseg's metric and mmengine without transformers,
-against ``mtkd-cd test configs/op/NAME.py``; CPU time of the processes. ``memory`` is the peak of
-the resident memory during MTKD steps above what was resident before, each side in a process of its
-own. ``--precisions float32 bfloat16`` measures MTKD steps and commands with our frozen detectors in
+decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order. ``command``
+is the test of a cascade as a whole command, imports included: detectors as built that see 60
+synthetic pairs of 256 x 256 one by one, mmseg's metric and mmengine without transformers, against
+``mtkd-cd test configs/op/NAME.py``; CPU time of the processes. ``memory`` is the peak of the
+resident memory during MTKD steps above what was resident before, each side in a process of its own.
+``--precisions float32 bfloat16`` measures MTKD steps and commands with our frozen detectors in
 either.
 """
 
