@@ -11,7 +11,7 @@ cfg_options = {
     'custom_hooks.0.metric': 'pooled_mIoU',
 }
 _question_1 = dict(
-    strategies=('origin', 'continued', 'op', 'op@validated', 'mtkd'),
+    strategies=('origin', 'continued', 'op', 'op@validated', 'mtkd', 'mtkd@kl'),
     iters=900,
     specialist_iters=90,
     student_iters=225,
