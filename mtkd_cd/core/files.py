@@ -250,12 +250,7 @@ class OutputFolder:
         for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
             with suppress(OSError):  # it holds other files
                 (self.folder / folder).rmdir()
-        left = [
-            (kind, name)
-            for index, (kind, name) in enumerate(self._noted())
-            # Another process may have noted and written more meanwhile.
-            if kind != self.kind or index >= len(noted) or (self.folder / name).exists()
-        ]
+        left = [(kind, name) for kind, name in noted if kind != self.kind]
         manifest = self.folder / MANIFEST
         if left:
             with atomic_write(manifest, 'wb') as file:

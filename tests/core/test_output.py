@@ -1,7 +1,6 @@
 """Folders and files that tools write: over nothing of the user's, with nothing stale."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -99,20 +98,3 @@ def test_lock_is_entered_again_by_its_owner_and_goes_with_it(tmp_path):
                 os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert not lock.exists()
-
-
-def test_what_another_process_writes_while_old_files_are_deleted_stays_ours(tmp_path, monkeypatch):
-    write(tmp_path, 'old.png')
-    delete = Path.unlink
-
-    def delete_beside_another(path, **options):
-        delete(path, **options)
-        if path.name == 'old.png':
-            with OutputFolder(tmp_path, 'pictures').open('new.png') as file:
-                file.write(b'new')
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, 'unlink', delete_beside_another)
-        OutputFolder(tmp_path, 'pictures').clear()
-    assert files(tmp_path) == {'new.png'}
-    write(tmp_path, 'new.png')  # over what is noted
