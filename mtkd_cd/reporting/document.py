@@ -12,6 +12,7 @@ import jinja2
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import OutputFolder
+from mtkd_cd.core.locks import alone
 from mtkd_cd.core.text import markdown_text
 from mtkd_cd.reporting.figures import Picture
 from mtkd_cd.reporting.table_formats import Table, typographic
@@ -73,7 +74,8 @@ class ComparisonReport:
 
     def write(self, folder: Path, reads: Iterable[str | os.PathLike] = ()) -> None:
         """Write ``report.html``, ``report.md``, ``figures/*.png``, ``figures/*.svg``,
-        ``tables/*.csv`` and ``tables/*.tex``; those of an earlier report there go.
+        ``tables/*.csv`` and ``tables/*.tex``; those of an earlier report there go. It waits
+        while another process writes one there.
 
         Args:
             folder: Where to.
@@ -83,18 +85,20 @@ class ComparisonReport:
             UserError: ``folder`` is one of ``reads`` or lies in it, or a file is in the way that is
                 no report's.
         """
-        output = OutputFolder(folder, 'report', reads)
         files = dict(self._files())
-        foreign = next((name for name in files if not output.may_write(name)), None)
-        if foreign is not None:  # before an earlier report is gone
-            raise UserError(
-                f'{folder / foreign} is there already, and was not made by this tool: choose '
-                'another place, or move it away'
-            )
-        output.clear()
-        for name, content in files.items():
-            with output.open(name) as file:
-                file.write(content)
+        OutputFolder(folder, 'report', reads)  # refuses a wrong place before anything is made
+        with alone(folder / '.report.lock', wait=True):
+            output = OutputFolder(folder, 'report', reads)
+            foreign = next((name for name in files if not output.may_write(name)), None)
+            if foreign is not None:  # before an earlier report is gone
+                raise UserError(
+                    f'{folder / foreign} is there already, and was not made by this tool: choose '
+                    'another place, or move it away'
+                )
+            output.clear()
+            for name, content in files.items():
+                with output.open(name) as file:
+                    file.write(content)
 
     def _files(self) -> Iterator[tuple[str, bytes]]:
         for section in self.sections:

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import runpy
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 
 from mtkd_cd.cli.common import run_tool
+from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.data.synthetic import make_dataset
 from mtkd_cd.evaluation import ImageTable, confusion_counts, load_table
 
@@ -141,6 +144,23 @@ def test_same_input_gives_the_same_bytes(report, runs_of_three_strategies, tmp_p
         for root in (report, tmp_path / 'again')
     )
     assert first == second
+
+
+def test_reports_to_one_folder_are_written_in_turn(save, tmp_path, monkeypatch):
+    others = []
+    clear = OutputFolder.clear
+
+    def clear_beside_another(output):
+        code = 'import sys; from mtkd_cd.core.locks import alone; alone(sys.argv[1]).__enter__()'
+        command = [sys.executable, '-c', code, str(output.folder / '.report.lock')]
+        others.append(subprocess.run(command, capture_output=True, text=True).stderr)
+        clear(output)
+
+    monkeypatch.setattr(OutputFolder, 'clear', clear_beside_another)
+    compare(save('fc_ef/origin.json'), '--out', tmp_path / 'out')
+    assert len(others) == 1
+    assert f'process {os.getpid()} is at work on' in others[0]
+    assert not (tmp_path / 'out' / '.report.lock').exists()
 
 
 def test_single_run_is_reported_without_differences(save, tmp_path):
