@@ -11,12 +11,12 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from mtkd_cd.apis import ChangeInferencer
 from mtkd_cd.core.precision import PRECISIONS
+from mtkd_cd.data.labels import read_label
 from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.scores import mean_scores, pooled_scores
 from mtkd_cd.inference.inferencer import PairResult
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument('--window', type=int)
     args = parser.parse_args()
     labels = [
-        torch.from_numpy(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) >= 128).long()
+        torch.from_numpy(read_label(path, format_seg_map='to_binary')).long()
         for path in sorted((args.data / 'label').iterdir())
     ]
     found = {}

@@ -64,6 +64,7 @@ import mtkd_cd  # noqa: F401  (registers)
 from mtkd_cd.apis import get_config
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.precision import FULL, PRECISIONS
 from mtkd_cd.data.synthetic import make_dataset
 from mtkd_cd.engine.hooks.channels_last import reorder_weights
 
@@ -355,7 +356,7 @@ def measure_order(name: str, size: int, pairs: int, rounds: int) -> list[float]:
 
 def _suffix(precision: str) -> str:
     """What tells rows of a precision apart."""
-    return '' if precision == 'float32' else f', {precision}'
+    return '' if precision == FULL else f', {precision}'
 
 
 def measure_forward(name: str, size: int, rounds: int) -> tuple[float, float, float]:
@@ -608,8 +609,8 @@ def main() -> None:
     parser.add_argument(
         '--precisions',
         nargs='+',
-        choices=['float32', 'bfloat16'],
-        default=['float32'],
+        choices=PRECISIONS,
+        default=[FULL],
         help='of what is frozen on our side: teachers, and detectors of a command',
     )
     for hidden in ('--child', '--data', '--weights'):

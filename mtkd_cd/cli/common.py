@@ -311,13 +311,14 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
 
 
-def add_precision_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--precision``, of networks that predict."""
+def add_precision_argument(parser: argparse.ArgumentParser, default: str | None = FULL) -> None:
+    """Add ``--precision``, of networks that predict. Without a default it is the config's."""
+    usual = default or f"the config's, else {FULL}"
     parser.add_argument(
         '--precision',
         choices=PRECISIONS,
-        default=FULL,
-        help=f'in what the network computes, default: %(default)s; {WHEN_IT_PAYS}',
+        default=default,
+        help=f'in what the network computes, default: {usual}; {WHEN_IT_PAYS}',
     )
 
 

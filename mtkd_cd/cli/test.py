@@ -12,11 +12,11 @@ from pathlib import Path
 from mtkd_cd.cli.common import (
     add_data_arguments,
     add_machine_arguments,
+    add_precision_argument,
     add_range_argument,
     add_run_arguments,
     apply_data_arguments,
 )
-from mtkd_cd.core.precision import PRECISIONS, WHEN_IT_PAYS
 from mtkd_cd.core.strategy import BEST
 from mtkd_cd.evaluation.image_table import NUM_QUANTILES, check_table_suffix, load_table
 
@@ -44,11 +44,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action='store_true',
         help="average over views of each pair: the config's tta_pipeline, else mirrored both ways",
     )
-    parser.add_argument(
-        '--precision',
-        choices=PRECISIONS,
-        help=f"in what the network computes, default: the config's, else float32; {WHEN_IT_PAYS}",
-    )
+    add_precision_argument(parser, default=None)
     add_data_arguments(parser)
     add_run_arguments(parser)
     add_machine_arguments(parser)

@@ -85,10 +85,9 @@ class ComparisonReport:
             UserError: ``folder`` is one of ``reads`` or lies in it, or a file is in the way that is
                 no report's.
         """
+        output = OutputFolder(folder, 'report', reads)
         files = dict(self._files())
-        OutputFolder(folder, 'report', reads)  # refuses a wrong place before anything is made
         with alone(folder / '.report.lock', wait=True):
-            output = OutputFolder(folder, 'report', reads)
             foreign = next((name for name in files if not output.may_write(name)), None)
             if foreign is not None:  # before an earlier report is gone
                 raise UserError(
