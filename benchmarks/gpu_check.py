@@ -46,13 +46,16 @@ _REPO = Path(__file__).resolve().parents[1]
 _MODELS = ('changer_mitb0', 'tinycd', 'bit_r18', 'ttp_vitsam_l')
 _PLAIN_MODELS = ('changer_mitb0', 'bit_r18', 'fc_siam_diff', 'tinycd')
 _PARTS = ('tests', 'plain', 'syncs', 'times')
-# Seconds of steps for one model against plain ones, and for the steps of one kind alone.
-_PLAIN_SECONDS = 18
+# Seconds of timed steps for one model against plain ones, and for the steps of one kind alone.
+_PLAIN_SECONDS = 9
 _STEP_SECONDS = 3
 # Steps before those that count: in the fourth, teachers become CUDA graphs.
 _WARM_UP = 5
-# The longest that one measurement may take, in seconds, and one of a model that is large.
-_LONGEST = 90
+# The longest that warming up may take, in seconds: at first cuDNN tries its algorithms.
+_LONGEST_WARM_UP = 60
+# The longest that one measurement may take, in seconds, and one of a model that is large or
+# compiled.
+_LONGEST = 100
 _LONGEST_LARGE = 240
 _LARGE = ('ttp_vitsam_l', 'ban_vitl14_mitb2')
 # The share of the time that the tests may take where something follows them.
@@ -60,6 +63,7 @@ _TEST_SHARE = 0.4
 # Measured in this order while there is time.
 _SETTINGS = (
     'float32',
+    'float32+bf16 teachers',
     'amp',
     'amp+stacked teachers',
     'amp+bf16 teachers',
@@ -95,6 +99,9 @@ _PLAIN_COLUMNS = (
     ('our_origin_ms', 'our origin step, ms'),
     ('origin_ratio', 'plain / ours'),
     ('step_ratio', 'our MTKD / origin'),
+    ('our_bf16_mtkd_ms', 'our MTKD step, bf16 teachers, ms'),
+    ('bf16_ratio', 'plain / ours'),
+    ('bf16_step_ratio', 'our MTKD / origin'),
     ('plain_mtkd_mib', 'plain MTKD step, MiB'),
     ('our_mtkd_mib', 'our MTKD step, MiB'),
     ('mib_ratio', 'plain / ours'),
@@ -296,20 +303,27 @@ def measure_plain(name: str, setting: str, size: int, pairs: int) -> dict[str, A
     wrap = functools.partial(_wrap, amp=amp, device=device)
     _free()
     torch.manual_seed(0)
-    distiller = _as_trained(build_distiller(build_on(device, config)), amp)
-    origin = _as_trained(build_on(device, config), amp)
+
+    def step_of(model: Any) -> Callable[[], object]:
+        model = _as_trained(model, amp)
+        return functools.partial(model.train_step, batch, _wrapper(model, amp, device))
+
+    half = dict(precision='bfloat16')
     calls = dict(
         plain_mtkd=functools.partial(PlainStep(config, device=device, wrap=wrap), batch),
-        our_mtkd=functools.partial(distiller.train_step, batch, _wrapper(distiller, amp, device)),
+        our_mtkd=step_of(build_distiller(build_on(device, config))),
+        our_bf16_mtkd=step_of(build_distiller(build_on(device, config), teacher_options=half)),
         plain_origin=functools.partial(
             PlainStep(config, distill_weight=0, device=device, wrap=wrap), batch
         ),
-        our_origin=functools.partial(origin.train_step, batch, _wrapper(origin, amp, device)),
+        our_origin=step_of(build_on(device, config)),
     )
     row = dict(model=name, setting=setting) | _take_turns(calls, _PLAIN_SECONDS)
     row['mtkd_ratio'] = round(row['plain_mtkd_ms'] / row['our_mtkd_ms'], 2)
+    row['bf16_ratio'] = round(row['plain_mtkd_ms'] / row['our_bf16_mtkd_ms'], 2)
     row['origin_ratio'] = round(row['plain_origin_ms'] / row['our_origin_ms'], 2)
     row['step_ratio'] = round(row['our_mtkd_ms'] / row['our_origin_ms'], 2)
+    row['bf16_step_ratio'] = round(row['our_bf16_mtkd_ms'] / row['our_origin_ms'], 2)
     if row.get('our_mtkd_mib'):
         row['mib_ratio'] = round(row['plain_mtkd_mib'] / row['our_mtkd_mib'], 2)
     return row
@@ -327,23 +341,28 @@ def _take_turns(
 
     took: dict[str, list[float]] = {name: [] for name in calls}
     peaks: dict[str, float] = {}
-    start = time.perf_counter()
-    timed = -warm_up
-    while timed < rounds:
+
+    def one_round() -> None:
         for name, call in calls.items():
             held = _held_mib()
             before = time.perf_counter()
             call()
             _synchronize()
-            spent = time.perf_counter() - before
-            if timed >= 0:
-                took[name].append(spent)
-                peaks[name] = max(peaks.get(name, 0), _peak_mib() - held)
+            took[name].append(time.perf_counter() - before)
+            peaks[name] = max(peaks.get(name, 0), _peak_mib() - held)
+
+    start = time.perf_counter()
+    for _ in range(warm_up):
+        one_round()
+        if time.perf_counter() - start > _LONGEST_WARM_UP:
+            break
+    took = {name: [] for name in calls}
+    peaks.clear()
+    start = time.perf_counter()
+    for timed in range(1, rounds + 1):
+        one_round()
         elapsed = time.perf_counter() - start
-        timed += 1
-        if timed < 0 and elapsed > seconds / 2:
-            timed = 0
-        if timed > 0 and (elapsed > seconds or (timed >= 6 and elapsed > seconds / 2)):
+        if elapsed > seconds or (timed >= 6 and elapsed > seconds / 2):
             break
     found: dict[str, Any] = dict(rounds=timed)
     for name, times in took.items():
@@ -490,7 +509,9 @@ def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     means = []
     for setting in dict.fromkeys(row['setting'] for row in rows):
         mean: dict[str, Any] = dict(model='geometric mean', setting=setting)
-        for key in ('mtkd_ratio', 'origin_ratio', 'step_ratio', 'mib_ratio'):
+        for key, title in _PLAIN_COLUMNS:
+            if title not in ('plain / ours', 'our MTKD / origin'):
+                continue
             ratios = [row[key] for row in rows if row['setting'] == setting and key in row]
             if ratios:
                 mean[key] = round(statistics.geometric_mean(ratios), 2)
@@ -527,7 +548,8 @@ def measure_all(
                 child = children.pop(i, None) or stack.enter_context(_Child(group))
                 child.start()
                 for task in list(group):
-                    longest = _LONGEST_LARGE if is_large(task) else _LONGEST
+                    is_long = is_large(task) or 'compile' in task[2]
+                    longest = _LONGEST_LARGE if is_long else _LONGEST
                     found = child.next(min(longest, deadline - time.monotonic()))
                     if child.machine:
                         found_machine(child.machine)

@@ -54,8 +54,9 @@ def gpu_check(monkeypatch):
 
 
 @pytest.mark.parametrize(('seconds', 'warm_up', 'timed'), [(0, 1, 1), (1e9, 5, 12)])
-def test_steps_that_are_compared_take_turns(gpu_check, seconds, warm_up, timed):
-    """However slow they are, one round is timed."""
+def test_steps_that_are_compared_take_turns(gpu_check, monkeypatch, seconds, warm_up, timed):
+    """However slow they are, one round warms up and one is timed."""
+    monkeypatch.setattr(gpu_check, '_LONGEST_WARM_UP', seconds)
     order = []
     calls = {name: lambda name=name: order.append(name) for name in ('plain', 'ours')}
     found = gpu_check._take_turns(calls, seconds)
