@@ -123,3 +123,17 @@ def _attended(attention, x, reference):
         parts.append(scores.softmax(2) @ (reference @ v.T))
     project = attention.fc_out[0]
     return torch.cat(parts, 2) @ project.weight.T + project.bias
+
+
+@pytest.mark.parametrize('align_corners', [False, True])
+def test_prediction_finds_classes_before_it_enlarges(align_corners):
+    head, features = _head(align_corners=align_corners), [torch.randn(2, 12, 4, 5)]
+    sizes = []
+    head.cls_seg = lambda x: sizes.append(x.shape[2:]) or type(head).cls_seg(head, x)
+    with torch.no_grad():
+        as_drawn = head(features)
+        with torch.inference_mode():
+            found = head(features)
+        torch.testing.assert_close(found, as_drawn, atol=1e-5, rtol=1e-5)
+        head.train()(features)
+    assert sizes == [(32, 40), (8, 10), (32, 40)]

@@ -237,13 +237,19 @@ class BITDecoder(DecodeHead):
             pixels = layer(pixels, tokens)
         date1, date2 = split_dates(pixels)
         difference = (date1 - date2).abs().transpose(1, 2).unflatten(-1, x.shape[2:])
-        difference = F.interpolate(
-            difference,
+        if not self.training and may_reorder(self, self.conv_seg):
+            # Classes and the enlargement are both linear, and keep constants: fewer channels to
+            # enlarge. Training has the numbers of the order drawn, bit by bit.
+            return self._enlarge(self.cls_seg(difference))
+        return self.cls_seg(self._enlarge(difference))
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        return F.interpolate(
+            x,
             scale_factor=self.upsample_size,
             mode='bilinear',
             align_corners=self.align_corners,
         )
-        return self.cls_seg(difference)
 
 
 @MODELS.register_module()
