@@ -5,7 +5,7 @@ import torch
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.backbones import TinyCD
-from mtkd_cd.models.backbones.tinycd import MBConv, UpMask
+from mtkd_cd.models.backbones.tinycd import MBConv, MixingBlock, UpMask
 
 
 def _trunk_file(model: TinyCD, path) -> dict[str, torch.Tensor]:
@@ -110,6 +110,22 @@ def test_mask_weighs_the_enlarged_map():
     torch.testing.assert_close(
         up(ramp, mask), mask * torch.tensor([0.0, 1, 2, 3]).expand(1, 2, 4, 4)
     )
+
+
+def test_prediction_mixes_dates_by_depthwise_convolutions(monkeypatch):
+    block, dates = MixingBlock(6).double().eval(), torch.randn(2, 2, 6, 5, 7, dtype=torch.float64)
+    joined = []
+    convolve = torch.nn.Conv2d.forward
+    monkeypatch.setattr(
+        torch.nn.Conv2d, 'forward', lambda self, x: joined.append(1) or convolve(self, x)
+    )
+    with torch.no_grad():
+        as_drawn = block(*dates)
+        with torch.inference_mode():
+            mixed = block(*dates)
+        block.train()(*dates)
+    torch.testing.assert_close(mixed, as_drawn)
+    assert len(joined) == 2
 
 
 def test_authors_classifier_ends_in_a_bare_convolution():
