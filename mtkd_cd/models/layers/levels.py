@@ -38,8 +38,10 @@ def fuse_levels(
     for level, weight in zip(maps, weights, strict=True):
         # A resize keeps constants, so the bias may come before it.
         bias = fusion.conv.bias if fused is None else None
-        part = resize(F.conv2d(level, weight, bias), size, **resizing)
-        fused = part if fused is None else fused + part
+        part = F.conv2d(level, weight, bias)
+        if part.shape[2:] != tuple(size):
+            part = resize(part, size, **resizing)
+        fused = part if fused is None else fused.add_(part)
     if fusion.with_norm:
         fused = fusion.norm(fused)
     return fusion.activate(fused) if fusion.with_activation else fused
