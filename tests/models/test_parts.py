@@ -163,6 +163,15 @@ def test_fdaf_with_zero_flow_subtracts_the_dates():
     )
 
 
+def test_fdaf_keeps_the_memory_order_of_its_maps():
+    layer, dates = FDAF(4).eval(), torch.randn(2, 2, 4, 6, 5)
+    usual = layer(*dates)
+    assert usual.is_contiguous()
+    last = layer(*(date.contiguous(memory_format=torch.channels_last) for date in dates))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, usual)
+
+
 def test_fdaf_keeps_pixel_positions_exact_in_half_precision():
     x = torch.randn(1, 1, 4, 512, dtype=torch.float16)
     torch.testing.assert_close(

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mtkd_cd.models.decode_heads.base import DecodeHead
-from mtkd_cd.models.layers import MapMixFFN, fuse_levels, on_both_dates
+from mtkd_cd.models.layers import MapMixFFN, fuse_levels, on_both_dates, to_order_of
 from mtkd_cd.registry import MODELS
 
 
@@ -52,9 +52,10 @@ def _warp(x: Tensor, flow: Tensor) -> Tensor:
     flow_x, flow_y = flow.to(dtype).unbind(1)  # (N, h, w) each
     # Divided by numbers: a tensor of them would be a copy to the device, which the host awaits.
     grid = torch.stack((xs + flow_x / width, ys[:, None] + flow_y / height), dim=-1)
-    return F.grid_sample(
+    warped = F.grid_sample(
         x.to(dtype), grid, mode='bilinear', padding_mode='zeros', align_corners=True
-    ).to(x.dtype)
+    )
+    return to_order_of(x, warped.to(x.dtype))  # which torch gives in the usual order
 
 
 @MODELS.register_module()

@@ -14,6 +14,7 @@ from mtkd_cd.models.layers.layer_norm import ChannelNorm, LN2d
 from mtkd_cd.models.layers.lean import LeanSequential
 from mtkd_cd.models.layers.levels import fuse_levels
 from mtkd_cd.models.layers.map_attention import attend_everywhere
+from mtkd_cd.models.layers.memory_order import lies_by_pixel, to_order_of
 from mtkd_cd.models.layers.mix_ffn import MapMixFFN
 from mtkd_cd.models.layers.reorder import may_reorder
 from mtkd_cd.models.layers.shuffle import interleave_channels
@@ -35,8 +36,10 @@ __all__ = [
     'fuse_attention',
     'fuse_levels',
     'interleave_channels',
+    'lies_by_pixel',
     'may_reorder',
     'on_both_dates',
     'split_dates',
     'stack_dates',
+    'to_order_of',
 ]
