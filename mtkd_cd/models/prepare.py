@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mtkd_cd.core.precision import FULL, Precision, as_precision
 from mtkd_cd.models.graphs import Graphs
-from mtkd_cd.models.layers import AnyOrderInstanceNorm
+from mtkd_cd.models.layers import AnyOrderGELU, AnyOrderInstanceNorm, FusedAttention
 
 _Module = TypeVar('_Module', bound=nn.Module)
 
@@ -33,6 +33,8 @@ _CONVOLUTIONS: tuple[type, ...] = (
     wrappers.Conv2d,
     wrappers.ConvTranspose2d,
 )
+# Layers whose weights are kept in lower precision.
+_LOW_PRECISION_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, FusedAttention)
 _BATCH_NORMS: tuple[type, ...] = (nn.BatchNorm2d, nn.SyncBatchNorm)
 # What code asks of a tensor without reading its numbers.
 _QUESTIONS = {
@@ -92,9 +94,10 @@ def prepare(
             kept = _parts_that_stay(prepared)
             reordered = [module for module in modules if module not in kept]
             _replace_weights(reordered, _in_channels_last, nn.Conv2d, nn.ConvTranspose2d)
-            _replace_instance_norms(prepared)
+            _replace(prepared, nn.InstanceNorm2d, lambda norm: AnyOrderInstanceNorm(norm.eps))
         if precision == 'bfloat16':
-            _replace_weights(modules, Tensor.bfloat16, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+            _replace_weights(modules, Tensor.bfloat16, *_LOW_PRECISION_LAYERS)
+            _replace(prepared, nn.GELU, lambda gelu: AnyOrderGELU(gelu.approximate))
     if compiled:
         _compile(prepared)
     device = next(_tensors(prepared)).device
@@ -360,12 +363,13 @@ def _replace_weights(
                 setattr(module, name, nn.Parameter(change(parameter), requires_grad=False))
 
 
-def _replace_instance_norms(network: nn.Module) -> None:
+def _replace(network: nn.Module, kind: type[nn.Module], build: Callable[[Any], nn.Module]) -> None:
+    """Put another layer in the place of each of a kind that has neither weights nor hooks."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             has_weights = any(True for _ in _tensors(child))
-            if type(child) is nn.InstanceNorm2d and not has_weights and not _is_hooked(child):
-                setattr(parent, name, AnyOrderInstanceNorm(child.eps))
+            if type(child) is kind and not has_weights and not _is_hooked(child):
+                setattr(parent, name, build(child))
 
 
 def _compile(detector: Any) -> None:

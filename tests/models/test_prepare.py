@@ -103,6 +103,33 @@ class TestPrepare:
         assert normed.is_contiguous(memory_format=order)
         assert type(prepared.with_weights) is nn.InstanceNorm2d
 
+    @pytest.mark.parametrize('order', [torch.contiguous_format, torch.channels_last])
+    def test_norms_and_gelus_of_bfloat16_maps_keep_numbers_and_order(self, order):
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm = nn.InstanceNorm2d(6, eps=0.1)
+                self.act = nn.GELU()
+                self.conv = nn.Conv2d(6, 6, 1)  # whose device is the network's
+
+            def forward(self, images, mode):
+                normed = self.norm(images)
+                return normed, self.act(normed), self.act(images.flatten(2))
+
+        network = Network().eval()
+        inputs = (5 + torch.randn(3, 6, 16, 24)).bfloat16().to(memory_format=order)
+        maps = prepare(network, precision='bfloat16')(inputs, mode='tensor')
+        for found, exact in zip(maps, network(inputs.double(), mode='tensor'), strict=True):
+            torch.testing.assert_close(found.double(), exact, atol=0.02, rtol=0.02)
+        assert all(one.is_contiguous(memory_format=order) for one in maps[:2])
+
+    def test_bfloat16_attention_does_not_cast_its_weights_in_each_call(self, build_model):
+        prepared = prepare(build_model('changer_mitb0'), precision='bfloat16')
+        projections = {
+            parameter.dtype for name, parameter in prepared.named_parameters() if 'in_proj' in name
+        }
+        assert projections == {torch.bfloat16}
+
     def test_a_part_may_keep_its_order_of_weights(self, build_model):
         prepared = prepare(build_model('lightcdnet_s'))
         last = {

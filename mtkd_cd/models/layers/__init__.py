@@ -1,7 +1,8 @@
 """Layers that several architectures share."""
 
-from mtkd_cd.models.layers.attention import fuse_attention
+from mtkd_cd.models.layers.attention import FusedAttention, fuse_attention
 from mtkd_cd.models.layers.dates import on_both_dates, split_dates, stack_dates
+from mtkd_cd.models.layers.gelu import AnyOrderGELU
 from mtkd_cd.models.layers.instance_norm import AnyOrderInstanceNorm
 from mtkd_cd.models.layers.interaction import (
     Aggregation_distribution,
@@ -22,9 +23,11 @@ from mtkd_cd.models.layers.size import check_divisible
 
 __all__ = [
     'Aggregation_distribution',
+    'AnyOrderGELU',
     'AnyOrderInstanceNorm',
     'ChannelExchange',
     'ChannelNorm',
+    'FusedAttention',
     'LN2d',
     'LeanSequential',
     'MapMixFFN',
