@@ -6,7 +6,7 @@ Four parts, in this order:
 
 - ``tests`` runs tests/gpu.
 - ``plain`` compares training steps of origin and student with steps as the toolbox makes them, see
-  run_all.py, on the same batch and in turns.
+  toolbox.py, on the same batch and in turns.
 - ``syncs`` counts where one training step and one test step make the host wait for the GPU.
 - ``times`` measures training steps of origin and student, in float32, mixed precision and compiled.
 
@@ -294,7 +294,7 @@ def measure_plain(name: str, setting: str, size: int, pairs: int) -> dict[str, A
     """A row of our steps against plain ones, measured in this process. MiB are those above what was
     held before the step."""
     import torch
-    from run_all import PlainStep
+    from toolbox import PlainStep
 
     device = _device()
     amp = setting == 'amp'

@@ -21,11 +21,15 @@ order. ``forward`` is one pair through a prepared detector against the network a
 it: a pass for each date and mmcv's attention. ``compile`` is teachers and the MTKD step with
 ``torch.compile`` of the teachers against those without; it needs a C++ compiler on the CPU.
 ``pipeline`` is the training pipeline of 512 x 512 pairs in PNG files (P1), from the files and with
-decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order. ``command``
-is the test of a cascade as a whole command, imports included: detectors as built that see 60
-synthetic pairs of 256 x 256 one by one, mmseg's metric and mmengine without transformers, against
-``mtkd-cd test configs/op/NAME.py``; CPU time of the processes. ``memory`` is the peak of the
-resident memory during MTKD steps above what was resident before, each side in a process of its own.
+decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order. ``memory``
+is the peak of the resident memory during MTKD steps above what was resident before, each side in a
+process of its own. ``command`` is O-P over 60 synthetic pairs of 256 x 256, imports included, CPU
+time of the processes; ours is ``mtkd-cd test configs/op/NAME.py``:
+
+- ``O-P, whole commands``: against O-P as the toolbox's users run it, a test command for the origin
+  and one for each range, with maps in files between them (toolbox.py).
+- ``O-P, whole command``: against a cascade in one process, which the toolbox does not have.
+
 ``--precisions float32 bfloat16`` measures MTKD steps and commands with our frozen detectors in
 either.
 """
@@ -39,62 +43,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
-import mmcv
-import numpy as np
 import torch
-import torch.nn.functional as F
-from gpu_check import build_distiller, build_on, make_batch, model_config
+from gpu_check import build_distiller, make_batch, model_config
 from mmengine.config import Config
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner, load_checkpoint
-from mmseg.models import EncoderDecoder, losses
-from mmseg.models.utils import resize
-from torch import nn
+from toolbox import RANGES, PlainPipeline, PlainStep, as_the_toolbox, run_o_p, start
 
 import mtkd_cd  # noqa: F401  (registers)
-from mtkd_cd.apis import get_config
-from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.precision import FULL, PRECISIONS
 from mtkd_cd.data.synthetic import make_dataset
 from mtkd_cd.engine.hooks.channels_last import reorder_weights
-
-# Before `as_the_toolbox` replaces what they import.
-from mtkd_cd.models import backbones, decode_heads, necks  # noqa: F401
-from mtkd_cd.models.backbones import FC_EF
-from mtkd_cd.models.decode_heads.bit import CrossAttention
-from mtkd_cd.models.detectors.ban import BAN
-from mtkd_cd.models.detectors.encoder_decoder import BitemporalEncoderDecoder
-from mtkd_cd.models.layers import LeanSequential
 from mtkd_cd.models.mtkd.stacking import Asking
 from mtkd_cd.models.prepare import prepare
 from mtkd_cd.registry import DATASETS, MODELS
 
 _MODELS = ('changer_mitb0', 'bit_r18', 'fc_siam_diff', 'tinycd')
-_RANGES = ('small', 'medium', 'large')
 _PARTS = ('steps', 'order', 'forward', 'compile', 'pipeline', 'command', 'memory')
 _CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 _DATA = _CONFIGS / '_base_' / 'datasets' / 'jl1cd.py'
 _PAIRS = 12  # of the pipeline
 _TEST_PAIRS = 60  # of the whole command
-# Runs this file as the toolbox starts: with all that mmengine and mmseg import, but for
-# transformers, which the toolbox does not ask for and mmengine imports where it is.
-_AS_THE_TOOLBOX = """
-import os, runpy, sys
-sys.modules['transformers'] = None
-del sys.argv[0]
-sys.path.insert(0, os.path.dirname(sys.argv[0]))
-runpy.run_path(sys.argv[0], run_name='__main__')
-"""
 
 
 def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
@@ -107,143 +83,6 @@ def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
             if number:
                 spent.append(time.process_time() - start)
     return [statistics.median(spent) for spent in seconds]
-
-
-@contextmanager
-def as_the_toolbox() -> Iterator[None]:
-    """Inside, networks are built with mmcv's attention and run once for each date, heads resize all
-    levels before they join and convolve them, BIT's pixels hold their weights of all tokens side by
-    side, FC networks drop channels behind their ReLU, torchvision's SiLU overwrites its input, norm
-    and activation are two layers, and accuracy and results are mmseg's."""
-
-    def in_turn(function: Callable, date1: Any, date2: Any, weights: object) -> tuple[Any, Any]:
-        return function(date1), function(date2)
-
-    def leave(network: object) -> None:
-        pass
-
-    def encode_in_turn(self: Any, inputs: torch.Tensor) -> list[Any]:
-        date1, date2 = self.split_dates(inputs)
-        images1, images2 = (
-            F.interpolate(date, **self.encoder_resolution) for date in (date1, date2)
-        )
-        maps = [
-            [level if isinstance(level, torch.Tensor) else level[0] for level in levels]
-            for levels in (self.image_encoder(images1), self.image_encoder(images2))
-        ]
-        return [date1, date2, *maps]
-
-    def accuracy(logits: torch.Tensor, label: torch.Tensor, ignore_index: int) -> torch.Tensor:
-        return losses.accuracy(logits, label, ignore_index=ignore_index)
-
-    def join_levels(fusion: Any, maps: Any, size: Any, **resizing: Any) -> Any:
-        return fusion(torch.cat([resize(level, size, **resizing) for level in maps], dim=1))
-
-    def run_unit(self: Any, unit: str, x: torch.Tensor) -> torch.Tensor:
-        normed = getattr(self, f'bn{unit}')(getattr(self, f'conv{unit}')(x))
-        return self.dropout(F.relu(normed))
-
-    def attend(self: Any, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        query, key, value = (
-            self._heads(linear(given))
-            for linear, given in ((self.to_q, x), (self.to_k, reference), (self.to_v, reference))
-        )
-        weights = (query @ key.transpose(-2, -1) * self.scale).softmax(-1)
-        return self.fc_out((weights @ value).transpose(1, 2).flatten(2))
-
-    def overwrite(self: Any, x: torch.Tensor) -> torch.Tensor:
-        return F.silu(x, inplace=True)
-
-    others = dict(
-        on_both_dates=in_turn,
-        fuse_attention=leave,
-        fuse_levels=join_levels,
-        pixel_accuracy=accuracy,
-    )
-    places = [
-        (module, name, other)
-        for module in _model_modules(len(sys.modules))
-        for name, other in others.items()
-        if hasattr(module, name)
-    ]
-    results = EncoderDecoder.postprocess_result
-    places += [
-        (BAN, 'extract_feat', encode_in_turn),
-        (FC_EF.__base__, '_run', run_unit),
-        (CrossAttention, 'forward', attend),
-        (LeanSequential, 'forward', nn.Sequential.forward),
-        (nn.SiLU, 'forward', overwrite),
-        (BitemporalEncoderDecoder, 'postprocess_result', results),
-    ]
-    replaced = [(place, name, getattr(place, name)) for place, name, _ in places]
-    for place, name, other in places:
-        setattr(place, name, other)
-    try:
-        yield
-    finally:
-        for place, name, function in replaced:
-            setattr(place, name, function)
-
-
-@cache
-def _model_modules(count: int) -> list[Any]:
-    """The modules of our models, looked for again where the number of all modules has changed: a
-    step on a GPU takes less time than many searches."""
-    return [
-        module for path, module in list(sys.modules.items()) if path.startswith('mtkd_cd.models')
-    ]
-
-
-class PlainStep:
-    """A training step as the toolbox makes it.
-
-    Args:
-        config: Config of student and teachers.
-        distill_weight: Weight of the distillation; 0: the step of an origin.
-        device: Where the networks are.
-        wrap: Makes the wrapper of the optimiser.
-    """
-
-    def __init__(
-        self,
-        config: Any,
-        distill_weight: float = 1e-4,
-        device: str = 'cpu',
-        wrap: Callable[[torch.optim.Optimizer], OptimWrapper] = OptimWrapper,
-    ) -> None:
-        with as_the_toolbox():
-            self.student = build_on(device, config).train()
-            self.teachers = [
-                build_on(device, config).eval().requires_grad_(False)
-                for _ in (_RANGES if distill_weight else ())
-            ]
-        self.weight = distill_weight
-        self.wrapper = wrap(torch.optim.AdamW(self.student.parameters(), lr=1e-5))
-
-    def teach(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The change maps of the teachers in turn, image by image."""
-        with torch.no_grad(), as_the_toolbox():
-            maps = [
-                self.teachers[i % len(_RANGES)](image[None], mode='tensor')
-                for i, image in enumerate(inputs)
-            ]
-        return torch.cat([one if isinstance(one, torch.Tensor) else one[-1] for one in maps])
-
-    @as_the_toolbox()
-    def __call__(self, batch: dict[str, Any]) -> None:
-        with self.wrapper.optim_context(self.student):
-            data = self.student.data_preprocessor(batch, True)
-            inputs, samples = data['inputs'], data['data_samples']
-            features = self.student.extract_feat(inputs)
-            losses = self.student._decode_head_forward_train(features, samples)
-            if self.student.with_auxiliary_head:
-                losses.update(self.student._auxiliary_head_forward_train(features, samples))
-            if self.weight:
-                maps = self.student.decode_head.forward(features)
-                maps = maps if isinstance(maps, torch.Tensor) else maps[-1]
-                distance = torch.nn.functional.mse_loss(maps, self.teach(inputs))
-                losses['loss_distill'] = self.weight * distance
-        self.wrapper.update_params(self.student.parse_losses(losses)[0])
 
 
 def measure(
@@ -267,8 +106,8 @@ def measure(
     teachers = distiller.distillation.teachers
 
     def teach() -> None:
-        for i, teacher in enumerate(_RANGES):
-            teachers.change_maps(teacher, inputs[i :: len(_RANGES)])
+        for i, teacher in enumerate(RANGES):
+            teachers.change_maps(teacher, inputs[i :: len(RANGES)])
 
     window = dict(mode='slide', crop_size=(size, size), stride=(size, size))
     with as_the_toolbox():
@@ -285,7 +124,7 @@ def measure(
                     as_built(crop, mode='predict')
 
     origin_wrapper = OptimWrapper(torch.optim.AdamW(origin.parameters(), lr=1e-5, fused=True))
-    questions = [(teacher, inputs[i :: len(_RANGES)]) for i, teacher in enumerate(_RANGES)]
+    questions = [(teacher, inputs[i :: len(RANGES)]) for i, teacher in enumerate(RANGES)]
 
     def ask(how: Asking) -> Callable[[], object]:
         def call() -> None:
@@ -396,7 +235,7 @@ def measure_compile(
         distiller = build_distiller(model_config(name), teacher_options=options).train()
         wrapper = OptimWrapper(torch.optim.AdamW(distiller.parameters(), lr=1e-5, fused=True))
         inputs = distiller.data_preprocessor(batch, True)['inputs']
-        questions = [(teacher, inputs[i :: len(_RANGES)]) for i, teacher in enumerate(_RANGES)]
+        questions = [(teacher, inputs[i :: len(RANGES)]) for i, teacher in enumerate(RANGES)]
         teachers = distiller.distillation.teachers
         calls['teachers'].append(partial(teachers.all_change_maps, questions))
         calls['MTKD step'].append(partial(distiller.train_step, batch, wrapper))
@@ -406,61 +245,6 @@ def measure_compile(
     return [
         (f'{what}, teachers compiled', *compare(rounds, *both)) for what, both in calls.items()
     ], first
-
-
-class PlainPipeline:
-    """P1 as mmcv's functions do it: each image decoded, rotated, cropped, mirrored and distorted by
-    itself."""
-
-    def __init__(self, size: int = 512) -> None:
-        self.size = size
-        self.random = np.random.default_rng(0)
-
-    def __call__(self, info: dict[str, Any]) -> torch.Tensor:
-        contents = [Path(path).read_bytes() for path in info['img_path']]
-        images = [mmcv.imfrombytes(content, backend='cv2') for content in contents]
-        content = Path(info['seg_map_path']).read_bytes()
-        label = mmcv.imfrombytes(content, flag='unchanged', backend='pillow').astype(np.uint8)
-        label = label.copy()
-        label[label < 128] = 0
-        label[label >= 128] = 1
-        if self.random.random() < 0.5:
-            angle = self.random.uniform(-180, 180)
-            images = [mmcv.imrotate(image, angle=angle, border_value=0) for image in images]
-            label = mmcv.imrotate(label, angle=angle, border_value=255, interpolation='nearest')
-        for _ in range(10):
-            _, counts = np.unique(label[: self.size, : self.size], return_counts=True)
-            if len(counts) > 1 and counts.max() / counts.sum() < 0.75:
-                break
-        images = [image[: self.size, : self.size] for image in images]
-        label = label[: self.size, : self.size]
-        for direction in ('horizontal', 'vertical'):
-            if self.random.random() < 0.5:
-                images = [mmcv.imflip(image, direction) for image in images]
-                label = mmcv.imflip(label, direction)
-        images = [self._distort(image) for image in images]
-        stacked = np.concatenate([image.transpose(2, 0, 1) for image in images])
-        torch.from_numpy(label[None].astype(np.int64))
-        return torch.from_numpy(np.ascontiguousarray(stacked))
-
-    def _distort(self, image: np.ndarray) -> np.ndarray:
-        def scaled(image: np.ndarray, alpha: float = 1, beta: float = 0) -> np.ndarray:
-            return np.clip(image.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)
-
-        if self.random.random() < 0.5:
-            image = scaled(image, beta=self.random.uniform(-10, 10))
-        if self.random.random() < 0.5:
-            image = scaled(image, alpha=self.random.uniform(0.8, 1.2))
-        if self.random.random() < 0.5:
-            hsv = mmcv.bgr2hsv(image)
-            hsv[:, :, 1] = scaled(hsv[:, :, 1], alpha=self.random.uniform(0.8, 1.2))
-            image = mmcv.hsv2bgr(hsv)
-        if self.random.random() < 0.5:
-            hsv = mmcv.bgr2hsv(image)
-            hue = hsv[:, :, 0].astype(int) + self.random.integers(-10, 10)
-            hsv[:, :, 0] = hue % 180
-            image = mmcv.hsv2bgr(hsv)
-        return image
 
 
 def measure_pipeline(rounds: int) -> list[tuple[str, float, float]]:
@@ -491,79 +275,77 @@ def measure_pipeline(rounds: int) -> list[tuple[str, float, float]]:
     return rows
 
 
-class PlainCascade(BaseModel):
-    """The cascade as the toolbox runs one detector after the other; a pair's specialist follows
-    from the share of pixels that the origin calls changed.
-
-    Args:
-        config: Config of all detectors.
-        weights: Their checkpoint.
-    """
-
-    def __init__(self, config: Any, weights: str) -> None:
-        super().__init__()
-        self.detectors = torch.nn.ModuleList(MODELS.build(config).eval() for _ in range(4))
-        for detector in self.detectors:
-            load_checkpoint(detector, weights)
-        self.data_preprocessor = self.detectors[0].data_preprocessor
-
-    def forward(self, inputs: torch.Tensor, data_samples: list[Any], mode: str) -> list[Any]:
-        """Predictions of mmseg's form."""
-        origin, *specialists = self.detectors
-        found = origin(inputs, data_samples, mode='predict')
-        car = float((found[0].pred_sem_seg.data == 1).float().mean())
-        specialist = specialists[sum(car > threshold for threshold in DEFAULT_THRESHOLDS)]
-        return specialist(inputs, data_samples, mode='predict')
-
-
-def test_plainly(name: str, data: str, weights: str) -> None:
-    """Test the cascade with mmengine's runner and mmseg's metric."""
-    config = get_config(name)
-    loader = config.test_dataloader
-    loader.num_workers, loader.persistent_workers = 0, False
-    loader.dataset.data_root = data
-    with as_the_toolbox(), tempfile.TemporaryDirectory() as folder:
-        Runner(
-            model=PlainCascade(config.model, weights),
-            work_dir=folder,
-            test_dataloader=loader,
-            test_evaluator=dict(type='mmseg.IoUMetric', iou_metrics=['mIoU', 'mFscore']),
-            test_cfg={},
-            default_scope='mtkd_cd',
-        ).test()
-
-
-def measure_command(name: str, rounds: int, precisions: Sequence[str]) -> list[float]:
-    """CPU seconds of a cascade's test, plain and ours in each of the precisions, each in processes
-    of its own, in turn."""
+def measure_command(
+    name: str, rounds: int, precisions: Sequence[str]
+) -> list[tuple[str, float, float]]:
+    """Rows (what, plain seconds, our seconds) of O-P over a test set, each side in processes of its
+    own, in turn. Ours in each of the precisions, and in the first with pictures too."""
     with tempfile.TemporaryDirectory() as folder:
         data, work = Path(folder, 'data'), Path(folder, 'work_dirs')
         make_dataset(data, num_train=1, num_val=1, num_test=_TEST_PAIRS, size=256)
         torch.manual_seed(0)
-        weights = MODELS.build(model_config(name)).state_dict()
-        places = [work / 'origin' / name, *(work / 'partition' / name / one for one in _RANGES)]
+        detector = MODELS.build(model_config(name))
+        places = [work / 'origin' / name, *(work / 'partition' / name / one for one in RANGES)]
         for place in places:
             place.mkdir(parents=True)
-            torch.save(weights, place / 'best.pth')
-        plain = ['-c', _AS_THE_TOOLBOX, __file__, '--child', 'command', '--models', name]
-        plain += ['--data', str(data), '--weights', str(places[0] / 'best.pth')]
+            torch.save(detector.state_dict(), place / 'best.pth')
+        weights = places[0] / 'best.pth'
+        thresholds = _tertiles(detector, data)
         ours = ['-m', 'mtkd_cd', 'test', str(_CONFIGS / 'op' / f'{name}.py')]
         ours += ['--data-root', str(data), '--num-workers', '0']
+        ours += ['--cfg-options', f'model.thresholds=[{thresholds[0]},{thresholds[1]}]']
 
-        # Bytecode is kept, as it is for users.
-        environment = dict(os.environ)
-        environment.pop('PYTHONDONTWRITEBYTECODE', None)
+        def in_one() -> None:
+            start('cascade', name, data, weights, '--thresholds', *thresholds)
 
-        def call(arguments: list[str]) -> float:
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            command = [sys.executable, *arguments]
-            subprocess.run(command, cwd=folder, capture_output=True, check=True, env=environment)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        def by_commands() -> None:
+            with tempfile.TemporaryDirectory() as maps:
+                run_o_p(name, data, weights, thresholds, Path(maps))
 
-        commands = [plain, *([*ours, '--precision', precision] for precision in precisions)]
-        seconds = [[call(command) for command in commands] for _ in range(rounds)]
-    return [statistics.median(one) for one in zip(*seconds)]
+        def test(*options: str) -> None:
+            command = [sys.executable, *ours, *options]
+            subprocess.run(command, cwd=folder, capture_output=True, check=True)
+
+        calls: dict[str, Callable[[], None]] = dict(in_one=in_one, by_commands=by_commands)
+        calls['pictures'] = partial(test, '--show-dir', str(work / 'pictures'))
+        calls |= {one: partial(test, '--precision', one) for one in precisions}
+        took: dict[str, list[float]] = {what: [] for what in calls}
+        for _ in range(rounds):
+            for what, call in calls.items():
+                took[what].append(_with_children(call))
+    seconds = {what: statistics.median(one) for what, one in took.items()}
+    what = 'O-P, whole command'
+    rows = []
+    for one in precisions:
+        rows.append((f'{what}s{_suffix(one)}', seconds['by_commands'], seconds[one]))
+        rows.append((f'{what}{_suffix(one)}', seconds['in_one'], seconds[one]))
+    rows.append((f'{what}s, ours with pictures', seconds['by_commands'], seconds['pictures']))
+    return rows
+
+
+def _tertiles(detector: Any, data: Path) -> tuple[float, float]:
+    """Thresholds that send a third of the test pairs to each specialist."""
+    detector = prepare(detector.eval())
+    cars = []
+    for path in sorted((data / 'test' / 'A').iterdir()):
+        dates = [cv2.imread(str(data / 'test' / date / path.name)) for date in ('A', 'B')]
+        inputs = [torch.from_numpy(cv2.merge(dates)).permute(2, 0, 1)]
+        pair = detector.data_preprocessor(dict(inputs=inputs), False)['inputs']
+        cars.append(float(detector(pair, mode='predict')[0].pred_sem_seg.data.float().mean()))
+    small, large = statistics.quantiles(cars, n=3)
+    if small == large:
+        sys.exit(f'random weights find {small:.1%} changed in most pairs: choose other --models')
+    return small, large
+
+
+def _with_children(call: Callable[[], None]) -> float:
+    """CPU seconds of a call and of the processes that it starts. They may keep bytecode, as those
+    of users do."""
+    os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+    before = os.times()
+    call()
+    after = os.times()
+    return sum(after[:4]) - sum(before[:4])
 
 
 def peak_mib(name: str, size: int, pairs: int, side: str) -> float:
@@ -613,14 +395,10 @@ def main() -> None:
         default=[FULL],
         help='of what is frozen on our side: teachers, and detectors of a command',
     )
-    for hidden in ('--child', '--data', '--weights'):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument('--child', help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     DefaultScope.get_instance('benchmark', scope_name='mtkd_cd')
-    if args.child == 'command':
-        test_plainly(args.models[0], args.data, args.weights)
-        return
     if args.child:
         print(peak_mib(args.models[0], args.size, args.batch, args.child))
         return
@@ -650,9 +428,8 @@ def main() -> None:
                 table.add(name, what, 1000 * plain, 1000 * ours, unit)
     if 'command' in args.parts:
         for name in args.models:
-            theirs, *ours = measure_command(name, args.rounds, args.precisions)
-            for precision, seconds in zip(args.precisions, ours):
-                table.add(name, f'O-P, whole command{_suffix(precision)}', theirs, seconds, 's')
+            for what, plain, ours in measure_command(name, args.rounds, args.precisions):
+                table.add(name, what, plain, ours, 's')
     if 'memory' in args.parts:
         for name in args.models:
             table.add(name, 'memory', *measure_memory(name, args.size, args.batch), 'MiB')
