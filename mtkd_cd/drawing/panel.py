@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -215,8 +216,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 def png_bytes(image: np.ndarray) -> bytes:
     """A PNG file of an (H, W, 3) RGB or (H, W) gray uint8 picture, of as many channels as the
     array."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(
-        buffer, 'PNG', compress_level=3
-    )  # levels above save a few percent and take several times as long
-    return buffer.getvalue()
+    # At its defaults OpenCV writes files of the size that Pillow's have at level 3, in a quarter of
+    # the time.
+    encoded = cv2.imencode('.png', image if image.ndim == 2 else image[..., ::-1])[1]
+    return encoded.tobytes()
