@@ -4,14 +4,30 @@ from typing import Any
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses import CrossEntropyLoss
 from mmseg.models.utils import resize
 from mmseg.utils import SampleList
 from torch import Tensor, nn
 
+from mtkd_cd.core.errors import UserError
+
 
 class DecodeHead(BaseDecodeHead):
     """mmseg's head. Losses and accuracy are mmseg's; on an accelerator mmseg's accuracy makes the
-    host wait twice for the device, to learn how many pixels are valid."""
+    host wait twice for the device, to learn how many pixels are valid.
+
+    Raises:
+        UserError: One output channel, and a cross-entropy that is not binary.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.out_channels == 1 and any(map(_is_softmax, self.loss_modules)):
+            raise UserError(
+                f'num_classes={self.num_classes}, out_channels=1: a softmax over one channel is '
+                'always 1. Set num_classes=2, and for one channel out_channels=1 with '
+                'CrossEntropyLoss(use_sigmoid=True)'
+            )
 
     def loss_by_feat(self, seg_logits: Any, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Losses, summed where two have one name, and ``acc_seg`` in percent.
@@ -39,6 +55,10 @@ class DecodeHead(BaseDecodeHead):
         """The losses of the config, of which it may have one or several."""
         several = isinstance(self.loss_decode, nn.ModuleList)
         return list(self.loss_decode) if several else [self.loss_decode]
+
+
+def _is_softmax(loss: nn.Module) -> bool:
+    return isinstance(loss, CrossEntropyLoss) and not (loss.use_sigmoid or loss.use_mask)
 
 
 def pixel_accuracy(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
