@@ -2,6 +2,7 @@
 mistake, exit codes."""
 
 import argparse
+import atexit
 import gc
 import logging
 import os
@@ -110,6 +111,8 @@ def _briefly() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
+        # Nor is there anything to gain from looking through it all when the process ends.
+        atexit.register(gc.freeze)
 
 
 def _refuse_pickled_code() -> None:

@@ -276,3 +276,17 @@ def test_names_that_the_terminal_has_no_letters_for_are_escaped(monkeypatch):
         run_tool(lambda argv: print('map: \u6570\u636e.tif'), [], builds=False)
     assert ended.value.code == 0
     assert file.getvalue().decode() == 'map: \\u6570\\u636e.tif\n'
+
+
+def test_short_tools_end_without_a_search_for_garbage():
+    code = (
+        'import atexit, gc\n'
+        'from mtkd_cd.cli.common import run_tool\n'
+        'atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count() > 0))\n'
+        'run_tool(lambda argv: print(gc.get_threshold()[0], gc.get_freeze_count() > 0), [],'
+        ' builds=False)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    ).stdout
+    assert done.splitlines() == ['50000 False', '700 True']
