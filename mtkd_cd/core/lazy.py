@@ -1,8 +1,13 @@
-"""Names that a package promises and imports only when they are asked for (PEP 562)."""
+"""Names that a package promises and imports only when they are asked for (PEP 562), and other
+people's modules that run when something of them is asked for."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
+from types import ModuleType
 from typing import Any
 
 
@@ -32,3 +37,32 @@ def lazy_names(
         return value
 
     return getattribute, lambda: public, public
+
+
+@contextmanager
+def late_modules(*names: str) -> Iterator[None]:
+    """Inside, importing one of these modules does not run it yet: the first look at something in
+    it does. ``import NAME`` is such a promise, ``from NAME import SOMETHING`` looks at once.
+
+    Args:
+        names: Modules that an import elsewhere takes along and that few runs use.
+    """
+    finder = _LateFinder(names)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _LateFinder:
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name in self._names else None
+        if spec and spec.loader:
+            spec.loader = LazyLoader(spec.loader)
+        return spec

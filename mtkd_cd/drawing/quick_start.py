@@ -4,33 +4,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mtkd_cd.core.lazy import late_modules
+
+# Names of glyphs, for TeX; names of photos' tags.
+_LATE = ('fontTools.agl', 'PIL.ExifTags')
+
 
 def import_matplotlib_quickly() -> None:
     """Import matplotlib's figures without the lists of properties in the docstrings and signatures
     of its classes.
 
     To make these lists takes half of the import's time, and a command shows none of them. They
-    are gone for the process, so this is not for a library.
+    are gone for the process, so this is not for a library. Tables that only TeX or photos need
+    are made when they are looked at.
     """
-    from matplotlib import artist
+    with late_modules(*_LATE):
+        from matplotlib import artist
 
-    usual: Any = getattr(artist, 'ArtistInspector', None)
-    made = set()
+        usual: Any = getattr(artist, 'ArtistInspector', None)
+        made = set()
 
-    def inspect(inspected: Any) -> Any:
-        # A class is inspected for its own signature when it is made, and by others later.
-        if inspected in made:
-            return usual(inspected)
-        made.add(inspected)
-        return _NoProperties()
+        def inspect(inspected: Any) -> Any:
+            # A class is inspected for its own signature when it is made, and by others later.
+            if inspected in made:
+                return usual(inspected)
+            made.add(inspected)
+            return _NoProperties()
 
-    with (
-        _replaced(artist, 'kwdoc', lambda artist: ''),
-        _replaced(artist, 'ArtistInspector', inspect),
-    ):
-        import matplotlib.backends.backend_agg
-        import matplotlib.backends.backend_svg
-        import matplotlib.figure  # noqa: F401
+        with (
+            _replaced(artist, 'kwdoc', lambda artist: ''),
+            _replaced(artist, 'ArtistInspector', inspect),
+        ):
+            import matplotlib.backends.backend_agg
+            import matplotlib.backends.backend_svg
+            import matplotlib.figure  # noqa: F401
 
 
 class _NoProperties:
