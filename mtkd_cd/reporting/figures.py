@@ -4,6 +4,7 @@ markers too, the same bytes on every run."""
 import io
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import matplotlib
@@ -104,14 +105,25 @@ def _drawn(
     name: str, title: str, caption: str, size: tuple[float, float], draw: Callable[[Figure], None]
 ) -> Picture:
     """Draw a figure of ``size`` in inches."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
-        matplotlib.rcParams.update(_RC)
+    with _style():
         figure = Figure(figsize=size)
         canvas = FigureCanvasAgg(figure)
         draw(figure)
         _lay_out(figure, canvas)
         return Picture(name, title, caption, _png(canvas), _svg(figure))
+
+
+def _style() -> AbstractContextManager[None]:
+    """matplotlib's own settings and ours, whatever the user's matplotlibrc says.
+
+    Only what differs is set: to check all of them for each figure takes longer than to compare.
+    """
+    wanted = {**matplotlib.rcParamsDefault, **_RC}
+    del wanted['backend']  # is chosen by whoever looks at it first, and drawn by none of ours
+    current = matplotlib.rcParams
+    return matplotlib.rc_context(
+        {name: value for name, value in wanted.items() if current[name] != value}
+    )
 
 
 def _lay_out(figure: Figure, canvas: FigureCanvasAgg) -> None:

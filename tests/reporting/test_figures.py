@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -119,3 +120,29 @@ def test_commands_import_matplotlib_without_lists_of_properties():
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     ).stdout
     assert done.splitlines() == ['False True', '3.0']
+
+
+def test_commands_leave_tables_of_tex_and_photos_until_they_are_asked_for():
+    code = (
+        'import sys, types\n'
+        'from mtkd_cd.drawing.quick_start import import_matplotlib_quickly\n'
+        'import_matplotlib_quickly()\n'
+        "modules = [sys.modules[name] for name in ('fontTools.agl', 'PIL.ExifTags')]\n"
+        'names, tags = modules\n'
+        'print(*(type(module) is types.ModuleType for module in modules))\n'
+        "print(names.toUnicode('eacute'), tags.Base.Orientation.value)\n"
+        'print(*(type(module) is types.ModuleType for module in modules))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    ).stdout
+    assert done.splitlines() == ['False False', '\u00e9 274', 'True True']
+
+
+def test_figures_look_the_same_whatever_the_user_has_set():
+    wanted = figures._drawn('name', 'title', 'caption', (3.0, 2.0), stacked)
+    own = {'font.size': 20, 'axes.prop_cycle': 'cycler("color", ["red"])', 'svg.hashsalt': 'own'}
+    with matplotlib.rc_context(own):
+        found = figures._drawn('name', 'title', 'caption', (3.0, 2.0), stacked)
+        assert matplotlib.rcParams['font.size'] == 20
+    assert found == wanted
