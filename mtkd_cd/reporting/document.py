@@ -1,21 +1,19 @@
 """A report: sections of text, tables, figures and pictures, and the files that they are written
 to."""
 
-import base64
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.text import markdown_text
 from mtkd_cd.reporting.figures import Picture
-from mtkd_cd.reporting.table_formats import Table, typographic
+from mtkd_cd.reporting.page import html_page
+from mtkd_cd.reporting.table_formats import Table
 
 if TYPE_CHECKING:  # OpenCV and all that reads images: not for a report without images
     from mtkd_cd.reporting.thumbnails import Thumbnail
@@ -127,27 +125,9 @@ class ComparisonReport:
         return '\n\n'.join(filter(None, parts)) + '\n'
 
     def as_html(self) -> str:
-        """One page that needs nothing else: figures and pictures are data URIs, and there is no
-        script."""
-        return _environment().get_template('report.html').render(report=self)
+        """One page that needs nothing else, see :mod:`mtkd_cd.reporting.page`."""
+        return html_page(self)
 
 
 def _bullets(lines: Sequence[str]) -> str:
     return '\n'.join(f'- {markdown_text(line)}' for line in lines)
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / 'templates'),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters['typographic'] = typographic
-    environment.filters['data_uri'] = _data_uri
-    return environment
-
-
-def _data_uri(content: bytes, media_type: str) -> str:
-    return f'data:{media_type};base64,{base64.b64encode(content).decode()}'
