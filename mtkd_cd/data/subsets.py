@@ -139,8 +139,9 @@ def _inside(dataset: Any, idx: int) -> tuple[Any, int] | None:
 class FoldDataset(DatasetPart):
     """The pairs of some folds of a data set; each sample carries its ``fold`` in its metainfo.
 
-    The fold of a pair depends on its file's name and the seed, not on the other pairs. A pair that
-    the pipeline rejects is replaced by one of these folds.
+    The fold of a pair depends on its file's name and the seed, not on the other pairs. So a fold of
+    a small data set may be empty, and the log says so where nothing is left out. A pair that the
+    pipeline rejects is replaced by one of these folds.
 
     Args:
         dataset: Config or object.
@@ -190,6 +191,14 @@ class FoldDataset(DatasetPart):
             raise UserError(
                 f'none of {len(fold)} pairs lies in the folds {self.kept} of {self.folds}: take '
                 'fewer folds or another seed'
+            )
+        if len(self._indices) == len(fold) and len(self.kept) < self.folds:
+            left_out = [number for number in range(self.folds) if number not in self.kept]
+            print_log(
+                f'nothing is left out: none of {len(fold)} pairs lies in the folds {left_out} of '
+                f'{self.folds}. Take fewer folds or another seed',
+                logger='current',
+                level=logging.WARNING,
             )
 
     @property

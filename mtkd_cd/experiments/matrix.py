@@ -218,7 +218,8 @@ def _await_teachers(layout: Layout, variant: Strategy, until: float) -> None:
 def within(experiment: Experiment, cluster: Cluster, until: float) -> Experiment:
     """The experiment with trainings that end in time, those of a model all shortened alike.
 
-    What was measured and decided is kept in ``<work_dir>/budget.json`` and holds for later calls.
+    What was measured and decided is kept in ``<work_dir>/budget.json`` and holds for later calls;
+    models that were added since are measured, and theirs end in time.
 
     Args:
         experiment: With the longest trainings that are wanted.
@@ -228,8 +229,12 @@ def within(experiment: Experiment, cluster: Cluster, until: float) -> Experiment
     Raises:
         UserError: A model whose job did not get so far as to be measured.
     """
-    if budget.read_budget(experiment.work_dir) is None:
-        budget.write_budget(experiment.work_dir, _measure(experiment, cluster, until))
+    decided = (budget.read_budget(experiment.work_dir) or {}).get('models', {})
+    new = {model: own for model, own in experiment.models.items() if model not in decided}
+    if new:
+        found = _measure(dataclasses.replace(experiment, models=new), cluster, until)
+        found['models'] = {**decided, **found['models']}
+        budget.write_budget(experiment.work_dir, found)
     return as_budgeted(experiment)
 
 

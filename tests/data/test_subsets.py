@@ -10,6 +10,7 @@ from mmseg.structures import SegDataSample
 import mtkd_cd
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.samplers import RatioSampler
+from mtkd_cd.data import subsets
 from mtkd_cd.data.subsets import FoldDataset, UnlabelledDataset, image_fold
 from mtkd_cd.engine.replay import NumberedSampler
 from mtkd_cd.registry import DATASETS
@@ -63,6 +64,19 @@ def test_folds_share_out_the_pairs_and_do_not_depend_on_the_others(pairs):
     info = dict(img_path=['elsewhere/A/003.tif', 'elsewhere/B/003.tif'])
     assert '003.png' in ' '.join(names(parts[image_fold(info, 3)]))  # by the name alone
     assert names(FoldDataset(pairs(30), folds=3, keep=0, seed=1)) != names(parts[0])
+
+
+def test_a_fold_without_pairs_is_told(pairs, monkeypatch):
+    """A specialist that leaves out such a fold teaches nothing."""
+    said = []
+    monkeypatch.setattr(subsets, 'print_log', lambda text, **_: said.append(text))
+    whole = DATASETS.build(pairs(6))
+    folds = [image_fold(whole.get_data_info(i), 40) for i in range(6)]
+    empty = next(fold for fold in range(40) if fold not in folds)
+    assert len(FoldDataset(pairs(6), folds=40, leave_out=folds[0])) < 6
+    assert not said
+    assert len(FoldDataset(pairs(6), folds=40, leave_out=empty)) == 6
+    assert f'none of 6 pairs lies in the folds [{empty}] of 40' in said[0]
 
 
 def test_sample_carries_its_fold_through_the_car_partition(pairs):

@@ -70,6 +70,26 @@ def test_full_length_neither_measures_nor_shortens(monkeypatch, tmp_path, option
     assert ends[0] == pytest.approx(time.time() + 300, abs=60)
 
 
+def test_a_model_that_is_added_later_is_fitted_too(monkeypatch, tmp_path):
+    """It trained at full length, past the end of the minutes."""
+    own = dict(iters=1000, specialist_iters=200, student_iters=500, val_interval=250)
+    measured = []
+
+    def measure(experiment, cluster, until):
+        measured.append(list(experiment.models))
+        speed = dict(iteration=1, validation=1, seconds=1, iterations={})
+        return dict(left=9, models={name: dict(scale=0.1, **speed) for name in experiment.models})
+
+    monkeypatch.setattr(matrix, '_measure', measure)
+    for models in (['fc_ef'], ['fc_ef', 'tinycd'], ['tinycd']):
+        experiment = matrix.Experiment(dict.fromkeys(models, own), CONFIGS, work_dir=tmp_path)
+        found = matrix.within(experiment, Cluster(tmp_path / 'jobs'), 0.0)
+        assert {name: settings['iters'] for name, settings in found.models.items()} == (
+            dict.fromkeys(models, 100)
+        )
+    assert measured == [['fc_ef'], ['tinycd']]
+
+
 def note(folder, seconds):
     (Path(folder) / f'{seconds}.started').touch()
     time.sleep(seconds)
