@@ -9,8 +9,8 @@ from mmseg.structures import SegDataSample
 
 import mtkd_cd
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.data.samplers import RatioSampler
 from mtkd_cd.data import subsets
+from mtkd_cd.data.samplers import RatioSampler
 from mtkd_cd.data.subsets import FoldDataset, UnlabelledDataset, image_fold
 from mtkd_cd.engine.replay import NumberedSampler
 from mtkd_cd.registry import DATASETS
