@@ -398,7 +398,7 @@ def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def non_finite(weights: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors with a NaN or an infinity in them; attention masks may have one.
 
-    One synchronisation with the device, however many tensors there are.
+    One synchronisation with the device where there is none, however many tensors there are.
     """
     names = [
         name
@@ -407,8 +407,11 @@ def non_finite(weights: Mapping[str, Tensor]) -> list[str]:
     ]
     if not names:
         return []
-    finite = torch.stack([torch.isfinite(weights[name]).all() for name in names]).tolist()
-    return [name for name, good in zip(names, finite) if not good]
+    # A sum that is finite takes a tenth of the time of a look at each number. One that is not may
+    # have overflowed.
+    sums = torch.stack([weights[name].sum() for name in names])
+    suspects = [name for name, good in zip(names, sums.isfinite().tolist()) if not good]
+    return [name for name in suspects if not weights[name].isfinite().all()]
 
 
 def _student_in(

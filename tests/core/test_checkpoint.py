@@ -14,6 +14,7 @@ from mtkd_cd.core import checkpoint
 from mtkd_cd.core.checkpoint import (
     load_only_tensors,
     load_weights,
+    non_finite,
     read_checkpoint,
     read_weights,
     save_checkpoint,
@@ -208,6 +209,15 @@ def test_reading_leaves_the_allowed_globals_as_they_are(linear):
     read_checkpoint(linear[1])
     assert set(torch.serialization.get_safe_globals()) == set(before)
     assert before
+
+
+def test_finite_weights_whose_sum_overflows_are_in_order():
+    large = torch.full((4,), torch.finfo(torch.float32).max)
+    infinite = torch.tensor([float('inf'), float('-inf'), 1.0])
+    half = torch.full((4,), 6e4, dtype=torch.float16)
+    weights = {'large': large, 'infinite': infinite, 'half': half, 'mask': infinite}
+    assert non_finite(weights) == ['infinite']
+    assert non_finite({'large': large, 'count': torch.ones(1, dtype=torch.long)}) == []
 
 
 def test_trust_is_one_setting_for_all_readers(linear, tmp_path, monkeypatch):
