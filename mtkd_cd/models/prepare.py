@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.hooks import RemovableHandle
 
 from mtkd_cd.core.precision import FULL, Precision, as_precision
 from mtkd_cd.models.graphs import Graphs
@@ -21,8 +22,9 @@ from mtkd_cd.models.layers import AnyOrderGELU, AnyOrderInstanceNorm, FusedAtten
 
 _Module = TypeVar('_Module', bound=nn.Module)
 
-# Side of the images on which a network's batch norms are traced: enough for seven halvings.
-_PROBE_SIDE = 128
+# Sides of the images on which a network's batch norms are traced, the next where a network cannot
+# take the one before: enough for six and for seven halvings.
+_PROBE_SIDES = (64, 128)
 # Parameters above which they are traced without numbers. For fewer a pass with numbers takes less
 # than torch does to load `torch._dynamo`, which its `cat` without numbers asks for.
 _LARGE = 30_000_000
@@ -170,7 +172,7 @@ def fold_batch_norms(detector: nn.Module) -> int:
     one forward pass, which a large network makes without numbers.
 
     Args:
-        detector: A detector in mmseg's form whose weights may be replaced.
+        detector: A detector in mmseg's form, in eval mode, whose weights may be replaced.
 
     Returns:
         The number of batch norms folded.
@@ -210,17 +212,17 @@ def _fold(conv: Any, norm: Any) -> None:
 
 def _pairs(detector: nn.Module) -> list[tuple[str, str]]:
     """The names of every convolution and the batch norm that alone reads it."""
-    probe = (1, 2 * getattr(detector, 'backbone_inchannels', 3), _PROBE_SIDE, _PROBE_SIDE)
-    tensors = list(_tensors(detector))
+    channels = 2 * getattr(detector, 'backbone_inchannels', 3)
     first = next(detector.parameters())
     is_large = sum(parameter.numel() for parameter in detector.parameters()) > _LARGE
-    for device in ('meta', first.device) if is_large else (first.device,):
-        placed = {t: torch.empty_like(t, device=device) if device == 'meta' else t for t in tensors}
-        network = _copy_with(detector, placed).eval()
-        trace = _Trace(network)
-        images = torch.zeros(probe, device=device, dtype=first.dtype)
+    places = [(first.device, side) for side in _PROBE_SIDES]
+    if is_large:
+        places.insert(0, (torch.device('meta'), _PROBE_SIDES[-1]))
+    for device, side in places:
+        network: Any = _on_meta(detector) if device.type == 'meta' else detector
+        images = torch.zeros((1, channels, side, side), device=device, dtype=first.dtype)
         try:
-            with torch.no_grad(), trace:
+            with torch.no_grad(), _Trace(network) as trace:
                 network.forward(images, mode='tensor')  # past hooks that watch the detector
         except Exception as error:  # of any layer, of any scope
             problem = error
@@ -228,17 +230,21 @@ def _pairs(detector: nn.Module) -> list[tuple[str, str]]:
             return trace.pairs()
     print_log(
         f'{type(detector).__name__}: batch norms are not folded, as it cannot take images of '
-        f'{_PROBE_SIDE} x {_PROBE_SIDE}: {problem}',
+        f'{side} x {side}: {problem}',
         logger='current',
     )
     return []
 
 
+def _on_meta(network: nn.Module) -> nn.Module:
+    return _copy_with(network, {t: torch.empty_like(t, device='meta') for t in _tensors(network)})
+
+
 class _Trace(TorchFunctionMode):
-    """Watches which layers read what the convolutions of a network give.
+    """Watches, where it is entered, which layers read what the convolutions of a network give.
 
     Args:
-        network: The network; gets hooks.
+        network: The network; has hooks until the end.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -249,16 +255,24 @@ class _Trace(TorchFunctionMode):
         self._read: defaultdict[str, set[str | None]] = defaultdict(set)
         self._weights: dict[int, str] = {}
         self._inside: str | None = None
+        self._handles: list[RemovableHandle] = []
         for name, module in network.named_modules():
             if _is_hooked(module):  # its weights may be made anew in each call
                 continue
             if type(module) in _CONVOLUTIONS:
                 self._weights |= {id(parameter): name for parameter in module.parameters()}
-                module.register_forward_pre_hook(self._enter(name))
-                module.register_forward_hook(self._leave_convolution(name))
+                self._watch(module, self._enter(name), self._leave_convolution(name))
             elif type(module) in _BATCH_NORMS and module.running_mean is not None:
-                module.register_forward_pre_hook(self._enter_norm(name))
-                module.register_forward_hook(self._leave)
+                self._watch(module, self._enter_norm(name), self._leave)
+
+    def _watch(self, layer: nn.Module, enter: Callable, leave: Callable) -> None:
+        self._handles.append(layer.register_forward_pre_hook(enter))
+        self._handles.append(layer.register_forward_hook(leave))
+
+    def __exit__(self, *error: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        super().__exit__(*error)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None

@@ -311,6 +311,23 @@ def test_folds_what_a_norm_alone_reads(conv, run, folded):
     torch.testing.assert_close(net(inputs), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ('least', 'seen', 'folded'), [(64, [64], 1), (65, [64, 128], 1), (129, [64, 128], 0)]
+)
+def test_network_that_cannot_take_small_images_is_traced_on_larger_ones(least, seen, folded):
+    class Deep(_Net):
+        def forward(self, inputs: Tensor, data_samples=None, mode: str = 'tensor') -> Tensor:
+            sides.append(inputs.shape[-1])
+            assert inputs.shape[-1] >= least, 'too small'
+            return super().forward(inputs, data_samples, mode)
+
+    sides: list[int] = []
+    net = Deep(nn.Conv2d(6, 4, 3, padding=1), _plain).eval()
+    assert fold_batch_norms(net) == folded
+    assert sides == seen
+    assert not any(one._forward_hooks or one._forward_pre_hooks for one in net.modules())
+
+
 @pytest.mark.slow
 def test_compiled_detectors_of_one_architecture_share_what_is_compiled(build_model, monkeypatch):
     graphs = []
