@@ -44,8 +44,12 @@ GROUPS: dict[str, dict[str, Command]] = {
         'demo': Command('demo', 'a page in the browser: two images in, what changed out'),
     },
     'Data': {
-        'check-data': Command('check_data', 'open every file of a data set, list what is wrong'),
-        'car-stats': Command('car_stats', 'CAR distribution of a data set, and thresholds for it'),
+        'check-data': Command(
+            'check_data', 'open every file of a data set, list what is wrong', builds=False
+        ),
+        'car-stats': Command(
+            'car_stats', 'CAR distribution of a data set, and thresholds for it', builds=False
+        ),
         'browse': Command('browse', 'draw training pairs as the model sees them'),
         'make-synthetic': Command(
             'make_synthetic', 'write a synthetic data set; no download', builds=False

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 from tqdm import tqdm
 
 from mtkd_cd.core.car import change_area_ratio
@@ -217,6 +216,8 @@ class _FolderIndex:
             with suppress(OSError), atomic_write(path) as file:
                 json.dump({'version': _VERSION, 'cars': cars}, file)
                 return
+        from mmengine.logging import print_log
+
         print_log(
             f'The CAR index of {self.folder} can be kept neither in {self.beside_data.parent} nor '
             f'in {self.in_cache.parent}, so the labels '

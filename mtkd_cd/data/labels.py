@@ -9,11 +9,11 @@ from typing import NoReturn
 
 import cv2
 import numpy as np
-from mmengine.fileio import get as read_bytes
 from PIL import Image, UnidentifiedImageError
 
 from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.storage import read_bytes
 from mtkd_cd.data.images import (
     ImageHeader,
     decode_plain_png,

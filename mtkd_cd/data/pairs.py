@@ -10,11 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
-from mmengine.fileio import get as read_bytes
-from mmengine.fileio import isdir, isfile, list_dir_or_file
-from mmengine.logging import print_log
-
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.storage import is_file, is_folder, read_bytes
 from mtkd_cd.core.text import some
 from mtkd_cd.data.images import (
     ImageHeader,
@@ -144,7 +141,7 @@ def _files_by_name(
     folder: str, suffix: str, backend_args: dict | None, problems: list[Problem]
 ) -> dict[str, str]:
     """{name: path}; links to nothing and names that are not UTF-8 are in it too, with a problem."""
-    if not isdir(folder, backend_args=backend_args):
+    if not is_folder(folder, backend_args=backend_args):
         raise UserError(
             f'folder {folder} does not exist (current folder: {os.getcwd()}): check data_root and '
             'the names of the folders in it'
@@ -192,6 +189,8 @@ def _scan(folder: str, backend_args: dict | None) -> tuple[list[str], list[str]]
     """(Hidden entries, other files) as paths below ``folder``; links to nothing are among the
     files."""
     if backend_args is not None:
+        from mmengine.fileio import list_dir_or_file
+
         return [], list(
             list_dir_or_file(folder, list_dir=False, recursive=True, backend_args=backend_args)
         )
@@ -244,6 +243,8 @@ def _say_skipped(
         if count
     ]
     if parts:
+        from mmengine.logging import print_log
+
         text = f'{folder}: {" and ".join(parts)} are passed over'
         print_log(_printable(text), logger='current')
 
@@ -256,7 +257,7 @@ def _without_suffix(name: str, suffix: str) -> str:
 
 
 def _listed_names(ann_file: str, backend_args: dict | None) -> list[str]:
-    if not isfile(ann_file, backend_args=backend_args):
+    if not is_file(ann_file, backend_args=backend_args):
         raise UserError(
             f'list file {ann_file} does not exist (current folder: {os.getcwd()}): correct '
             'ann_file, or leave it out to take all'

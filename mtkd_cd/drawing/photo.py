@@ -5,9 +5,9 @@ import os
 
 import cv2
 import numpy as np
-from mmengine.fileio import get as read_bytes
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.storage import read_bytes
 from mtkd_cd.data.images import read_header, read_image, read_stored
 from mtkd_cd.data.radiometry import Percentile
 

@@ -162,7 +162,7 @@ def test_upper_case_suffix_is_the_suffix(tmp_path, write_pairs, folders):
 
 def test_what_is_passed_over_is_said_with_counts(tmp_path, write_pairs, folders, monkeypatch):
     said = []
-    monkeypatch.setattr('mtkd_cd.data.pairs.print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr('mmengine.logging.print_log', lambda text, **_: said.append(text))
     write_pairs(tmp_path, [0] * 3)
     (tmp_path / 'A/.ipynb_checkpoints').mkdir()
     shutil.copy(tmp_path / 'A/000.png', tmp_path / 'A/.ipynb_checkpoints/000-checkpoint.png')

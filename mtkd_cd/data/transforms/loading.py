@@ -7,10 +7,10 @@ from typing import Any
 import mmcv
 import numpy as np
 from mmengine.fileio import FileClient
-from mmengine.fileio import get as read_bytes
 
 from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.storage import read_bytes
 from mtkd_cd.data.decoded import CacheKind, DecodedImages, open_cache
 from mtkd_cd.data.images import (
     RULE_OPTION,
