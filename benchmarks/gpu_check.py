@@ -2,13 +2,14 @@
 
     python benchmarks/gpu_check.py --minutes 5 --out OUTPUT_FOLDER
 
-Four parts, in this order:
+Five parts, in this order:
 
 - ``tests`` runs tests/gpu.
 - ``plain`` compares training steps of origin and student with steps as the toolbox makes them, see
   toolbox.py, on the same batch and in turns.
 - ``syncs`` counts where one training step and one test step make the host wait for the GPU.
-- ``times`` measures training steps of origin and student, in float32, mixed precision and compiled.
+- ``times`` measures training steps of origin and student, in float32, mixed precision, compiled.
+- ``teachers`` measures the three teachers alone, and lists the longest kernels of eager ones.
 
 A process measures one thing after the other, since starting one can take a minute; one that fails
 or takes too long is replaced and goes on with what is left. TTP comes last, in a process of its own
@@ -45,7 +46,7 @@ from typing import Any
 _REPO = Path(__file__).resolve().parents[1]
 _MODELS = ('changer_mitb0', 'tinycd', 'bit_r18', 'ttp_vitsam_l')
 _PLAIN_MODELS = ('changer_mitb0', 'bit_r18', 'fc_siam_diff', 'tinycd')
-_PARTS = ('tests', 'plain', 'syncs', 'times')
+_PARTS = ('tests', 'plain', 'syncs', 'times', 'teachers')
 # Seconds of timed steps for one model against plain ones, and for the steps of one kind alone.
 _PLAIN_SECONDS = 9
 _STEP_SECONDS = 3
@@ -89,6 +90,15 @@ _COLUMNS = (
     ('mtkd_mib', 'MTKD, MiB'),
     ('first_step_s', 'first step, s'),
 )
+_TEACHER_COLUMNS = (
+    ('model', 'model'),
+    ('setting', 'setting'),
+    ('ms', 'teachers, ms'),
+    ('kernels', 'kernels'),
+    ('kernel_ms', 'kernels, ms'),
+)
+_MOST_KERNELS = 12  # that are listed
+_KERNEL_WIDTH = 100  # characters of their names
 _PLAIN_COLUMNS = (
     ('model', 'model'),
     ('setting', 'setting'),
@@ -225,7 +235,8 @@ def _free() -> None:
 
 
 def _time_steps(step: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Median of the steps and the first one, in seconds."""
+    """Median of the steps after those that warm up, and the first one, in seconds. Where one alone
+    takes longer than there is time, the third step."""
     took = []
     deadline = time.perf_counter() + seconds
     while len(took) < _WARM_UP + 3 or (time.perf_counter() < deadline and len(took) < 33):
@@ -233,7 +244,8 @@ def _time_steps(step: Callable[[], object], seconds: float) -> tuple[float, floa
         step()
         _synchronize()
         took.append(time.perf_counter() - start)
-        if took[0] > seconds and len(took) > 2:
+        # Not the first, in which cuDNN tries its algorithms.
+        if len(took) > 2 and took[-1] > seconds:
             break
     return statistics.median(took[_WARM_UP:] or took[-1:]), took[0]
 
@@ -251,18 +263,7 @@ def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, A
     built = build_on(device, model_config(name))
     for kind in ('origin', 'mtkd'):
         held = _held_mib()
-        model = (
-            copy.deepcopy(built)
-            if kind == 'origin'
-            else build_distiller(
-                built,
-                teacher_options=dict(
-                    precision='bfloat16' if 'bf16' in setting else 'float32',
-                    graphs='eager' not in setting,
-                ),
-                teacher_batching='stacked' if 'stacked' in setting else 'grouped',
-            )
-        )
+        model = copy.deepcopy(built) if kind == 'origin' else _distiller_of(built, setting)
         model = model.train() if 'usual order' in setting else _as_trained(model, amp)
         if 'compile' in setting:
             model.extract_feat = torch.compile(model.extract_feat)
@@ -279,6 +280,55 @@ def measure_times(name: str, setting: str, size: int, pairs: int) -> dict[str, A
         del model, wrapper, step
         _free()
     row['ratio'] = round(row['mtkd_ms'] / row['origin_ms'], 2)
+    return row
+
+
+def _distiller_of(detector: Any, setting: str) -> Any:
+    return build_distiller(
+        detector,
+        teacher_options=dict(
+            precision='bfloat16' if 'bf16' in setting else 'float32',
+            graphs='eager' not in setting,
+        ),
+        teacher_batching='stacked' if 'stacked' in setting else 'grouped',
+    )
+
+
+def measure_teachers(name: str, setting: str, size: int, pairs: int) -> dict[str, Any]:
+    """A row of the table of teachers, measured in this process."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    device = _device()
+    low = torch.float16 if device == 'cuda' else torch.bfloat16
+    torch.manual_seed(0)
+    _free()
+    distiller = _distiller_of(build_on(device, model_config(name)), setting).train()
+    inputs = distiller.data_preprocessor(make_batch(size, pairs, device), True)['inputs']
+    teachers = distiller.distillation.teachers
+    questions = [(name, inputs[i::3]) for i, name in enumerate(teachers.detectors)]
+
+    def ask() -> None:
+        with torch.autocast(device, dtype=low, enabled=setting.startswith('amp')):
+            teachers.all_change_maps(questions)
+
+    row: dict[str, Any] = dict(model=name, setting=setting)
+    row['ms'] = round(1000 * _time_steps(ask, _STEP_SECONDS)[0], 1)
+    if 'eager' in setting:
+        activity = ProfilerActivity.CUDA if device == 'cuda' else ProfilerActivity.CPU
+        with profile(activities=[activity]) as profiled:
+            ask()
+            _synchronize()
+        attribute = f'self_{"device" if device == "cuda" else "cpu"}_time_total'
+        events = profiled.key_averages()
+        spent = {event.key: getattr(event, attribute) / 1000 for event in events}
+        count = {event.key: event.count for event in events}
+        row['kernels'] = sum(count.values())
+        row['kernel_ms'] = round(sum(spent.values()), 1)
+        row['longest'] = [
+            f'{spent[key]:.2f} ms, {count[key]} x {key[:_KERNEL_WIDTH]}'
+            for key in sorted(spent, key=spent.get, reverse=True)[:_MOST_KERNELS]
+        ]
     return row
 
 
@@ -492,6 +542,12 @@ class Report:
                     lines.append(f'| {row["model"]} | failed | | {row["error"]} |')
         if self.data.get('times'):
             lines += ['', '## Training steps', '', *_table(_COLUMNS, self.data['times'])]
+        if self.data.get('teachers'):
+            lines += ['', '## Teachers', '', *_table(_TEACHER_COLUMNS, self.data['teachers'])]
+            for row in self.data['teachers']:
+                if 'longest' in row:
+                    lines += ['', f'{row["model"]}, {row["setting"]}:', '']
+                    lines += [f'- {text}' for text in row['longest']]
         return '\n'.join(lines) + '\n'
 
 
@@ -699,7 +755,9 @@ def _run_child(tasks: list[Task]) -> None:
             if task == 'syncs':
                 found = count_syncs(model, size, batch)
             else:
-                measure = measure_plain if task == 'plain' else measure_times
+                measure = dict(plain=measure_plain, times=measure_times, teachers=measure_teachers)[
+                    task
+                ]
                 found = measure(model, setting, size, batch)
         except Exception as error:  # whatever it is, the next one may do
             found = dict(error=f'{type(error).__name__}: {error}'[:300])
@@ -716,8 +774,9 @@ def _tasks(args: argparse.Namespace) -> list[Task]:
         tasks += [('plain', model, s) for s in args.plain_settings for model in plain_models]
     if 'syncs' in args.parts:
         tasks.append(('syncs', models[0], '-'))
-    if 'times' in args.parts:
-        tasks += [('times', model, setting) for setting in args.settings for model in timed]
+    for part in ('times', 'teachers'):
+        if part in args.parts:
+            tasks += [(part, model, setting) for setting in args.settings for model in timed]
     tasks.sort(key=lambda task: task[1] in _LARGE)
     return [(*task, args.size, args.batch) for task in tasks]
 

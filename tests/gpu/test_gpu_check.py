@@ -15,7 +15,8 @@ _REPO = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_check_measures_and_writes_on_the_cpu(tmp_path):
-    options = ['--size', '32', '--batch', '3', '--models', 'fc_ef', '--settings', 'float32', 'amp']
+    options = ['--size', '32', '--batch', '3', '--models', 'fc_ef']
+    options += ['--settings', 'float32', 'amp+eager teachers']
     subprocess.run(
         [
             *(sys.executable, str(_REPO / 'benchmarks' / 'gpu_check.py'), '--minutes', '9'),
@@ -38,12 +39,16 @@ def test_check_measures_and_writes_on_the_cpu(tmp_path):
     waits = found['syncs'][0]
     assert waits['test step']['number'] > 0  # the metric asks for its counts
     assert waits['training step']['number'] == 0
-    assert [row['setting'] for row in found['times']] == ['float32', 'amp']
+    assert [row['setting'] for row in found['times']] == ['float32', 'amp+eager teachers']
     assert all(row['mtkd_ms'] > 0 < row['origin_ms'] for row in found['times'])
     assert not any('error' in row for row in found['times'])  # all losses are finite
+    graphs, eager = found['teachers']
+    assert graphs['ms'] > 0 < eager['ms']
+    assert 'longest' not in graphs
+    assert 'convolution' in ' '.join(eager['longest'])
     report = (tmp_path / 'gpu_check.md').read_text()
     assert 'no GPU, torch' in report
-    assert '| fc_ef | amp |' in report
+    assert '| fc_ef | amp+eager teachers |' in report
     assert f'| geometric mean | float32 |  |  | {steps["mtkd_ratio"]} |' in report
 
 
@@ -63,6 +68,22 @@ def test_steps_that_are_compared_take_turns(gpu_check, monkeypatch, seconds, war
     assert order == ['plain', 'ours'] * (warm_up + timed)
     assert found['rounds'] == timed
     assert {'plain_ms', 'ours_ms'} < set(found)
+
+
+@pytest.mark.parametrize(('later', 'steps'), [(0.001, 8), (0.1, 3)])
+def test_a_long_first_step_is_not_taken_for_a_slow_model(gpu_check, later, steps):
+    """The steps that count come after those that warm up, in which teachers become graphs."""
+    spans = iter([0.2])
+    took = []
+
+    def step():
+        took.append(next(spans, later))
+        time.sleep(took[-1])
+
+    median, first = gpu_check._time_steps(step, 0.05)
+    assert first > 0.19
+    assert median == pytest.approx(later, abs=0.05)
+    assert (len(took) == steps) if later > 0.05 else (len(took) >= steps)
 
 
 def test_plain_steps_come_first_and_large_models_last(gpu_check, monkeypatch):
