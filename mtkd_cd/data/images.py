@@ -335,9 +335,9 @@ def read_stored(
     except UserError:
         raise
     except Exception as error:  # decoders raise all sorts of errors on broken files
-        raise _unreadable(path, f': {error}') from error
+        raise _undecodable(path, header, f': {error}') from error
     if array is None:
-        raise _unreadable(path)
+        raise _undecodable(path, header)
     stored, valid = _select(array, f'image {path}', bands, valid)
     return stored, valid, header
 
@@ -659,6 +659,15 @@ def _content_of(path: str | os.PathLike) -> bytes:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f'image {path} cannot be read: {error}') from error
+
+
+def _undecodable(path: str | os.PathLike, header: ImageHeader, reason: str = '') -> UserError:
+    if header.kind == 'tiff' and 1 < header.bits < 8:
+        return UserError(
+            f'image {path} holds values of {header.bits} bits. Convert it to 8, for instance with '
+            f'gdal_translate -ot Byte -co NBITS=8 -scale 0 {2**header.bits - 1} 0 255'
+        )
+    return _unreadable(path, reason)
 
 
 def _unreadable(path: str | os.PathLike, reason: str = '') -> UserError:

@@ -180,6 +180,13 @@ def test_no_type_is_decided_by_its_brightest_pixel(write_tiff, dtype, high):
         assert not levels[1:].any()
 
 
+@pytest.mark.parametrize(('bits', 'most'), [(2, 3), (4, 15)])
+def test_values_of_a_few_bits_are_told_from_a_truncated_file(write_tiff, bits, most):
+    path = write_tiff('a.tif', np.full((1, 8, 8), most, np.uint8), nbits=bits)
+    with pytest.raises(UserError, match=rf'{bits} bits.*gdal_translate .*-scale 0 {most} 0 255'):
+        read_image(path)
+
+
 def test_arrays_follow_the_rules_of_files(rgb):
     gray = rgb[..., 0]
     np.testing.assert_array_equal(to_picture(gray, 'x').pixels, np.dstack([gray] * 3))
