@@ -200,10 +200,10 @@ def _png(canvas: FigureCanvasAgg) -> bytes:
 
 
 def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
+    buffer = io.StringIO()  # which takes matplotlib's many short texts as they are
     # Nothing in the file tells when, or by which version, it was made.
     figure.savefig(buffer, format='svg', metadata={'Date': None, 'Creator': None})
-    return buffer.getvalue()
+    return buffer.getvalue().encode()
 
 
 def styles(strategies: Sequence[str]) -> dict[str, dict]:
