@@ -468,10 +468,10 @@ def _band(entry: Entry, bins: Sequence[Bin]) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_bounds(axis: Axes, bins: Sequence[Bin]) -> None:
     """From the smallest to the largest CAR of each bin, on a logarithmic axis."""
-    for place, car_bin in enumerate(bins):
-        low = max(car_bin.low, SMALLEST_DRAWN_CAR)
-        high = max(car_bin.high, 1.2 * low)  # images of one CAR would leave nothing to see
-        axis.bar(place, high - low, 0.6, low, color='#bdbdbd')
+    lows = np.maximum([car_bin.low for car_bin in bins], SMALLEST_DRAWN_CAR)
+    # Images of one CAR would leave nothing to see.
+    highs = np.maximum([car_bin.high for car_bin in bins], 1.2 * lows)
+    axis.bar(np.arange(len(bins)), highs - lows, 0.6, lows, color='#bdbdbd')
     axis.set_yscale('log')
     axis.set_ylim(SMALLEST_DRAWN_CAR, 1)
     axis.set_yticks([1e-4, 1e-2, 1], ['0.01 %', '1 %', '100 %'])
