@@ -1,13 +1,16 @@
 """Matplotlib for commands of a second or two."""
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mtkd_cd.core.lazy import late_modules
 
-# Names of glyphs, for TeX; names of photos' tags.
-_LATE = ('fontTools.agl', 'PIL.ExifTags')
+# Names of glyphs, for TeX; names of photos' tags; connections, for windows.
+_LATE = ('fontTools.agl', 'PIL.ExifTags', 'socket')
+_AXES_3D = 'mpl_toolkits.mplot3d'
 
 
 def import_matplotlib_quickly() -> None:
@@ -16,9 +19,9 @@ def import_matplotlib_quickly() -> None:
 
     To make these lists takes half of the import's time, and a command shows none of them. They
     are gone for the process, so this is not for a library. Tables that only TeX or photos need
-    are made when they are looked at.
+    are made when they are looked at, and there are no axes of three dimensions.
     """
-    with late_modules(*_LATE):
+    with late_modules(*_LATE), _without_axes_3d():
         from matplotlib import artist
 
         usual: Any = getattr(artist, 'ArtistInspector', None)
@@ -38,6 +41,21 @@ def import_matplotlib_quickly() -> None:
             import matplotlib.backends.backend_agg
             import matplotlib.backends.backend_svg
             import matplotlib.figure  # noqa: F401
+
+
+@contextmanager
+def _without_axes_3d() -> Iterator[None]:
+    """Inside, matplotlib finds them missing, and goes on without."""
+    if _AXES_3D in sys.modules:
+        yield
+        return
+    sys.modules[_AXES_3D] = None  # type: ignore[assignment]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Unable to import Axes3D')
+            yield
+    finally:
+        del sys.modules[_AXES_3D]
 
 
 class _NoProperties:

@@ -139,6 +139,24 @@ def test_commands_leave_tables_of_tex_and_photos_until_they_are_asked_for():
     assert done.splitlines() == ['False False', '\u00e9 274', 'True True']
 
 
+def test_commands_import_matplotlib_without_axes_of_three_dimensions():
+    code = (
+        'import sys, warnings\n'
+        "warnings.simplefilter('error')\n"
+        'from mtkd_cd.drawing.quick_start import import_matplotlib_quickly\n'
+        'filters = list(warnings.filters)\n'
+        'import_matplotlib_quickly()\n'
+        "print('mpl_toolkits.mplot3d' in sys.modules, warnings.filters == filters)\n"
+        'from matplotlib.projections import get_projection_names\n'
+        "print(*(name in get_projection_names() for name in ('rectilinear', '3d')))\n"
+        'from mpl_toolkits.mplot3d import Axes3D'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    ).stdout
+    assert done.splitlines() == ['False True', 'True False']
+
+
 def test_figures_look_the_same_whatever_the_user_has_set():
     wanted = figures._drawn('name', 'title', 'caption', (3.0, 2.0), stacked)
     own = {'font.size': 20, 'axes.prop_cycle': 'cycler("color", ["red"])', 'svg.hashsalt': 'own'}
