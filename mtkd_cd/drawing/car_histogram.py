@@ -34,9 +34,10 @@ def draw_car_histogram(
         counts, _ = np.histogram(np.log10(np.clip(cars[cars > 0], SMALLEST_DRAWN_CAR, 1)), edges)
         unchanged = np.count_nonzero(cars == 0)
         if place == 0:
+            filled = counts > 0  # the others have nothing to see, and take as long to draw
             axis.bar(
-                edges[:-1],
-                counts,
+                edges[:-1][filled],
+                counts[filled],
                 width,
                 align='edge',
                 color=colour,
