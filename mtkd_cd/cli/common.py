@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mtkd_cd.core.allocator import keep_freed_memory
+from mtkd_cd.core.allocator import keep_freed_memory, looking_for_garbage_rarely
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import os_error_message
 from mtkd_cd.core.precision import FULL, PRECISIONS, WHEN_IT_PAYS
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
-_MANY_OBJECTS = 50_000
 _LONGEST_MESSAGE = 4000  # letters; damaged files may have anything in a message
 
 
@@ -65,7 +64,11 @@ def run_tool(
         False  # a log file that cannot be written, on a full disk, must not bury the message
     )
     try:
-        with ending_together(user_message), _config_errors_explained() if builds else _briefly():
+        with (
+            ending_together(user_message),
+            looking_for_garbage_rarely(),
+            _config_errors_explained() if builds else _briefly(),
+        ):
             code = main(argv) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -103,15 +106,10 @@ def _config_errors_explained() -> AbstractContextManager[None]:
 
 @contextmanager
 def _briefly() -> Iterator[None]:
-    """For work of a second or two: look for garbage rarely. To look through all that was imported,
-    again and again, took a tenth of the time."""
-    usual = gc.get_threshold()
-    gc.set_threshold(_MANY_OBJECTS, *usual[1:])
+    """For work of a second or two: look for no garbage when the process ends."""
     try:
         yield
     finally:
-        gc.set_threshold(*usual)
-        # Nor is there anything to gain from looking through it all when the process ends.
         atexit.register(gc.freeze)
 
 

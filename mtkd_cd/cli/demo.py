@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from mtkd_cd.cli.common import add_device_argument, at_least
+from mtkd_cd.core.allocator import pass_over_imports
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         port=args.port,
         limits=Limits(int(args.max_upload * 1e6), int(args.max_pixels * 1e6)),
     )
+    pass_over_imports()
     print(f'{server.served.name} on {server.url} (Ctrl-C ends it)', flush=True)
     server.run()
 

@@ -20,6 +20,7 @@ from mtkd_cd.cli.predict_pairs import (
     predict_pairs,
     refuse_pairs_arguments,
 )
+from mtkd_cd.core.allocator import pass_over_imports
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.inference.raster import RESAMPLING
 from mtkd_cd.inference.windows import MAX_OVERLAP
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg_options=args.cfg_options or None,
         precision=args.precision,
     )
+    pass_over_imports()
     with warnings.catch_warnings():
         # They are printed from the report.
         warnings.simplefilter('ignore', UserWarning)

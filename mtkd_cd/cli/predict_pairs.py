@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtkd_cd.cli.common import ConfigOptions, at_least
+from mtkd_cd.core.allocator import pass_over_imports
 from mtkd_cd.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def predict_pairs(
     if args.dry_run:
         return _dry_run(source, tasks, wanted, Path(args.out), plan_lines)
     cluster, shards = _cluster(args)
+    pass_over_imports()
     results = run_batch(
         source,
         tasks,

@@ -120,6 +120,7 @@ def prepare_training(cfg: Config) -> PreparedTraining:
             the settings, or with the data as far as can be told without decoding every image; a CAR
             range without training images.
     """
+    _import_parts()
     check_scope(cfg)
     cfg.work_dir = str(work_dir_of(cfg))
     if is_cascade(cfg):
@@ -505,6 +506,7 @@ def run_test(
         UserError: The data or a checkpoint is no good; the data have no labels and there is no
             ``show_dir``; ``out`` or ``show_dir`` is where something else is.
     """
+    _import_parts()
     check_scope(cfg)
     check_counts(cfg)
     fit_loaders(cfg)
@@ -661,6 +663,14 @@ class TerseRunner(LightRunner):
         return logger
 
 
+def _import_parts() -> None:
+    """Import networks and data sets before one is made: mmengine's look through all there is for
+    garbage."""
+    MODELS.import_from_location()
+    DATASETS.import_from_location()
+    pass_over_imports()
+
+
 @contextmanager
 def _runner(cfg: Config, terse: bool) -> Iterator[Runner]:
     """A runner of its own name; its log file and loader processes are closed at the end."""
@@ -669,8 +679,7 @@ def _runner(cfg: Config, terse: bool) -> Iterator[Runner]:
             cfg[key] = with_distinct_names(cfg[key])
     # mmengine takes no `randomness` without a seed.
     cfg.randomness = {'seed': None, **(cfg.get('randomness') or {})}
-    MODELS.import_from_location()
-    pass_over_imports()
+    _import_parts()
     # mmengine keeps loggers, message hubs and visualisers by this name, per process.
     cfg.experiment_name = f'{strategy_of(cfg)}_{model_of(cfg)}_{time.time_ns()}'
     runner = (

@@ -44,3 +44,25 @@ def test_arrays_are_made_where_freed_ones_were():
         ('GLIBC_TUNABLES', 'glibc.malloc.mmap_threshold=1048576'),
     ):
         assert _pages('keep_freed_memory()', **{variable: value}) > _PAGES / 2
+
+
+@pytest.mark.parametrize('passes_over', [False, True])
+def test_garbage_is_looked_for_rarely_until_the_imports_are_done(passes_over):
+    code = """
+import gc
+from mtkd_cd.core.allocator import looking_for_garbage_rarely, pass_over_imports
+gc.set_threshold(600, 5, 5)
+with looking_for_garbage_rarely():
+    print(gc.get_threshold(), gc.get_freeze_count() > 0)
+    {call}
+    print(gc.get_threshold(), gc.get_freeze_count() > 0)
+print(gc.get_threshold(), gc.get_freeze_count() > 0)
+"""
+    run = subprocess.run(
+        [sys.executable, '-c', code.format(call='pass_over_imports()' * passes_over)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, usual = '(50000, 5, 5) False', f'(600, 5, 5) {passes_over}'
+    assert run.stdout.splitlines() == [before, usual if passes_over else before, usual]
