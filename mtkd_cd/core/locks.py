@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from mtkd_cd.core.errors import UserError
 
 
@@ -26,6 +24,8 @@ def alone(lock: Path, wait: bool = False, what: str | None = None) -> Iterator[N
         UserError: Another process is at it.
         OSError: The file cannot be made.
     """
+    from filelock import FileLock, Timeout  # here, for many read labels and few lock an index
+
     lock = Path(lock).absolute()
     lock.parent.mkdir(parents=True, exist_ok=True)
     file_lock = FileLock(lock, thread_local=False, is_singleton=True)
