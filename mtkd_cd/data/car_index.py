@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.errors import UserError
@@ -180,6 +179,8 @@ class _FolderIndex:
         return known
 
     def _read(self, names: Sequence[str]) -> list[float]:
+        from tqdm import tqdm  # here, for most runs find all labels in the index
+
         paths = [os.path.join(self.folder, name) for name in names]
         with ThreadPoolExecutor() as pool:
             cars = pool.map(lambda path: car_of_file(path, **self.coding), paths)
