@@ -26,7 +26,7 @@ def test_wheel_holds_what_the_tools_need(wheel):
     package = {path.relative_to(REPO).as_posix() for path in REPO.glob('mtkd_cd/configs/**/*.py')}
     assert package <= names
     assert (REPO / 'configs').resolve() == REPO / 'mtkd_cd' / 'configs'
-    data = [*REPO.glob('mtkd_cd/**/*.json'), *REPO.glob('mtkd_cd/**/*.html')]
+    data = [*REPO.glob('mtkd_cd/**/*.json'), *REPO.glob('mtkd_cd/**/*.css')]
     assert {path.relative_to(REPO).as_posix() for path in data} <= names
     assert not any(name.startswith(('tests/', 'configs/', 'tools/')) for name in names)
 
