@@ -80,9 +80,13 @@ def test_every_tool_of_the_repository_is_a_command():
     found = sorted((REPO / 'tools').rglob('*.py'))
     tools = [tool for tool in found if 'run_tool(main)' in tool.read_text()]
     others = {tool.name for tool in found if tool not in tools}
-    assert others == set(
-        'by_set.py commands.py pack_data.py page_screenshots.py sources.py'.split()
-    )
+    assert others == {
+        'by_set.py',
+        'commands.py',
+        'pack_data.py',
+        'page_screenshots.py',
+        'sources.py',
+    }
     assert len(tools) >= 15
     for tool in tools:
         assert runpy.run_path(str(tool))['main'] in mains, tool
