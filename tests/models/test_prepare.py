@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.inference.predictor import predict_samples
+from mtkd_cd.models.layers import AnyOrderInstanceNorm
 from mtkd_cd.models.prepare import Prepared, fold_batch_norms, prepare
 
 _NAMES = sorted(
@@ -122,6 +123,16 @@ class TestPrepare:
         for found, exact in zip(maps, network(inputs.double(), mode='tensor'), strict=True):
             torch.testing.assert_close(found.double(), exact, atol=0.02, rtol=0.02)
         assert all(one.is_contiguous(memory_format=order) for one in maps[:2])
+
+    def test_instance_norms_of_large_bfloat16_maps_tell_pixels_that_differ(self):
+        maps = torch.full((1, 8, 512, 512), 7.125, dtype=torch.bfloat16)
+        maps[:, :, 0] = 7.5
+        maps = maps.to(memory_format=torch.channels_last)
+        exact = nn.InstanceNorm2d(8)(maps.double())  # from -0.04 to 23
+        torch.testing.assert_close(AnyOrderInstanceNorm()(maps).double(), exact, atol=0.1, rtol=0)
+
+    def test_instance_norm_of_one_bfloat16_pixel_is_zero(self):
+        assert not AnyOrderInstanceNorm()(torch.ones(2, 3, 1, 1, dtype=torch.bfloat16)).any()
 
     def test_bfloat16_attention_does_not_cast_its_weights_in_each_call(self, build_model):
         prepared = prepare(build_model('changer_mitb0'), precision='bfloat16')
