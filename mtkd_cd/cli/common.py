@@ -9,8 +9,8 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mtkd_cd.core.allocator import keep_freed_memory, looking_for_garbage_rarely
@@ -47,7 +47,7 @@ def run_tool(
     Args:
         main: Takes the arguments, ``None`` for those of the process; returns the exit code,
             ``None`` for 0.
-        argv: Passed to ``main``.
+        argv: Passed to ``main``; ``None`` where the process is the tool's alone.
         builds: Whether the tool builds what configs name, and may read checkpoints. Where it does
             not, mmengine is not imported for it.
     """
@@ -63,11 +63,15 @@ def run_tool(
     logging.raiseExceptions = (
         False  # a log file that cannot be written, on a full disk, must not bury the message
     )
+    if argv is None and not builds:
+        # A process of a second or two looks for no garbage when it ends. One that gives arguments,
+        # a notebook perhaps, may have garbage of its own that wants to be closed.
+        atexit.register(gc.freeze)
     try:
         with (
             ending_together(user_message),
             looking_for_garbage_rarely(),
-            _config_errors_explained() if builds else _briefly(),
+            _config_errors_explained() if builds else nullcontext(),
         ):
             code = main(argv) or 0
         sys.stdout.flush()
@@ -102,15 +106,6 @@ def _config_errors_explained() -> AbstractContextManager[None]:
     from mtkd_cd.registry import config_errors_explained
 
     return config_errors_explained()
-
-
-@contextmanager
-def _briefly() -> Iterator[None]:
-    """For work of a second or two: look for no garbage when the process ends."""
-    try:
-        yield
-    finally:
-        atexit.register(gc.freeze)
 
 
 def _refuse_pickled_code() -> None:

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # argparse takes the name of the program that its usage line shows from here.
     sys.argv = [f'mtkd-cd {name}', *rest]
     command = COMMANDS[name]
-    run_command(command.module, rest, builds=command.builds)
+    run_command(command.module, None if argv is None else rest, builds=command.builds)
 
 
 def run_command(module: str, argv: Sequence[str] | None = None, builds: bool = True) -> None:

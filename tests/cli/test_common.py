@@ -278,15 +278,16 @@ def test_names_that_the_terminal_has_no_letters_for_are_escaped(monkeypatch):
     assert file.getvalue().decode() == 'map: \\u6570\\u636e.tif\n'
 
 
-def test_short_tools_end_without_a_search_for_garbage():
+@pytest.mark.parametrize(('argv', 'at_the_end'), [(None, '700 True'), ([], '700 False')])
+def test_short_tools_end_without_a_search_for_garbage_in_a_process_of_their_own(argv, at_the_end):
     code = (
         'import atexit, gc\n'
         'from mtkd_cd.cli.common import run_tool\n'
         'atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count() > 0))\n'
-        'run_tool(lambda argv: print(gc.get_threshold()[0], gc.get_freeze_count() > 0), [],'
+        f'run_tool(lambda argv: print(gc.get_threshold()[0], gc.get_freeze_count() > 0), {argv},'
         ' builds=False)'
     )
     done = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     ).stdout
-    assert done.splitlines() == ['50000 False', '700 True']
+    assert done.splitlines() == ['50000 False', at_the_end]
