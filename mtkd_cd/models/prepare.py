@@ -4,6 +4,7 @@ order and precision that are fastest."""
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -222,7 +223,7 @@ def _pairs(detector: nn.Module) -> list[tuple[str, str]]:
         network: Any = _on_meta(detector) if device.type == 'meta' else detector
         images = torch.zeros((1, channels, side, side), device=device, dtype=first.dtype)
         try:
-            with torch.no_grad(), _Trace(network) as trace:
+            with torch.no_grad(), _attributes_kept(network), _Trace(network) as trace:
                 network.forward(images, mode='tensor')  # past hooks that watch the detector
         except Exception as error:  # of any layer, of any scope
             problem = error
@@ -234,6 +235,21 @@ def _pairs(detector: nn.Module) -> list[tuple[str, str]]:
         logger='current',
     )
     return []
+
+
+@contextmanager
+def _attributes_kept(network: nn.Module) -> Iterator[None]:
+    """Modules have afterwards what they had before: a network may keep what it made for the size
+    of its first images."""
+    attributes = [vars(module) for module in network.modules()]
+    attributes += [own['_buffers'] for own in attributes if type(own.get('_buffers')) is dict]
+    before = [dict(own) for own in attributes]
+    try:
+        yield
+    finally:
+        for own, kept in zip(attributes, before, strict=True):
+            own.clear()
+            own.update(kept)
 
 
 def _on_meta(network: nn.Module) -> nn.Module:

@@ -124,6 +124,29 @@ class TestPrepare:
             torch.testing.assert_close(found.double(), exact, atol=0.02, rtol=0.02)
         assert all(one.is_contiguous(memory_format=order) for one in maps[:2])
 
+    def test_networks_may_keep_what_they_make_for_the_size_of_their_first_images(self):
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(6, 2, 1)
+                self.norm = nn.BatchNorm2d(2)
+                self.ramp = None
+                self.register_buffer('mask', None)
+
+            def forward(self, images, mode):
+                if self.ramp is None:
+                    self.ramp = torch.linspace(0, 1, images.shape[-1])
+                    self.mask = self.ramp > 0.5
+                return (self.norm(self.conv(images)) + self.ramp) * self.mask
+
+        network = Network().eval()
+        prepared = prepare(network)
+        assert not any(type(module) is nn.BatchNorm2d for module in prepared.modules())
+        images = torch.randn(1, 6, 16, 24)
+        torch.testing.assert_close(
+            prepared(images, mode='tensor'), network(images, mode='tensor'), atol=1e-6, rtol=0
+        )
+
     def test_instance_norms_of_large_bfloat16_maps_tell_pixels_that_differ(self):
         maps = torch.full((1, 8, 512, 512), 7.125, dtype=torch.bfloat16)
         maps[:, :, 0] = 7.5
