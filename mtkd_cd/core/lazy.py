@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import LazyLoader
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -64,5 +65,52 @@ class _LateFinder:
     ) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name in self._names else None
         if spec and spec.loader:
-            spec.loader = LazyLoader(spec.loader)
+            spec.loader = _LateLoader(spec.loader)
         return spec
+
+
+class _LateLoader(Loader):
+    """What :class:`importlib.util.LazyLoader` is, for threads: that of Python 3.11 shows half a
+    module to the second thread that looks."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        spec: Any = module.__spec__
+        spec.loader = module.__loader__ = self._loader
+        spec.loader_state = _Run()
+        module.__class__ = _LateModule
+
+
+class _Run:
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.has_begun = False
+
+
+class _LateModule(ModuleType):
+    # No `super()`: another thread may give the module its usual class meanwhile.
+
+    def __getattribute__(self, name: str) -> Any:
+        spec = ModuleType.__getattribute__(self, '__spec__')
+        if name == '__spec__':  # every `import` of a module that is there looks at it
+            return spec
+        run = spec.loader_state
+        with run.lock:
+            if not run.has_begun:
+                run.has_begun = True
+                try:
+                    spec.loader.exec_module(self)
+                except BaseException:
+                    run.has_begun = False
+                    raise
+                self.__class__ = ModuleType  # type: ignore[assignment]
+        return ModuleType.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _ = self.__dict__  # or running would set it anew
+        ModuleType.__setattr__(self, name, value)

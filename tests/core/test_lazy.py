@@ -1,6 +1,7 @@
 """Modules that run late."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
 import pytest
@@ -41,3 +42,27 @@ def test_modules_are_late_only_inside(ran):
         import_module('no_such_module')
     import_module('late_one')
     assert ran() == 'late_one '
+
+
+def test_late_module_is_whole_in_each_thread(ran, tmp_path):
+    (tmp_path / 'late_one.py').write_text('import time\ntime.sleep(0.1)\nANSWER = 42\n')
+    with late_modules('late_one'):
+        module = import_module('late_one')
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: module.ANSWER, range(4))) == [42] * 4
+
+
+def test_what_is_set_on_a_late_module_stays(ran):
+    with late_modules('late_one'):
+        module = import_module('late_one')
+    module.ANSWER = 1
+    assert module.ANSWER == 1
+
+
+def test_late_module_that_fails_fails_again(ran, tmp_path):
+    (tmp_path / 'late_one.py').write_text('1 / 0\n')
+    with late_modules('late_one'):
+        module = import_module('late_one')
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            module.ANSWER  # noqa: B018
