@@ -220,6 +220,12 @@ def test_finite_weights_whose_sum_overflows_are_in_order():
     assert non_finite({'large': large, 'count': torch.ones(1, dtype=torch.long)}) == []
 
 
+@pytest.mark.parametrize('dtype', [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_8_bits_are_looked_at(dtype):
+    ones = torch.ones(3).to(dtype)
+    assert non_finite({'ones': ones, 'nan': torch.tensor([1, float('nan')]).to(dtype)}) == ['nan']
+
+
 def test_trust_is_one_setting_for_all_readers(linear, tmp_path, monkeypatch):
     module, _ = linear
     path = tmp_path / 'args.pth'
