@@ -194,9 +194,17 @@ def read_budget(folder: Path) -> dict[str, Any] | None:
     """What :func:`write_budget` kept."""
     path = folder / FILE
     found = read_json(path)
-    if found is not None and not isinstance(found, dict):
+    if not (found is None or _is_budget(found)):
         raise UserError(f'{path} is damaged: delete it, and the trainings are fitted again')
     return found
+
+
+def _is_budget(found: Any) -> bool:
+    models = found.get('models') if isinstance(found, dict) else None
+    return isinstance(models, dict) and all(
+        isinstance(own, dict) and own.keys() >= {'iteration', 'validation', 'scale', 'iterations'}
+        for own in models.values()
+    )
 
 
 def as_text(budget: Mapping[str, Any]) -> str:

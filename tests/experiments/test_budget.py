@@ -90,6 +90,13 @@ def test_a_model_that_is_added_later_is_fitted_too(monkeypatch, tmp_path):
     assert measured == [['fc_ef'], ['tinycd']]
 
 
+@pytest.mark.parametrize('content', ['[]', '{}', '{"models": []}', '{"models": {"fc_ef": 1}}'])
+def test_a_damaged_budget_is_refused(tmp_path, content):
+    (tmp_path / budget.FILE).write_text(content)
+    with pytest.raises(UserError, match=r'budget\.json is damaged: delete it'):
+        budget.read_budget(tmp_path)
+
+
 def note(folder, seconds):
     (Path(folder) / f'{seconds}.started').touch()
     time.sleep(seconds)
