@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mtkd_cd.core.lazy import late_modules
-
-# Names of glyphs, for TeX; names of photos' tags; connections, for windows.
-_LATE = ('fontTools.agl', 'PIL.ExifTags', 'socket')
 _AXES_3D = 'mpl_toolkits.mplot3d'
 
 
@@ -18,10 +14,10 @@ def import_matplotlib_quickly() -> None:
     of its classes.
 
     To make these lists takes half of the import's time, and a command shows none of them. They
-    are gone for the process, so this is not for a library. Tables that only TeX or photos need
-    are made when they are looked at, and there are no axes of three dimensions.
+    are gone for the process, so this is not for a library. Nor are there axes of three
+    dimensions.
     """
-    with late_modules(*_LATE), _without_axes_3d():
+    with _without_axes_3d():
         from matplotlib import artist
 
         usual: Any = getattr(artist, 'ArtistInspector', None)

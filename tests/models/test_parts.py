@@ -224,9 +224,12 @@ def test_identity_head_returns_the_selected_features_and_has_no_weights():
     assert not head.state_dict()
 
 
-def test_one_channel_takes_a_binary_loss():
+def test_one_channel_takes_a_binary_loss(make_pairs):
+    loss = dict(type='CrossEntropyLoss')
+    head = IdentityHead(in_channels=1, num_classes=1, loss_decode=loss)
+    _, samples = make_pairs(2, 32)
     with pytest.raises(UserError, match=r'num_classes=1, .*use_sigmoid=True'):
-        IdentityHead(in_channels=1, num_classes=1, loss_decode=dict(type='CrossEntropyLoss'))
+        head.loss([torch.randn(2, 1, 8, 8)], samples, {})
 
 
 def test_deep_supervision_takes_the_loss_of_every_level_at_the_labels_size(make_pairs):

@@ -122,23 +122,6 @@ def test_commands_import_matplotlib_without_lists_of_properties():
     assert done.splitlines() == ['False True', '3.0']
 
 
-def test_commands_leave_tables_of_tex_and_photos_until_they_are_asked_for():
-    code = (
-        'import sys, types\n'
-        'from mtkd_cd.drawing.quick_start import import_matplotlib_quickly\n'
-        'import_matplotlib_quickly()\n'
-        "modules = [sys.modules[name] for name in ('fontTools.agl', 'PIL.ExifTags')]\n"
-        'names, tags = modules\n'
-        'print(*(type(module) is types.ModuleType for module in modules))\n'
-        "print(names.toUnicode('eacute'), tags.Base.Orientation.value)\n"
-        'print(*(type(module) is types.ModuleType for module in modules))'
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, check=True
-    ).stdout
-    assert done.splitlines() == ['False False', '\u00e9 274', 'True True']
-
-
 def test_commands_import_matplotlib_without_axes_of_three_dimensions():
     code = (
         'import sys, warnings\n'

@@ -14,20 +14,7 @@ from mtkd_cd.core.errors import UserError
 
 class DecodeHead(BaseDecodeHead):
     """mmseg's head. Losses and accuracy are mmseg's; on an accelerator mmseg's accuracy makes the
-    host wait twice for the device, to learn how many pixels are valid.
-
-    Raises:
-        UserError: One output channel, and a cross-entropy that is not binary.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.out_channels == 1 and any(map(_is_softmax, self.loss_modules)):
-            raise UserError(
-                f'num_classes={self.num_classes}, out_channels=1: a softmax over one channel is '
-                'always 1. Set num_classes=2, and for one channel out_channels=1 with '
-                'CrossEntropyLoss(use_sigmoid=True)'
-            )
+    host wait twice for the device, to learn how many pixels are valid."""
 
     def loss_by_feat(self, seg_logits: Any, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Losses, summed where two have one name, and ``acc_seg`` in percent.
@@ -35,7 +22,16 @@ class DecodeHead(BaseDecodeHead):
         Args:
             seg_logits: (N, C, h, w); heads that give several maps extend this method.
             batch_data_samples: N samples with ``gt_sem_seg``, (1, H, W).
+
+        Raises:
+            UserError: One channel, and a cross-entropy that is not binary.
         """
+        if self.out_channels == 1 and any(map(_is_softmax, self.loss_modules)):
+            raise UserError(
+                f'num_classes={self.num_classes}, out_channels=1: a softmax over one channel is '
+                'always 1. Set num_classes=2, and for one channel out_channels=1 with '
+                'CrossEntropyLoss(use_sigmoid=True)'
+            )
         label = self._stack_batch_gt(batch_data_samples)  # (N, 1, H, W)
         logits = resize(
             seg_logits, label.shape[2:], mode='bilinear', align_corners=self.align_corners
