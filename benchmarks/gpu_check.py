@@ -306,7 +306,7 @@ def measure_teachers(name: str, setting: str, size: int, pairs: int) -> dict[str
     distiller = _distiller_of(build_on(device, model_config(name)), setting).train()
     inputs = distiller.data_preprocessor(make_batch(size, pairs, device), True)['inputs']
     teachers = distiller.distillation.teachers
-    questions = [(name, inputs[i::3]) for i, name in enumerate(teachers.detectors)]
+    questions = [(teacher, inputs[i::3]) for i, teacher in enumerate(teachers.detectors)]
 
     def ask() -> None:
         with torch.autocast(device, dtype=low, enabled=setting.startswith('amp')):

@@ -36,6 +36,7 @@ from mmseg.models.utils import resize
 from torch import nn
 
 from mtkd_cd.apis import get_config
+from mtkd_cd.core.car import CARPartition
 
 # Before `as_the_toolbox` replaces what they import.
 from mtkd_cd.models import backbones, decode_heads, necks  # noqa: F401
@@ -46,7 +47,7 @@ from mtkd_cd.models.detectors.encoder_decoder import BitemporalEncoderDecoder
 from mtkd_cd.models.layers import LeanSequential
 from mtkd_cd.registry import MODELS
 
-RANGES = ('small', 'medium', 'large')
+RANGES = CARPartition().names
 # Runs this file as the toolbox starts: with all that mmengine and mmseg import, but for
 # transformers, which the toolbox does not ask for and mmengine imports where it is.
 _AS_THE_TOOLBOX = """
@@ -266,20 +267,15 @@ class PlainCascade(BaseModel):
         for detector in self.detectors:
             load_checkpoint(detector, weights)
         self.data_preprocessor = self.detectors[0].data_preprocessor
-        self.thresholds = thresholds
+        self.partition = CARPartition(thresholds)
 
     def forward(self, inputs: torch.Tensor, data_samples: list[Any], mode: str) -> list[Any]:
         """Predictions of mmseg's form."""
         origin, *specialists = self.detectors
         found = origin(inputs, data_samples, mode='predict')
         car = float((found[0].pred_sem_seg.data == 1).float().mean())
-        specialist = specialists[range_of(car, self.thresholds)]
+        specialist = specialists[self.partition.range_of(car)]
         return specialist(inputs, data_samples, mode='predict')
-
-
-def range_of(car: float, thresholds: Sequence[float]) -> int:
-    """The number of a CAR's range."""
-    return sum(car > threshold for threshold in thresholds)
 
 
 class IoUAndMaps(IoUMetric):
@@ -352,10 +348,11 @@ def run_o_p(
     Returns:
         IoU of the changed class for each image; 1 where neither map nor label has a changed pixel.
     """
+    partition = CARPartition(thresholds)
     start('test', name, data, weights, '--maps', folder / 'origin')
     for path in sorted((folder / 'origin').iterdir()):
         changed = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) == 1
-        part = folder / RANGES[range_of(float(changed.mean()), thresholds)] / 'test'
+        part = folder / RANGES[partition.range_of(float(changed.mean()))] / 'test'
         for kind in ('A', 'B', 'label'):
             (part / kind).mkdir(parents=True, exist_ok=True)
             shutil.copy2(data / 'test' / kind / path.name, part / kind)

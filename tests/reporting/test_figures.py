@@ -105,6 +105,13 @@ def test_both_files_of_a_figure_have_its_size_and_white_corners():
     assert b'width="216pt" height="144pt"' in picture.svg
 
 
+def printed_by(code):
+    """The lines that a process of its own prints."""
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
 def test_commands_import_matplotlib_without_lists_of_properties():
     code = (
         'from mtkd_cd.drawing.quick_start import import_matplotlib_quickly\n'
@@ -116,10 +123,7 @@ def test_commands_import_matplotlib_without_lists_of_properties():
         'line.set(lw=3)\n'
         'print(line.get_linewidth())'
     )
-    done = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, check=True
-    ).stdout
-    assert done.splitlines() == ['False True', '3.0']
+    assert printed_by(code) == ['False True', '3.0']
 
 
 def test_commands_import_matplotlib_without_axes_of_three_dimensions():
@@ -134,10 +138,7 @@ def test_commands_import_matplotlib_without_axes_of_three_dimensions():
         "print(*(name in get_projection_names() for name in ('rectilinear', '3d')))\n"
         'from mpl_toolkits.mplot3d import Axes3D'
     )
-    done = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, check=True
-    ).stdout
-    assert done.splitlines() == ['False True', 'True False']
+    assert printed_by(code) == ['False True', 'True False']
 
 
 def test_figures_look_the_same_whatever_the_user_has_set():
