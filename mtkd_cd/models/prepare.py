@@ -4,7 +4,6 @@ order and precision that are fastest."""
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -15,7 +14,6 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.hooks import RemovableHandle
 
 from mtkd_cd.core.precision import FULL, Precision, as_precision
 from mtkd_cd.models.graphs import Graphs
@@ -173,7 +171,7 @@ def fold_batch_norms(detector: nn.Module) -> int:
     one forward pass, which a large network makes without numbers.
 
     Args:
-        detector: A detector in mmseg's form, in eval mode, whose weights may be replaced.
+        detector: A detector in mmseg's form whose weights may be replaced.
 
     Returns:
         The number of batch norms folded.
@@ -214,16 +212,21 @@ def _fold(conv: Any, norm: Any) -> None:
 def _pairs(detector: nn.Module) -> list[tuple[str, str]]:
     """The names of every convolution and the batch norm that alone reads it."""
     channels = 2 * getattr(detector, 'backbone_inchannels', 3)
+    tensors = list(_tensors(detector))
     first = next(detector.parameters())
     is_large = sum(parameter.numel() for parameter in detector.parameters()) > _LARGE
     places = [(first.device, side) for side in _PROBE_SIDES]
     if is_large:
         places.insert(0, (torch.device('meta'), _PROBE_SIDES[-1]))
     for device, side in places:
-        network: Any = _on_meta(detector) if device.type == 'meta' else detector
+        placed = {
+            t: torch.empty_like(t, device=device) if device.type == 'meta' else t for t in tensors
+        }
+        network = _copy_with(detector, placed).eval()
+        trace = _Trace(network)
         images = torch.zeros((1, channels, side, side), device=device, dtype=first.dtype)
         try:
-            with torch.no_grad(), _attributes_kept(network), _Trace(network) as trace:
+            with torch.no_grad(), trace:
                 network.forward(images, mode='tensor')  # past hooks that watch the detector
         except Exception as error:  # of any layer, of any scope
             problem = error
@@ -237,30 +240,11 @@ def _pairs(detector: nn.Module) -> list[tuple[str, str]]:
     return []
 
 
-@contextmanager
-def _attributes_kept(network: nn.Module) -> Iterator[None]:
-    """Modules have afterwards what they had before: a network may keep what it made for the size
-    of its first images."""
-    attributes = [vars(module) for module in network.modules()]
-    attributes += [own['_buffers'] for own in attributes if type(own.get('_buffers')) is dict]
-    before = [dict(own) for own in attributes]
-    try:
-        yield
-    finally:
-        for own, kept in zip(attributes, before, strict=True):
-            own.clear()
-            own.update(kept)
-
-
-def _on_meta(network: nn.Module) -> nn.Module:
-    return _copy_with(network, {t: torch.empty_like(t, device='meta') for t in _tensors(network)})
-
-
 class _Trace(TorchFunctionMode):
-    """Watches, where it is entered, which layers read what the convolutions of a network give.
+    """Watches which layers read what the convolutions of a network give.
 
     Args:
-        network: The network; has hooks until the end.
+        network: The network; gets hooks.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -271,24 +255,16 @@ class _Trace(TorchFunctionMode):
         self._read: defaultdict[str, set[str | None]] = defaultdict(set)
         self._weights: dict[int, str] = {}
         self._inside: str | None = None
-        self._handles: list[RemovableHandle] = []
         for name, module in network.named_modules():
             if _is_hooked(module):  # its weights may be made anew in each call
                 continue
             if type(module) in _CONVOLUTIONS:
                 self._weights |= {id(parameter): name for parameter in module.parameters()}
-                self._watch(module, self._enter(name), self._leave_convolution(name))
+                module.register_forward_pre_hook(self._enter(name))
+                module.register_forward_hook(self._leave_convolution(name))
             elif type(module) in _BATCH_NORMS and module.running_mean is not None:
-                self._watch(module, self._enter_norm(name), self._leave)
-
-    def _watch(self, layer: nn.Module, enter: Callable, leave: Callable) -> None:
-        self._handles.append(layer.register_forward_pre_hook(enter))
-        self._handles.append(layer.register_forward_hook(leave))
-
-    def __exit__(self, *error: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
-        super().__exit__(*error)
+                module.register_forward_pre_hook(self._enter_norm(name))
+                module.register_forward_hook(self._leave)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
