@@ -136,3 +136,8 @@ def test_a_prediction_imports_no_compiler_of_torch():
     )
     assert 'mtkd_cd.models.prepare' in found
     assert 'torch._dynamo' not in found
+
+
+def test_the_benchmark_of_imports_measures_no_command_that_fails():
+    with pytest.raises(SystemExit, match='failed: import sys'):
+        benchmark['cost']("import sys; sys.exit('no such folder')")
