@@ -6,7 +6,7 @@ import json
 import os
 import struct
 import tempfile
-import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,11 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from mtkd_cd.core.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows has other locks
-    fcntl = None  # type: ignore[assignment]
 
 CacheKind = Literal['ram', 'disk']
 
@@ -36,6 +31,7 @@ _PROBES = 8
 _MIB = 1 << 20
 _RAM_SHARE = 0.25  # of the memory that is available
 _GIB_ON_DISK = 10
+_PATIENCE = 1.0  # seconds that a writer waits for another
 
 
 class DecodedImages:
@@ -43,6 +39,9 @@ class DecodedImages:
 
     Every process that has it open sees what the others put in. A record is found as long as newer
     ones have not overwritten it. On disk it outlives the run, and each record has a check sum.
+
+    Writers lock each other out; readers need no lock. A writer spoils the head of a record before
+    it overwrites the rest, so a reader looks at the head before and after it copies the record.
 
     Args:
         fd: A file, open for reading and writing as long as the process lives.
@@ -56,27 +55,22 @@ class DecodedImages:
         self._checked = checked
         self._slots = max(64, 4 * size // _MEAN_RECORD)
         self._start = _HEAD.size + (self._slots + _PROBES) * _SLOT.size
-        self._lock = threading.Lock()
-        with self._alone(fcntl.LOCK_EX):
-            head = os.pread(self._fd, _HEAD.size, 0)
-            known = _HEAD.pack(_MAGIC, _VERSION, self._slots, size, 0)[: -_NEXT.size]
-            if head[: -_NEXT.size] != known:
-                os.ftruncate(self._fd, 0)
-                os.ftruncate(self._fd, self._start + size)  # takes no room before it is written
-                os.pwrite(self._fd, known + _NEXT.pack(0), 0)
+        if not self._is_made():
+            with self._alone():
+                if not self._is_made():
+                    self._make()
 
     def get(self, key: str) -> tuple[dict[str, Any], list[np.ndarray]] | None:
         """What was put in under a key: (meta, arrays of one's own), or ``None``."""
         digest = _digest(key)
-        with self._alone(fcntl.LOCK_SH):
-            for found, place in self._probe(digest):
-                if found == digest:
-                    return self._read(digest, place)
+        for found, place in self._probe(digest):
+            if found == digest:
+                return self._read(digest, place)
         return None
 
     def put(self, key: str, meta: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> None:
         """Keep arrays under a key; not those that are larger than the ring, and nothing where the
-        disk is full.
+        disk is full or another writer does not come to an end.
 
         Args:
             key: Says all on which the arrays depend.
@@ -93,7 +87,7 @@ class DecodedImages:
             return
         check = zlib.crc32(content.data) if self._checked else 0
         record = _RECORD.pack(digest, len(text), content.size, check)
-        with suppress(OSError), self._alone(fcntl.LOCK_EX):
+        with suppress(OSError), self._alone():
             (place,) = _NEXT.unpack(os.pread(self._fd, _NEXT.size, _HEAD.size - _NEXT.size))
             if place + length > self.size:
                 place = 0
@@ -104,21 +98,39 @@ class DecodedImages:
             os.pwrite(self._fd, _NEXT.pack(place + length), _HEAD.size - _NEXT.size)
             os.pwrite(self._fd, _SLOT.pack(digest, place), self._slot_for(digest))
 
+    def _head(self) -> bytes:
+        """How the file of such a store begins, up to the place of the next record."""
+        return _HEAD.pack(_MAGIC, _VERSION, self._slots, self.size, 0)[: -_NEXT.size]
+
+    def _is_made(self) -> bool:
+        head = self._head()
+        return os.pread(self._fd, len(head), 0) == head
+
+    def _make(self) -> None:
+        os.ftruncate(self._fd, 0)
+        os.ftruncate(self._fd, self._start + self.size)  # takes no room before it is written
+        os.pwrite(self._fd, self._head() + _NEXT.pack(0), 0)
+
     def _read(self, digest: bytes, place: int) -> tuple[dict[str, Any], list[np.ndarray]] | None:
+        """The record at a place, unless another is there or comes there meanwhile."""
+        if place > self.size:
+            return None
         at = self._start + place
         record = os.pread(self._fd, _RECORD.size, at)
         if len(record) < _RECORD.size:
             return None
         found, num_meta, length, check = _RECORD.unpack(record)
-        data = at + _RECORD.size + num_meta
-        if found != digest or data + length > self._start + self.size:
+        begin, size = at + _RECORD.size, num_meta + length
+        if found != digest or begin + size > self._start + self.size:
             return None  # overwritten
-        content = np.empty(length, np.uint8)
-        if length and os.preadv(self._fd, [content.data], data) != length:
+        text, content = bytearray(num_meta), np.empty(length, np.uint8)
+        if size and os.preadv(self._fd, [text, content.data], begin) != size:
             return None
+        if os.pread(self._fd, _RECORD.size, at) != record:
+            return None  # overwritten while it was copied
         if self._checked and zlib.crc32(content.data) != check:
             return None
-        meta, shapes = json.loads(os.pread(self._fd, num_meta, at + _RECORD.size))
+        meta, shapes = json.loads(text)
         arrays, begin = [], 0
         for dtype, shape in shapes:
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -147,14 +159,29 @@ class DecodedImages:
         return any(digest) and os.pread(self._fd, len(digest), self._start + place) == digest
 
     @contextmanager
-    def _alone(self, how: int) -> Iterator[None]:
-        """Among the threads and the processes; a process that dies gives its lock up."""
-        with self._lock:
-            fcntl.lockf(self._fd, how)
+    def _alone(self) -> Iterator[None]:
+        """The only writer among the threads and the processes; a process that dies gives its lock
+        up.
+
+        Raises:
+            OSError: Another writer did not come to an end, or this file system has no locks.
+        """
+        from filelock import lock_descriptor, unlock_descriptor  # here: most runs have no cache
+
+        # Opened anew: a descriptor that was inherited would share its parent's lock.
+        fd = os.open(f'/proc/self/fd/{self._fd}', os.O_RDWR)
+        try:
+            deadline = time.monotonic() + _PATIENCE
+            while not lock_descriptor(fd, blocking=False):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f'another process has locked it for {_PATIENCE} s')
+                time.sleep(0.0005)
             try:
                 yield
             finally:
-                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+                unlock_descriptor(fd)  # a process forked meanwhile holds it open
+        finally:
+            os.close(fd)
 
     def __reduce__(self) -> tuple:
         """Copies, also those in processes that are spawned, open the same bytes."""
@@ -178,8 +205,8 @@ def open_cache(kind: CacheKind, gib: float | None = None) -> DecodedImages:
     """
     if kind not in ('ram', 'disk'):
         raise UserError(f"cache={kind!r}: choose 'ram' or 'disk'")
-    if fcntl is None:
-        raise UserError(f'cache={kind!r}: this system has no file locks for it, leave it out')
+    if not os.path.isdir('/proc/self/fd'):
+        raise UserError(f'cache={kind!r}: this needs Linux and its /proc, leave it out')
     if gib is not None and not gib > 0:
         raise UserError(f'cache_gib={gib!r}: it must be above 0')
     name = (kind, gib, os.environ.get('XDG_CACHE_HOME'))
@@ -192,7 +219,7 @@ def _in_memory(gib: float | None) -> DecodedImages:
     size = _RAM_SHARE * _available_memory() if gib is None else gib * (1 << 30)
     if hasattr(os, 'memfd_create'):
         fd = os.memfd_create('mtkd_cd decoded images')
-    else:  # not on Linux
+    else:  # a C library before 2.27
         fd, path = tempfile.mkstemp()
         os.unlink(path)
     return DecodedImages(fd, _whole(size), checked=False)

@@ -1,12 +1,15 @@
 import multiprocessing
 import os
 import pickle
+import time
 
 import cv2
 import numpy as np
 import pytest
+from filelock import lock_descriptor
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.data import decoded
 from mtkd_cd.data.decoded import DecodedImages, open_cache
 from mtkd_cd.data.radiometry import Linear, Percentile
 from mtkd_cd.data.transforms import MultiImgLoadAnnotations, MultiImgLoadImageFromFile, loading
@@ -94,6 +97,67 @@ def test_processes_share_it(kind, start):
         assert worker.exitcode == 0
     for number in (*range(100, 140), *range(200, 240)):
         np.testing.assert_array_equal(cache.get(str(number))[1][0], _image(number))
+
+
+def _write_over_and_over(cache, first, stop):
+    number = first
+    while not stop.is_set():
+        cache.put(str(number % 20), {}, [np.full(300_000 + number % 20, number % 20, np.uint8)])
+        number += 1
+
+
+def test_reads_whole_images_while_two_processes_overwrite_them(store):
+    cache = store(checked=False)  # no check sums: of three images the oldest is overwritten
+    context = multiprocessing.get_context('fork')
+    stop = context.Event()
+    writers = [
+        context.Process(target=_write_over_and_over, args=(cache, i * 7, stop)) for i in (0, 1)
+    ]
+    for writer in writers:
+        writer.start()
+    hits, deadline = 0, time.monotonic() + 3
+    try:
+        while time.monotonic() < deadline:
+            for number in range(20):
+                if (record := cache.get(str(number))) is not None:
+                    hits += 1
+                    (image,) = record[1]
+                    assert image.size == 300_000 + number
+                    assert (image == number).all()
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join(60)
+    assert hits > 20
+    assert [writer.exitcode for writer in writers] == [0, 0]
+
+
+def test_an_image_that_is_overwritten_while_it_is_copied_is_not_found(store, monkeypatch):
+    cache, other = store(checked=False), store(checked=False)
+    cache.put('one', {}, [_image(0)])
+    copy = os.preadv
+
+    def late(*args):
+        for number in range(250):  # 1.1 times the ring
+            other.put(str(number), {}, [_image(number)])
+        return copy(*args)
+
+    monkeypatch.setattr(os, 'preadv', late)
+    assert cache.get('one') is None
+
+
+def test_a_writer_that_hangs_stops_nobody(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoded, '_PATIENCE', 0.01)
+    cache = store()
+    cache.put('one', {}, [_image(0)])
+    with open(tmp_path / 'ring', 'rb') as hanging:
+        assert lock_descriptor(hanging.fileno(), blocking=False)
+        assert cache.get('one') is not None
+        assert store().get('one') is not None  # opened meanwhile
+        cache.put('two', {}, [_image(1)])
+        assert cache.get('two') is None
+    cache.put('two', {}, [_image(1)])
+    assert cache.get('two') is not None
 
 
 def test_a_pickled_one_is_the_same():
@@ -186,3 +250,10 @@ def test_pixels_without_data_are_kept_too(kind, tmp_path, pair):
 def test_another_kind_or_size_is_refused(options):
     with pytest.raises(UserError, match='cache'):
         MultiImgLoadImageFromFile(**options)
+
+
+@pytest.mark.parametrize('kind', ['ram', 'disk'])
+def test_a_system_without_proc_is_told_to_leave_it_out(kind, monkeypatch):
+    monkeypatch.setattr(os.path, 'isdir', lambda path: path != '/proc/self/fd')
+    with pytest.raises(UserError, match='needs Linux and its /proc, leave it out'):
+        open_cache(kind, 5 / 1024)
