@@ -4,8 +4,8 @@ They are children of mmengine's root registries, so that configs of other scopes
 ``mtkd_cd.X``: mmengine resolves such a prefix among the root's children only, and imports this
 module to do so. mmseg's registries are behind them, so that configs of our scope find mmseg's parts
 without a prefix. Our modules and mmseg's are imported when a config first names something. mmengine
-warns about every registry without a child in the default scope: those we register nothing in are
-here for that.
+warns when it builds from a registry without a child in the default scope: those we register nothing
+in are here for that.
 """
 
 import inspect
@@ -127,12 +127,10 @@ OPTIM_WRAPPERS = _ChildRegistry('OPTIM_WRAPPERS', 'engine.optim')
 OPTIM_WRAPPER_CONSTRUCTORS = _ChildRegistry('OPTIM_WRAPPER_CONSTRUCTORS', 'engine.optim')
 PARAM_SCHEDULERS = _ChildRegistry('PARAM_SCHEDULERS')
 RUNNERS = _ChildRegistry('RUNNERS')
-RUNNER_CONSTRUCTORS = _ChildRegistry('RUNNER_CONSTRUCTORS')
 MODEL_WRAPPERS = _ChildRegistry('MODEL_WRAPPERS')
 WEIGHT_INITIALIZERS = _ChildRegistry('WEIGHT_INITIALIZERS')
 EVALUATOR = _ChildRegistry('EVALUATOR')
 LOG_PROCESSORS = _ChildRegistry('LOG_PROCESSORS', 'engine.log')
-INFERENCERS = _ChildRegistry('INFERENCERS')
 
 _ALL = [found for found in list(globals().values()) if isinstance(found, _ChildRegistry)]
 
