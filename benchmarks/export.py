@@ -48,7 +48,7 @@ from mtkd_cd.export.exporting import (
     set_metadata,
     write_openvino,
 )
-from mtkd_cd.export.parity import compare, made_up_pairs, normalised
+from mtkd_cd.export.parity import compare_predictors, made_up_pairs, normalised
 from mtkd_cd.export.quantise import loss, quantised_onnx, quantised_openvino, read_windows
 from mtkd_cd.export.runtime import open_exported
 from mtkd_cd.inference.predictor import Model, model_from_detector
@@ -186,7 +186,7 @@ def measure(
     backends = {backend: open_exported(path, backend) for backend in ('onnx', 'openvino')}
     card = backends['onnx'].card
     for backend, exported in backends.items():
-        parity = compare(
+        parity = compare_predictors(
             predictor, exported.predictor(), images, (model.card, card), card.threshold
         )
         row[f'parity_{backend}'] = parity.as_dict()

@@ -21,7 +21,7 @@ from mtkd_cd.core.text import some
 from mtkd_cd.data.car_index import car_of_file
 from mtkd_cd.data.images import RULE_OPTION, orientation_problem, read_header, read_stored
 from mtkd_cd.data.labels import check_not_black_and_white, label_coding
-from mtkd_cd.data.layout import LAYOUTS, SPLITS, Layout, layout_of_class
+from mtkd_cd.data.layout import LAYOUTS, SPLITS, DatasetLayout, layout_of_class
 from mtkd_cd.data.pairs import (
     Pair,
     PairFolders,
@@ -126,7 +126,7 @@ def check_dataset(
 
 def splits_on_disk(
     data_root: str, dataset_type: str | None
-) -> list[tuple[str, Layout, PairFolders, str]]:
+) -> list[tuple[str, DatasetLayout, PairFolders, str]]:
     """Name, layout, folders and list file of each split that exists.
 
     Args:
@@ -173,7 +173,7 @@ def splits_on_disk(
 
 def _check_split(
     name: str,
-    layout: Layout,
+    layout: DatasetLayout,
     folders: PairFolders,
     ann_file: str,
     progress: bool,

@@ -41,14 +41,14 @@ def read_csv(file: IO[str], what: str) -> CsvRows:
         csv.Error: The file is no CSV.
         UnicodeDecodeError: It is not in UTF-8.
     """
-    header, delimiter = read_header(file)
+    header, delimiter = read_columns(file)
     twice = [name for name, times in Counter(header).items() if name and times > 1]
     if twice:
         raise UserError(f'{what}: the first line names the column {twice[0]!r} twice')
     return CsvRows(header, list(_rows(file, what, header, delimiter)), delimiter)
 
 
-def read_header(file: IO[str]) -> tuple[list[str], str]:
+def read_columns(file: IO[str]) -> tuple[list[str], str]:
     """(names of the columns, what stands between them), from the first line with content."""
     line = next((line for line in file if line.strip()), '')
     file.seek(0)

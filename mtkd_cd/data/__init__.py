@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         'transforms': (),
-        'layout': ('LAYOUTS', 'SPLITS', 'Layout'),
+        'layout': ('LAYOUTS', 'SPLITS', 'DatasetLayout'),
         'benchmarks': (
             'CDDataset',
             'CLCD_Dataset',

@@ -19,7 +19,7 @@ from mtkd_cd.data.labels import (
     check_change_is_not_nodata,
     read_label,
 )
-from mtkd_cd.data.layout import SPLITS, Layout, PairFolders
+from mtkd_cd.data.layout import SPLITS, DatasetLayout, PairFolders
 from mtkd_cd.data.pairs import Pair, header_problems, list_pairs, raise_if_any
 from mtkd_cd.data.radiometry import Rule, from_spec
 from mtkd_cd.data.splits import held_out_tenth, no_such_split
@@ -133,7 +133,7 @@ class _BaseCDDataset(BaseSegDataset):
     def layout(cls, data_root: str, split: str) -> tuple[PairFolders, str] | None:
         """Folders and list file of a split on disk (``''`` for no list), by the class's layout;
         ``None`` where there is no such split."""
-        layout = Layout(cls.folder_names)
+        layout = DatasetLayout(cls.folder_names)
         return layout.place(data_root, split)
 
     def load_data_list(self) -> list[dict]:

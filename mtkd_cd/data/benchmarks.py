@@ -4,7 +4,7 @@ knows their folders, suffixes and label codings."""
 from typing import Any, ClassVar
 
 from mtkd_cd.data.base import _BaseCDDataset
-from mtkd_cd.data.layout import LAYOUTS, Layout
+from mtkd_cd.data.layout import LAYOUTS, DatasetLayout
 from mtkd_cd.registry import DATASETS
 
 
@@ -20,7 +20,7 @@ class CDDataset(_BaseCDDataset):
         'classes': ('unchanged', 'changed'),
         'palette': [[0, 0, 0], [255, 255, 255]],
     }
-    stored_as: ClassVar[Layout] = LAYOUTS['CDDataset']
+    stored_as: ClassVar[DatasetLayout] = LAYOUTS['CDDataset']
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -26,7 +26,7 @@ _FOLDERS = PairFolders('A', 'B', 'label')
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetLayout:
     """A data set on disk: ``<root>/<split>/{A,B,label}``, or ``<root>/{A,B,label}`` with
     ``<root>/list/<split>.txt``.
 
@@ -58,19 +58,19 @@ class Layout:
         return None
 
 
-_PNG = Layout(img_suffix='.png', seg_map_suffix='.png')
+_PNG = DatasetLayout(img_suffix='.png', seg_map_suffix='.png')
 # By the names of the registered classes.
-LAYOUTS: dict[str, Layout] = {
-    'CDDataset': Layout(),
+LAYOUTS: dict[str, DatasetLayout] = {
+    'CDDataset': DatasetLayout(),
     'JL1_CD_Dataset': _PNG,
     'SYSU_CD_Dataset': _PNG,
     'LEVIR_CD_Dataset': _PNG,
     'CLCD_Dataset': replace(_PNG, folders=PairFolders('time1', 'time2', 'label')),
     'S2Looking_Dataset': replace(_PNG, folders=PairFolders('Image1', 'Image2', 'label')),
-    'WHU_CD_Dataset': Layout(),
-    'SVCD_Dataset': Layout(PairFolders('A', 'B', 'OUT'), '.jpg', '.jpg'),
-    'DSIFN_Dataset': Layout(PairFolders('t1', 't2', 'mask'), '.jpg', '.png', None),
-    'RSIPAC_CD_Dataset': Layout(
+    'WHU_CD_Dataset': DatasetLayout(),
+    'SVCD_Dataset': DatasetLayout(PairFolders('A', 'B', 'OUT'), '.jpg', '.jpg'),
+    'DSIFN_Dataset': DatasetLayout(PairFolders('t1', 't2', 'mask'), '.jpg', '.png', None),
+    'RSIPAC_CD_Dataset': DatasetLayout(
         img_suffix='.tif',
         seg_map_suffix='.png',
         format_seg_map=None,
@@ -79,7 +79,7 @@ LAYOUTS: dict[str, Layout] = {
 LAYOUTS['CDD_Dataset'] = LAYOUTS['SVCD_Dataset']
 
 
-def layout_of_class(name: str) -> Layout:
+def layout_of_class(name: str) -> DatasetLayout:
     """The layout of a registered data set class.
 
     Raises:
@@ -89,7 +89,7 @@ def layout_of_class(name: str) -> Layout:
         return LAYOUTS[name]
     found = dataset_class(name)
     dataset = found(lazy_init=True)
-    return Layout(
+    return DatasetLayout(
         found.folder_names,
         dataset.img_suffix,
         dataset.seg_map_suffix,

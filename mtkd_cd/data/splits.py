@@ -10,7 +10,7 @@ import numpy as np
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.car_index import cars_of_data_infos
-from mtkd_cd.data.layout import Layout
+from mtkd_cd.data.layout import DatasetLayout
 from mtkd_cd.data.pairs import list_pairs, raise_if_any
 
 _HELD_OUT_EVERY = 10
@@ -19,7 +19,9 @@ _HELD_OUT_EVERY = 10
 _STRATA = CARPartition((0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7))
 
 
-def split_infos(layout: Layout, data_root: str, split: str, name: str = 'CDDataset') -> list[dict]:
+def split_infos(
+    layout: DatasetLayout, data_root: str, split: str, name: str = 'CDDataset'
+) -> list[dict]:
     """The samples of a split, as the data set class of this layout finds them.
 
     Args:

@@ -72,7 +72,7 @@ def digest_of(stamp: Mapping[str, str]) -> str:
     return hashlib.sha256('\n'.join(stamp.values()).encode()).hexdigest()[:16]
 
 
-def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+def stamp_changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """What differs between two stamps, in words; empty where nothing does."""
     parts = (
         ('changed', [name for name in now if name in before and before[name] != now[name]]),

@@ -21,8 +21,8 @@ from mtkd_cd.inference.grid import Grid, Shift, is_on_earth
 from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.raster import (
     MapWriter,
-    Pair,
     PairOptions,
+    RasterPair,
     Staged,
     date_of,
     is_picture,
@@ -312,7 +312,7 @@ def _renamed(text: str, names: Mapping[str, str]) -> str:
     return text
 
 
-def _pictures(pair: Pair, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+def _pictures(pair: RasterPair, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """Both dates, the first three bands as red, green and blue, at the size that is shown."""
     height, width = pair.grid.height, pair.grid.width
     step = max(1, -(-max(height, width) // SHOWN_SIDE))

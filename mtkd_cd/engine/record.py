@@ -14,7 +14,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.core.text import some
-from mtkd_cd.data.stamp import changes
+from mtkd_cd.data.stamp import stamp_changes
 from mtkd_cd.engine.config import is_type
 from mtkd_cd.evaluation.scores import MEAN_NAMES
 
@@ -247,7 +247,7 @@ def check_data(work_dir: str | Path, stamps: Mapping[str, Mapping[str, str]]) ->
     texts = [
         f'{name} data: {text}'
         for name in stamps
-        if name in before and (text := changes(before[name], stamps[name]))
+        if name in before and (text := stamp_changes(before[name], stamps[name]))
     ]
     if texts:
         raise UserError(
@@ -276,14 +276,16 @@ def check_settings(work_dir: str | Path, settings: Mapping[str, Any]) -> None:
         for key in {**there, **settings}
         if not key.startswith(_KNOWN_LATER) or (key in there and key in settings)
     ]
-    shown = differences(there, settings, keys)
+    shown = setting_differences(there, settings, keys)
     if shown:
         raise UserError(
             f'{work_dir} holds another run: {shown}. Choose another --work-dir, or delete this one'
         )
 
 
-def differences(there: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> str:
+def setting_differences(
+    there: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]
+) -> str:
     """What differs between two runs' settings, in words; empty where nothing does.
 
     Args:

@@ -22,7 +22,7 @@ from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.engine import BestWeightsHook
 from mtkd_cd.engine.hooks.best_weights import is_less_better
-from mtkd_cd.engine.record import differences, read_record, settings_of
+from mtkd_cd.engine.record import read_record, setting_differences, settings_of
 from mtkd_cd.engine.run import prepare_training, run_training
 from mtkd_cd.recipe.options import RecipeOptions
 from mtkd_cd.recipe.steps import (
@@ -367,7 +367,7 @@ def _check_same_students(study: Any, cfg: Config, path: Path) -> None:
     there = study.user_attrs.get(_SETTINGS)
     if there is None:
         study.set_user_attr(_SETTINGS, settings)
-    elif shown := differences(there, settings, {**there, **settings}):
+    elif shown := setting_differences(there, settings, {**there, **settings}):
         raise UserError(
             f'{path} holds a search with other students: {shown}. Choose another --work-dir, or '
             'delete the file to search anew'

@@ -344,7 +344,7 @@ def run_matrix(
 
 
 @dataclass(frozen=True)
-class Cell:
+class MatrixCell:
     """One model, seed and strategy.
 
     Attributes:
@@ -392,7 +392,7 @@ def _cell(
     strategy: str,
     failures: Mapping[tuple[str, int], str],
     check: Callable[[Step, str, int], None],
-) -> Cell:
+) -> MatrixCell:
     wanted = Strategy.parse(strategy, TESTED_KINDS)
     steps = [step for step in recipe(wanted) if step.strategy == wanted]
     bases = [step for step in recipe(wanted) if _rests_on(wanted, step)]
@@ -411,10 +411,10 @@ def _cell(
                 )
                 for step in steps
             ):
-                return Cell(model, strategy, seed, 'done', scores=load_table(table).means())
+                return MatrixCell(model, strategy, seed, 'done', scores=load_table(table).means())
         except UserError as error:
             why = why or str(error)
-    return Cell(model, strategy, seed, 'failed' if why else 'not run', why)
+    return MatrixCell(model, strategy, seed, 'failed' if why else 'not run', why)
 
 
 def _rests_on(wanted: Strategy, step: Step) -> bool:
@@ -433,7 +433,7 @@ def _is_done(step: Step, model: str, options: RecipeOptions, table: Path) -> boo
 class Matrix:
     """What there is of an experiment."""
 
-    cells: Sequence[Cell]
+    cells: Sequence[MatrixCell]
 
     @property
     def complete(self) -> bool:
@@ -463,7 +463,7 @@ class Matrix:
         """Write ``matrix.md``, ``matrix.csv`` (a row per cell) and ``matrix.json`` (both)."""
         with atomic_write(folder / 'matrix.md') as file:
             file.write(self.as_markdown())
-        columns = [f.name for f in dataclasses.fields(Cell) if f.name != 'scores']
+        columns = [f.name for f in dataclasses.fields(MatrixCell) if f.name != 'scores']
         with atomic_write(folder / 'matrix.csv') as file:
             writer = csv.DictWriter(
                 file, [*columns, *MEAN_NAMES], lineterminator='\n', extrasaction='ignore'

@@ -14,7 +14,7 @@ from mtkd_cd.data.radiometry import from_spec
 from mtkd_cd.export.network import InputKind
 from mtkd_cd.inference.bundle import check_types, decode, encode, in_registries
 from mtkd_cd.inference.card import RGB, Card
-from mtkd_cd.inference.predictor import read_data
+from mtkd_cd.inference.predictor import tested_data
 from mtkd_cd.version import __version__
 
 KEY = 'mtkd_cd'
@@ -276,7 +276,7 @@ def encoded_pipeline(cfg: Any) -> tuple[list[Any] | None, str]:
         return None, 'mtkd_cd'
     steps = None
     if cfg.get('test_dataloader'):
-        steps = read_data(cfg).get('pipeline')
+        steps = tested_data(cfg).get('pipeline')
     steps = steps or cfg.get('test_pipeline')
     plain = None if steps is None else encode(in_registries([dict(step) for step in steps]))
     return plain, cfg.get('default_scope') or 'mtkd_cd'

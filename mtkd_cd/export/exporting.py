@@ -20,7 +20,7 @@ from mtkd_cd.export.description import KEY, Description, encoded_pipeline
 from mtkd_cd.export.graph import OPSET, Dynamic, check_dimensions, onnx_model, traced
 from mtkd_cd.export.network import InputKind, PairNetwork, in_band_order
 from mtkd_cd.export.norms import average_in_two_steps
-from mtkd_cd.export.parity import TOLERANCE, Parity, compare, made_up_pairs
+from mtkd_cd.export.parity import TOLERANCE, Parity, compare_predictors, made_up_pairs
 from mtkd_cd.export.quantise import (
     Loss,
     Pairs,
@@ -363,7 +363,9 @@ def _compared(
         UserError: The graph differs from torch by more than is allowed.
     """
     card: Card = description.card
-    parity = compare(source.predictor(name), predictor, images, (source.card, card), card.threshold)
+    parity = compare_predictors(
+        source.predictor(name), predictor, images, (source.card, card), card.threshold
+    )
     parity.check(f'{card.name} {name}'.strip(), options.tolerance)
     return dataclasses.replace(description, parity=parity.as_dict())
 

@@ -83,7 +83,7 @@ def normalised(images: np.ndarray, card: Card) -> Tensor:
     return (torch.from_numpy(images[:, order]).float() - mean) / std
 
 
-def compare(
+def compare_predictors(
     reference: Predictor,
     exported: Predictor,
     images: np.ndarray,

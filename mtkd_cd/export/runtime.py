@@ -108,7 +108,7 @@ def open_exported(
         raise UserError(f'model {path} does not exist: check the path')
     backend, suffix = _backend_of(path, backend), path.suffix.lower()
     content = path.read_bytes() if suffix == '.onnx' else path
-    model = model_of(open_graph(content, backend, path, options))
+    model = graph_model(open_graph(content, backend, path, options))
     # Maps say which file they were made with: one bundle has many.
     weights = path.with_suffix('.bin')
     files = [path, weights] if suffix == '.xml' and weights.is_file() else [path]
@@ -137,7 +137,7 @@ def open_graph(
     return _torch(content, name, options)
 
 
-def model_of(predictor: GraphPredictor) -> Model:
+def graph_model(predictor: GraphPredictor) -> Model:
     """The model of a single graph."""
     description = predictor.description
     partition = CARPartition()

@@ -22,9 +22,9 @@ from mtkd_cd.inference.predictor import (
     Model,
     TorchPredictor,
     change_probability,
-    logit_margin,
     model_from_config,
     predict_samples,
+    result_margin,
 )
 from mtkd_cd.registry import DATASETS
 
@@ -109,7 +109,7 @@ def _counts(
         for sample in _predict(model, data):
             label = sample.gt_sem_seg.data.cpu().squeeze(0)
             side = max(side, *sample.img_shape[:2])
-            margin = logit_margin(sample.seg_logits.data[None].double()).clamp(-_CERTAIN, _CERTAIN)
+            margin = result_margin(sample.seg_logits.data[None].double()).clamp(-_CERTAIN, _CERTAIN)
             if margin.shape[1:] != label.shape:
                 margin = torch.nn.functional.interpolate(
                     margin[None], tuple(label.shape), mode='bilinear', align_corners=False

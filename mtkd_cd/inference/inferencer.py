@@ -40,15 +40,15 @@ from mtkd_cd.inference.predictor import (
     model_from_config,
     model_from_detector,
     radiometry_of,
-    read_data,
+    tested_data,
 )
 from mtkd_cd.inference.raster import (
     NODATA,
     RASTERS,
     RESAMPLING,
     MapWriter,
-    Pair,
     PairOptions,
+    RasterPair,
     Staged,
     check_outputs,
     check_space,
@@ -62,9 +62,9 @@ from mtkd_cd.inference.windows import (
     BLOCK,
     STRIP,
     Axis,
-    Prediction,
     Rows,
     Window,
+    WindowPrediction,
     overlap_pixels,
     stitch,
 )
@@ -481,7 +481,7 @@ class ChangeInferencer:
 
     def _plan(
         self,
-        pair: Pair,
+        pair: RasterPair,
         stretch: str | Mapping | Rule | None,
         threshold: float | None,
         window: int | None,
@@ -552,7 +552,7 @@ class ChangeInferencer:
 
     def _run(
         self,
-        pair: Pair,
+        pair: RasterPair,
         plan: '_Plan',
         targets: dict[str, Path],
         *,
@@ -633,7 +633,7 @@ class ChangeInferencer:
 
     def _rows(
         self,
-        pair: Pair,
+        pair: RasterPair,
         plan: '_Plan',
         staged: Staged,
         served: dict[str, int],
@@ -660,7 +660,7 @@ class ChangeInferencer:
 
     def _stitched(
         self,
-        pair: Pair,
+        pair: RasterPair,
         settings: _Settings,
         served: dict[str, int],
         progress: Progress | None,
@@ -677,7 +677,7 @@ class ChangeInferencer:
 
     def _stitch_once(
         self,
-        pair: Pair,
+        pair: RasterPair,
         settings: _Settings,
         served: dict[str, int],
         progress: Progress | None,
@@ -709,13 +709,13 @@ class ChangeInferencer:
 
     def _predict_windows(
         self,
-        pair: Pair,
+        pair: RasterPair,
         windows: Sequence[Window],
         inputs: Tensor,
         settings: _Settings,
         served: dict[str, int],
         detector: str | None,
-    ) -> list[Prediction]:
+    ) -> list[WindowPrediction]:
         """The windows of a batch, which lie side by side, read at once; ``inputs`` are
         overwritten."""
         left = windows[0].col
@@ -723,7 +723,7 @@ class ChangeInferencer:
         first = windows[0]
         a, b, valid, kept = pair.read(Window(first.row, left, first.height, right - left))
         spans = [slice(window.col - left, window.col - left + window.width) for window in windows]
-        predictions = [Prediction(None, kept[:, span]) for span in spans]
+        predictions = [WindowPrediction(None, kept[:, span]) for span in spans]
         needed = [index for index, span in enumerate(spans) if valid[:, span].any()]
         if not needed:
             return predictions
@@ -820,7 +820,7 @@ class ChangeInferencer:
 
     def _tags(
         self,
-        pair: Pair,
+        pair: RasterPair,
         report: Mapping[str, Any],
         settings: _Settings,
         car: float,
@@ -1119,7 +1119,7 @@ def _resolution(
     return _AS_IS, report
 
 
-def _registration_notes(pair: Pair, shift: Shift | None, coregister: bool) -> list[str]:
+def _registration_notes(pair: RasterPair, shift: Shift | None, coregister: bool) -> list[str]:
     """What is to be said of the shift between the dates."""
     if coregister and isinstance(pair.b.dataset, np.ndarray):
         raise UserError('--coregister: pictures cannot be moved; give rasters')
@@ -1138,7 +1138,7 @@ def _registration_notes(pair: Pair, shift: Shift | None, coregister: bool) -> li
     return [f'--coregister: {found}; date B stays where it is'] if coregister else []
 
 
-def _radiometry(pair: Pair, card: Card, stretch: str | Mapping | Rule | None) -> Rule:
+def _radiometry(pair: RasterPair, card: Card, stretch: str | Mapping | Rule | None) -> Rule:
     """The rule for both dates, its percentiles taken of both."""
     rule = from_spec(stretch) if stretch is not None else card.radiometry
     dates = (pair.a, pair.b)
@@ -1158,14 +1158,14 @@ def _radiometry(pair: Pair, card: Card, stretch: str | Mapping | Rule | None) ->
     return rule.fit(*(date.sample() for date in dates))
 
 
-def _differ_in_type(pair: Pair) -> bool:
+def _differ_in_type(pair: RasterPair) -> bool:
     """Whether the dates hold values that hardly have one scale: bytes and longer integers, or
     integers and fractions. Offsets speak for themselves."""
     kinds = [(date.dtype.kind == 'f', date.dtype.itemsize == 1) for date in (pair.a, pair.b)]
     return kinds[0] != kinds[1] and not (pair.a.offset or pair.b.offset)
 
 
-def _grid_report(pair: Pair) -> dict[str, Any]:
+def _grid_report(pair: RasterPair) -> dict[str, Any]:
     grid = pair.grid
     return dict(
         crs=None if grid.crs is None else str(grid.crs),
@@ -1178,7 +1178,7 @@ def _grid_report(pair: Pair) -> dict[str, Any]:
 
 
 def _bytes_needed(
-    pair: Pair, plan: _Plan, probability_dtype: str, targets: Mapping[str, Path]
+    pair: RasterPair, plan: _Plan, probability_dtype: str, targets: Mapping[str, Path]
 ) -> int:
     """On the disk, at most: maps compress, the warped date does not."""
     pixels = pair.grid.width * pair.grid.height
@@ -1208,7 +1208,7 @@ def _arrays(probability: Tensor) -> list[np.ndarray]:
     return list(probability.float().cpu().numpy())
 
 
-def _returned(path: Path, pair: Pair) -> Iterator[Rows]:
+def _returned(path: Path, pair: RasterPair) -> Iterator[Rows]:
     """The probability that was predicted at another resolution, on the pair's grid."""
     rasterio = require('rasterio', 'geo', 'a raster')
     grid = pair.grid
@@ -1232,7 +1232,7 @@ def _pipeline(cfg: Any, arrays: bool) -> Compose:
     config."""
     steps = [dict(type='MultiImgLoadImageFromFile'), dict(type='MultiImgPackSegInputs')]
     if cfg is not None and cfg.get('test_dataloader'):
-        steps = [copy.deepcopy(dict(step)) for step in read_data(cfg).get('pipeline', steps)]
+        steps = [copy.deepcopy(dict(step)) for step in tested_data(cfg).get('pipeline', steps)]
     elif cfg is not None and cfg.get('test_pipeline'):
         steps = [copy.deepcopy(dict(step)) for step in cfg.test_pipeline]
     kept = []

@@ -179,7 +179,7 @@ def change_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """
     if logits.shape[1] == 1 and temperature == 1:
         return logits[:, 0]
-    margin = logit_margin(logits)
+    margin = result_margin(logits)
     probability = (margin / temperature).sigmoid()
     if logits.shape[1] == 1:
         return probability
@@ -187,7 +187,7 @@ def change_probability(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return torch.where(margin > 0, probability.clamp(min=_ABOVE_HALF), probability.clamp(max=_HALF))
 
 
-def logit_margin(logits: Tensor) -> Tensor:
+def result_margin(logits: Tensor) -> Tensor:
     """(N, H, W) log-odds of change of what :func:`change_probability` takes.
 
     Raises:
@@ -422,7 +422,7 @@ def card_of(detector: Detector, cfg: Config | None = None, name: str = '') -> Ca
     )
 
 
-def read_data(cfg: Config | None) -> Mapping[str, Any]:
+def tested_data(cfg: Config | None) -> Mapping[str, Any]:
     """The config of the data set that a config's test reads, below its wrappers; of several the
     first, with a warning where others are read otherwise. Empty where there is no test."""
     loader = (cfg or {}).get('test_dataloader') or {}
@@ -443,7 +443,7 @@ def data_settings(cfg: Config | None) -> tuple[tuple[int, ...] | None, Rule]:
     """Numbers of the bands that a config's test reads, ``None`` where it names none, and the rule
     for their values. Percentiles of a training split are not in a config: their rule is unfitted.
     """
-    data = read_data(cfg)
+    data = tested_data(cfg)
     bands, radiometry = data.get('bands'), data.get('radiometry')
     return (
         None if bands is None else tuple(bands),
@@ -459,7 +459,7 @@ def radiometry_of(cfg: Config | None) -> Rule:
     if rule.fitted:
         return rule
     assert cfg is not None
-    data = read_data(cfg)
+    data = tested_data(cfg)
     roots = {str(one.get('data_root')) for one in data_sets(cfg.test_dataloader.dataset)}
     if len(roots) > 1:
         warnings.warn(

@@ -221,7 +221,7 @@ def _has_mask(dataset: Any, bands: Sequence[int]) -> bool:
 
 
 @dataclass
-class Pair:
+class RasterPair:
     """Two dates on one grid.
 
     Attributes:
@@ -332,7 +332,7 @@ class Pair:
         )
         self.warp = None
 
-    def resampled(self, factors: tuple[float, float], folder: Path, stem: str) -> 'Pair':
+    def resampled(self, factors: tuple[float, float], folder: Path, stem: str) -> 'RasterPair':
         """Resample both dates, and what is left out of them, to pixels that are finer by
         ``factors``, across and down, in files in ``folder``. The result has no edge buffer."""
         rasterio = require('rasterio', 'geo', 'a raster')
@@ -352,7 +352,7 @@ class Pair:
         mask = None
         if self.mask is not None:
             mask = Nearest(self.mask, (self.grid.height, self.grid.width), grid)
-        return Pair(
+        return RasterPair(
             grid,
             dates[0],
             dates[1],
@@ -397,7 +397,7 @@ def _holds(dtype: np.dtype, value: float) -> bool:
 @contextmanager
 def open_pair(
     a: str | os.PathLike, b: str | os.PathLike, options: PairOptions | None = None
-) -> Iterator[Pair]:
+) -> Iterator[RasterPair]:
     """Open two rasters, or two pictures, as a pair on A's grid.
 
     Raises:
@@ -451,7 +451,7 @@ def _needs_gdal(path: str | os.PathLike) -> bool:
 
 def _pictures(
     a: str | os.PathLike, b: str | os.PathLike, options: PairOptions, stack: ExitStack
-) -> Pair:
+) -> RasterPair:
     from mtkd_cd.data.transforms.loading import MultiImgLoadImageFromFile
 
     images = MultiImgLoadImageFromFile()({'img_path': [os.fspath(a), os.fspath(b)]})['img']
@@ -471,7 +471,7 @@ def _pictures(
         for image, offset in zip(images, (options.offset_a, options.offset_b))
     ]
     height, width = images[0].shape[:2]
-    pair = Pair(
+    pair = RasterPair(
         Grid(None, None, width, height),
         dates[0],
         dates[1],
@@ -505,7 +505,7 @@ def _mask_values(path: str | os.PathLike) -> np.ndarray:
 
 def _rasters(
     a: str | os.PathLike, b: str | os.PathLike, options: PairOptions, stack: ExitStack
-) -> Pair:
+) -> RasterPair:
     datasets = [stack.enter_context(_open(path)) for path in (a, b)]
     grids = [Grid.of(dataset) for dataset in datasets]
     _check_orientation((a, b), datasets)
@@ -529,7 +529,7 @@ def _rasters(
     else:
         warp = _warp(dates[1], grid, options.resampling)
     tags = [_date_tag(dataset) for dataset in datasets]
-    pair = Pair(
+    pair = RasterPair(
         grid,
         dates[0],
         dates[1],

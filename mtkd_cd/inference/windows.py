@@ -104,7 +104,7 @@ class Window:
 
 
 @dataclass
-class Prediction:
+class WindowPrediction:
     """What was predicted in a window: (h, w) float32 probabilities, (h, w) valid pixels, and the
     index of the detector. ``probability`` is ``None`` where no pixel is valid."""
 
@@ -130,7 +130,7 @@ class Rows:
 def stitch(
     rows: Axis,
     cols: Axis,
-    predict: Callable[[Sequence[Window]], Sequence[Prediction]],
+    predict: Callable[[Sequence[Window]], Sequence[WindowPrediction]],
     *,
     batch_size: int = 8,
     strip: int = STRIP,
@@ -195,7 +195,7 @@ class _Blend:
     def add(
         self,
         columns: slice,
-        prediction: Prediction,
+        prediction: WindowPrediction,
         inside: slice,
         row_weights: np.ndarray,
         col_weights: np.ndarray,

@@ -43,7 +43,7 @@ def _from_sam(weights: Weights) -> dict[str, Any]:
     )
 
 
-class Layout(NamedTuple):
+class PublishedLayout(NamedTuple):
     """A foreign layout.
 
     Attributes:
@@ -68,7 +68,7 @@ _TINYCD_OPTIONS = MappingProxyType(
 )
 
 LAYOUTS = {
-    'tinycd': Layout(
+    'tinycd': PublishedLayout(
         "the TinyCD authors' checkpoint",
         ('_classify._linears.2.0.weight', '_first_mix._mixing._convmix.0.weight'),
         _from_tinycd,
@@ -78,13 +78,13 @@ LAYOUTS = {
         _TINYCD_OPTIONS,
         'TinyCD',
     ),
-    'clip': Layout(
+    'clip': PublishedLayout(
         "OpenAI's CLIP with a vision transformer",
         ('visual.conv1.weight', 'visual.transformer.resblocks.0.ln_1.weight'),
         _from_clip,
         'mtkd-cd train configs/origin/ban_vitl14_mitb2.py --cfg-options model.pretrained={path}',
     ),
-    'sam': Layout(
+    'sam': PublishedLayout(
         'segment-anything',
         ('image_encoder.patch_embed.proj.weight', 'image_encoder.blocks.0.norm1.weight'),
         _from_sam,
@@ -93,7 +93,7 @@ LAYOUTS = {
 }
 
 
-def published_layout(weights: Mapping[str, Any]) -> Layout | None:
+def published_layout(weights: Mapping[str, Any]) -> PublishedLayout | None:
     """The layout of a published detector that these tensors are in, if they are in one."""
     found = LAYOUTS['tinycd']
     return found if all(key in weights for key in found.signature) else None

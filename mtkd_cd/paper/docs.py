@@ -20,7 +20,7 @@ _BLOCK = re.compile(
 )
 
 
-def models_table() -> str:
+def benchmark_models_table() -> str:
     """The 21 models: size, cost, lambda (table 6) and published mIoU on JL1-CD (table 2)."""
     header = ['config', 'model', 'paper', 'backbone', 'parameters', 'FLOPs', 'lambda']
     strategies = {'origin': 'origin', 'op': 'O-P', 'mtkd': 'MTKD'}
@@ -42,7 +42,7 @@ def models_table() -> str:
     return format_markdown_table([*header, *strategies.values()], rows, num_left=4)
 
 
-_TABLES: dict[str, Callable[[], str]] = {'models': models_table}
+_TABLES: dict[str, Callable[[], str]] = {'models': benchmark_models_table}
 
 
 def with_tables(text: str) -> str:

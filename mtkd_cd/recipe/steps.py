@@ -31,7 +31,7 @@ from mtkd_cd.core.strategy import (
     training_command,
 )
 from mtkd_cd.core.text import closest, csv_row
-from mtkd_cd.data.stamp import changes
+from mtkd_cd.data.stamp import stamp_changes
 from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine import read_curve
 from mtkd_cd.engine.checkup import TRAINING_NEEDS
@@ -532,7 +532,7 @@ def _say_what_changed(
     reasons = []
     if record.get('stamp') != stamp:
         reasons.append('its weights or its settings have changed')
-    if text := changes(record['data'], data):
+    if text := stamp_changes(record['data'], data):
         reasons.append(f'its data have changed: {text}')
     if reasons:
         _announce(f'tested again, in {cfg.work_dir}: {"; ".join(reasons)}')

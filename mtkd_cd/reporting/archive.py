@@ -28,7 +28,7 @@ from mtkd_cd.evaluation import ImageTable, Provenance
 from mtkd_cd.evaluation.counts import COUNT_NAMES
 from mtkd_cd.reporting.curves import COLUMNS as CURVE_COLUMNS
 from mtkd_cd.reporting.curves import CURVES, Curve, read_curves
-from mtkd_cd.reporting.identity import REPORT, Identity
+from mtkd_cd.reporting.identity import REPORT, RunIdentity
 from mtkd_cd.reporting.scored_run import Run
 
 ARCHIVE_SUFFIXES = ('.csv.gz', '.csv.xz')
@@ -143,7 +143,7 @@ def unpack(path: str | os.PathLike, folder: str | os.PathLike, suffix: str = '.j
     places = {_place(folder, run.identity, suffix): run for run in archive.runs}
     by_file: dict[Path, list[Curve]] = {}
     for curve in archive.curves:
-        identity = Identity(curve.model, curve.strategy, curve.seed)
+        identity = RunIdentity(curve.model, curve.strategy, curve.seed)
         by_file.setdefault(_place(folder, identity, suffix).with_name(CURVES), []).append(curve)
     there = next((place for place in (*places, *by_file) if place.exists()), None)
     if there is not None:
@@ -170,7 +170,7 @@ def _suffix(path: Path) -> str:
     )
 
 
-def _place(folder: str | os.PathLike, identity: Identity, suffix: str) -> Path:
+def _place(folder: str | os.PathLike, identity: RunIdentity, suffix: str) -> Path:
     root = Path(os.path.abspath(folder))
     seed = [] if identity.seed is None else [f'seed{identity.seed}']
     place = Path(root, *seed, REPORT, identity.model, f'{identity.strategy}{suffix}')
@@ -264,7 +264,7 @@ def _rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> l
 
 def _run(path: Path, rows: Sequence[Mapping[str, str]]) -> Run:
     about = rows[0]
-    identity = Identity(about['model'], about['strategy'], _seed(path, about))
+    identity = RunIdentity(about['model'], about['strategy'], _seed(path, about))
     files = [row['file'] for row in rows]
     if len(set(files)) < len(files):
         twice = next(file for file in files if files.count(file) > 1)

@@ -15,7 +15,7 @@ from mtkd_cd.paper.published import model_title, published_dataset, published_sc
 from mtkd_cd.reporting import figures
 from mtkd_cd.reporting.comparison import Comparison, Difference, Entry, Reference
 from mtkd_cd.reporting.curves import Curve
-from mtkd_cd.reporting.document import Card, ComparisonReport, Section
+from mtkd_cd.reporting.document import ComparisonReport, ImageCard, Section
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
 from mtkd_cd.reporting.identity import base_strategy
 from mtkd_cd.reporting.score_tables import (
@@ -259,7 +259,7 @@ def _extremes(by_image: np.ndarray, num_images: int) -> list[int]:
     return gained + [int(row) for row in last if by_image[row] < 0]
 
 
-def _card(comparison: Comparison, found: Difference, row: int, pictures: Pictures) -> Card:
+def _card(comparison: Comparison, found: Difference, row: int, pictures: Pictures) -> ImageCard:
     from mtkd_cd.reporting.thumbnails import prediction_thumbnail, scene_thumbnails
 
     file, change, score = comparison.files[row], found.by_image[row], found.scores[row]
@@ -273,7 +273,7 @@ def _card(comparison: Comparison, found: Difference, row: int, pictures: Picture
         f'CAR {percent_text(comparison.cars[row])} · mIoU {score - change:.1f} → '
         f'{score:.1f} ({signed(change, 1)})'
     )
-    return Card(file, text, 'gain' if change > 0 else 'loss', tiles)
+    return ImageCard(file, text, 'gain' if change > 0 else 'loss', tiles)
 
 
 def _summary(comparison: Comparison) -> list[str]:

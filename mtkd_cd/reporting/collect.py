@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
-from mtkd_cd.core.csv_files import ENCODING, read_header
+from mtkd_cd.core.csv_files import ENCODING, read_columns
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.strategy import CURVES, ROUTING_FILE, strategy_rank
 from mtkd_cd.core.text import label_and_path, some
@@ -23,7 +23,13 @@ from mtkd_cd.evaluation.image_table import TABLE_SUFFIXES
 from mtkd_cd.paper.published import published_models
 from mtkd_cd.reporting.archive import is_archive, read_archive
 from mtkd_cd.reporting.curves import Curve, read_curves
-from mtkd_cd.reporting.identity import REPORT, Identity, identity_of_path, relabelled, thresholds_of
+from mtkd_cd.reporting.identity import (
+    REPORT,
+    RunIdentity,
+    identity_of_path,
+    relabelled,
+    thresholds_of,
+)
 from mtkd_cd.reporting.scored_run import Run
 
 _NEXT_LINE = '\n  '
@@ -168,7 +174,7 @@ def _not_a_table(path: Path) -> str | None:
     try:
         if path.suffix == '.csv':
             with open(path, encoding=ENCODING, newline='') as file:
-                header, _ = read_header(file)
+                header, _ = read_columns(file)
             counts = [name for name in COUNT_NAMES if name in header]
             # An empty header is how an empty table is written.
             is_table = not any(header) or 'file' in header or len(counts) > 1
@@ -215,7 +221,7 @@ def _read_run(
     table = load_table(file)
     told = table.provenance
     seed = guess.seed if told.seed is None else told.seed
-    guess = Identity(told.model or guess.model, told.strategy or guess.strategy, seed)
+    guess = RunIdentity(told.model or guess.model, told.strategy or guess.strategy, seed)
     return _named(Run(guess, file, table), label, whole_folder, thresholds)
 
 
@@ -231,7 +237,7 @@ def _named(run: Run, label: str, whole_folder: bool, thresholds: Sequence[float]
     return Run(identity, run.path, replace(run.table, partition=partition))
 
 
-def _rank(identity: Identity) -> tuple:
+def _rank(identity: RunIdentity) -> tuple:
     known = list(published_models())
     place = known.index(identity.model) if identity.model in known else len(known)
     return (
@@ -243,7 +249,7 @@ def _rank(identity: Identity) -> tuple:
 
 
 def _refuse_repeats(runs: Iterable[Run]) -> None:
-    seen: dict[Identity, Run] = {}
+    seen: dict[RunIdentity, Run] = {}
     for run in runs:
         other = seen.setdefault(run.identity, run)
         if other is not run:

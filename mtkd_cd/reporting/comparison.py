@@ -12,7 +12,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import Interval, bootstrap_intervals, mean_and_deviation, paired_p_value
 from mtkd_cd.evaluation.scores import quantile_rows, true_cars
 from mtkd_cd.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES
-from mtkd_cd.reporting.identity import Identity
+from mtkd_cd.reporting.identity import RunIdentity
 from mtkd_cd.reporting.scored_run import Run
 
 # Scores whose differences are tested, the two that the paper's claims are about; all get intervals.
@@ -285,7 +285,7 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
     ]
 
 
-def _seed_order(identity: Identity) -> int:
+def _seed_order(identity: RunIdentity) -> int:
     return -1 if identity.seed is None else identity.seed
 
 

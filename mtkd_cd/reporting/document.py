@@ -11,7 +11,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.text import markdown_text
-from mtkd_cd.reporting.figures import Picture
+from mtkd_cd.reporting.figures import Drawing
 from mtkd_cd.reporting.page import html_page
 from mtkd_cd.reporting.table_formats import Table
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # OpenCV and all that reads images: not for a report without 
 
 
 @dataclass(frozen=True)
-class Card:
+class ImageCard:
     """One image: its name, what is said of it, its small pictures."""
 
     name: str
@@ -45,9 +45,9 @@ class Section:
     anchor: str
     title: str
     paragraphs: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
-    cards: Mapping[str, Sequence[Card]] = field(default_factory=dict)
+    cards: Mapping[str, Sequence[ImageCard]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ _RC = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class Drawing:
     """A figure, drawn.
 
     Attributes:
@@ -103,14 +103,14 @@ class Picture:
 
 def _drawn(
     name: str, title: str, caption: str, size: tuple[float, float], draw: Callable[[Figure], None]
-) -> Picture:
+) -> Drawing:
     """Draw a figure of ``size`` in inches."""
     with _style():
         figure = Figure(figsize=size)
         canvas = FigureCanvasAgg(figure)
         draw(figure)
         _lay_out(figure, canvas)
-        return Picture(name, title, caption, _png(canvas), _svg(figure))
+        return Drawing(name, title, caption, _png(canvas), _svg(figure))
 
 
 def _style() -> AbstractContextManager[None]:
@@ -217,7 +217,7 @@ def styles(strategies: Sequence[str]) -> dict[str, dict]:
     }
 
 
-def overview(comparison: Comparison, published: Published) -> Picture:
+def overview(comparison: Comparison, published: Published) -> Drawing:
     """mIoU of every entry with its interval, and the published figure beside."""
     entries = comparison.entries
     known = {
@@ -266,7 +266,7 @@ def overview(comparison: Comparison, published: Published) -> Picture:
 
 def differences(
     comparison: Comparison, reference: Reference, name: str, words: str
-) -> Picture | None:
+) -> Drawing | None:
     """Difference in mIoU of every entry to a reference with its interval; ``None`` without any."""
     entries = [entry for entry in comparison.entries if entry in reference.differences]
     if not entries:
@@ -367,7 +367,7 @@ def _legend_of_strategies(
 
 def car_curves(
     comparison: Comparison, model: str, bins: Sequence[Bin], prefix: str, title: str
-) -> Picture:
+) -> Drawing:
     """Draw mIoU over CAR, one curve per strategy of a model, as the paper's Figures 5 and 8. Below
     are the differences and the bounds of the bins."""
     filled = [car_bin for car_bin in bins if len(car_bin.rows)]
@@ -486,7 +486,7 @@ def _tick(car_bin: Bin, partition: CARPartition) -> str:
     return f'{percent_text(car_bin.low)}\nto {percent_text(car_bin.high)}\n{images}'
 
 
-def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve]) -> Picture:
+def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve]) -> Drawing:
     """Draw the mIoU of the validations over the iterations, a line per seed. What starts from the
     origin follows behind it; the specialists have lines of their own."""
     specialists = [curve for curve in curves if curve.range_name]
@@ -552,7 +552,7 @@ def _draw_curve(axis: Axes, curve: Curve, shift: int, label: str, look: dict) ->
     )
 
 
-def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) -> Picture:
+def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) -> Drawing:
     """CAR histogram of each split on a logarithmic axis, with the thresholds, as the paper's Figure
     7.
 
@@ -583,14 +583,14 @@ def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) 
     )
 
 
-def cascade_figures(analysis: CascadeAnalysis) -> list[Picture]:
+def cascade_figures(analysis: CascadeAnalysis) -> list[Drawing]:
     """Draw the paper's Figure 10 for one cascade: a matrix with counts and gains, both
     distributions, a scatter plot."""
     title = f'{model_title(analysis.entry.model)}, {strategy_title(analysis.entry.strategy)}'
     return [_confusion(analysis, title), _distributions(analysis, title), _scatter(analysis, title)]
 
 
-def _confusion(analysis: CascadeAnalysis, title: str) -> Picture:
+def _confusion(analysis: CascadeAnalysis, title: str) -> Drawing:
     gains, means = analysis.gains, analysis.mean_gains
     shares = analysis.counts / np.maximum(analysis.counts.sum(1, keepdims=True), 1)
 
@@ -641,7 +641,7 @@ def _confusion(analysis: CascadeAnalysis, title: str) -> Picture:
     )
 
 
-def _distributions(analysis: CascadeAnalysis, title: str) -> Picture:
+def _distributions(analysis: CascadeAnalysis, title: str) -> Drawing:
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
         draw_car_histogram(
@@ -666,7 +666,7 @@ def _distributions(analysis: CascadeAnalysis, title: str) -> Picture:
     )
 
 
-def _scatter(analysis: CascadeAnalysis, title: str) -> Picture:
+def _scatter(analysis: CascadeAnalysis, title: str) -> Drawing:
     same = analysis.partition.range_of(analysis.true_cars) == analysis.partition.range_of(
         analysis.coarse_cars
     )

@@ -12,7 +12,7 @@ _SEED = re.compile(r'seed[-_]?(\d+)')
 
 
 @dataclass(frozen=True)
-class Identity:
+class RunIdentity:
     """What a run is: runs that differ in ``seed`` alone are repetitions of one experiment.
 
     Attributes:
@@ -34,7 +34,7 @@ class Identity:
         )
 
 
-def identity_of_path(path: str | os.PathLike) -> Identity:
+def identity_of_path(path: str | os.PathLike) -> RunIdentity:
     """From ``.../seed<k>/report/<model>/<strategy>.csv``, where ``seed<k>`` and ``report`` may be
     absent.
 
@@ -53,10 +53,10 @@ def identity_of_path(path: str | os.PathLike) -> Identity:
             model, strategy = of_model, f'{stage}/{range_name}'
         case [_, stage, of_model, 'test', 'per_image.json']:
             model, strategy = of_model, stage
-    return Identity(model, strategy, None if first is None else int(first[1]))
+    return RunIdentity(model, strategy, None if first is None else int(first[1]))
 
 
-def relabelled(identity: Identity, label: str, whole_folder: bool) -> Identity:
+def relabelled(identity: RunIdentity, label: str, whole_folder: bool) -> RunIdentity:
     """The identity that a user's label makes of one.
 
     Args:
@@ -71,7 +71,7 @@ def relabelled(identity: Identity, label: str, whole_folder: bool) -> Identity:
         identity.strategy
     ]
     seeds = [int(match[1]) for part in label.split('/') if (match := _SEED.fullmatch(part))]
-    return Identity(
+    return RunIdentity(
         '/'.join(models) or identity.model, strategy, seeds[-1] if seeds else identity.seed
     )
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from mtkd_cd.reporting.figures import Picture
+from mtkd_cd.reporting.figures import Drawing
 from mtkd_cd.reporting.table_formats import Cell, Column, Table, typographic
 
 if TYPE_CHECKING:
-    from mtkd_cd.reporting.document import Card, ComparisonReport, Section
+    from mtkd_cd.reporting.document import ComparisonReport, ImageCard, Section
     from mtkd_cd.reporting.thumbnails import Thumbnail
 
 _CSS = Path(__file__).with_name('report.css')
@@ -140,7 +140,7 @@ def _section(section: 'Section') -> Markup:
     )
 
 
-def _picture(picture: Picture) -> Markup:
+def _picture(picture: Drawing) -> Markup:
     return _PICTURE.format(
         name=picture.name,
         source=_data_uri(picture.svg, 'image/svg+xml'),
@@ -180,7 +180,7 @@ def _cell(cell: Cell, align: str) -> Markup:
     )
 
 
-def _card(card: 'Card') -> Markup:
+def _card(card: 'ImageCard') -> Markup:
     tiles = _joined(_tile(tile, card.name) for tile in card.thumbnails)
     return _CARD.format(
         tone=card.tone,

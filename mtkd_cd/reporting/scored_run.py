@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mtkd_cd.evaluation import ImageTable, image_scores
-from mtkd_cd.reporting.identity import Identity
+from mtkd_cd.reporting.identity import RunIdentity
 
 
 @dataclass(eq=False)
@@ -20,7 +20,7 @@ class Run:
         table: The table.
     """
 
-    identity: Identity
+    identity: RunIdentity
     path: Path
     table: ImageTable
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mtkd_cd.data import stamp
-from mtkd_cd.data.stamp import changes, digest_of, file_digests
+from mtkd_cd.data.stamp import digest_of, file_digests, stamp_changes
 
 
 class Pairs:
@@ -37,7 +37,7 @@ def test_copy_of_the_data_has_the_same_stamp(root, tmp_path):
     assert list(before)[:3] == ['A/000.png', 'B/000.png', 'label/000.png']
     copy = shutil.copytree(root, tmp_path / 'elsewhere')
     assert stamp.data_stamp(Pairs(copy)) == before
-    assert changes(before, stamp.data_stamp(Pairs(copy))) == ''
+    assert stamp_changes(before, stamp.data_stamp(Pairs(copy))) == ''
 
 
 @pytest.mark.parametrize('folder', ['A', 'B', 'label'])
@@ -51,7 +51,7 @@ def test_change_of_one_bit_is_noticed_though_size_and_time_stay(root, folder, mo
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     now = stamp.data_stamp(Pairs(root))
-    assert changes(before, now) == f'1 changed ({folder}/001.png)'
+    assert stamp_changes(before, now) == f'1 changed ({folder}/001.png)'
     assert digest_of(before) != digest_of(now)
 
 
@@ -60,7 +60,7 @@ def test_pairs_that_come_and_go_are_named(root):
     for folder in ('A', 'B', 'label'):
         shutil.copy(root / folder / '001.png', root / folder / '009.png')
         (root / folder / '002.png').unlink()
-    text = changes(before, stamp.data_stamp(Pairs(root)))
+    text = stamp_changes(before, stamp.data_stamp(Pairs(root)))
     assert '3 gone (A/002.png, B/002.png, label/002.png)' in text
     assert '3 new (A/009.png, B/009.png, label/009.png)' in text
 

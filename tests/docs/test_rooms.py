@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,20 @@ def test_every_room_has_its_line():
     rooms = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
     assert rooms == set(levels())
     assert all(re.search(rf'^  {room}/ +\w', TEXT, re.MULTILINE) for room in rooms)
+
+
+def test_a_name_means_one_thing():
+    """But for `main`, and for functions of the front door, which are called as what they open."""
+    places = defaultdict(list)
+    for file in sorted(PACKAGE.glob('**/*.py')):
+        if file.relative_to(PACKAGE).parts[0] in ('configs', 'apis'):
+            continue
+        for node in ast.parse(file.read_text()).body:
+            name = getattr(node, 'name', '_')
+            if not name.startswith('_') and name != 'main':
+                places[name].append(str(file.relative_to(REPO)))
+    shared = {name: files for name, files in places.items() if len(files) > 1}
+    assert not shared
 
 
 def test_imports_run_downwards():

@@ -21,7 +21,7 @@ from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.engine.record import settings_of, write_record
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.experiments import matrix as matrix_module
-from mtkd_cd.experiments.matrix import Cell, Matrix, Spread, gather, read_experiment
+from mtkd_cd.experiments.matrix import Matrix, MatrixCell, Spread, gather, read_experiment
 from mtkd_cd.recipe.steps import Step, step_config
 
 REPO = Path(__file__).parents[2]
@@ -370,10 +370,10 @@ def test_spread_and_differences_are_those_of_the_seeds():
         ('continued', 1): 62.0,
     }
     named = [
-        Cell('m', *key, 'done', scores=dict.fromkeys(matrix_module.MEAN_NAMES, value))
+        MatrixCell('m', *key, 'done', scores=dict.fromkeys(matrix_module.MEAN_NAMES, value))
         for key, value in scores.items()
     ]
-    matrix = Matrix([*named, Cell('m', 'continued', 0, 'failed', 'a\nb')])
+    matrix = Matrix([*named, MatrixCell('m', 'continued', 0, 'failed', 'a\nb')])
     rows = {row.strategy: row for row in matrix.summary()}
     student = rows['mtkd']
     assert student.scores['mIoU'] == Spread(57.0, pytest.approx(8.485281374238571))
@@ -392,7 +392,7 @@ CONFIGS = REPO / 'configs'
 
 
 def test_tables_of_an_experiment_show_what_a_name_spells(tmp_path):
-    Matrix([Cell('=m', 'origin', 0, 'failed', 'no <b>data</b> | here')]).write(tmp_path)
+    Matrix([MatrixCell('=m', 'origin', 0, 'failed', 'no <b>data</b> | here')]).write(tmp_path)
     assert r'no \<b>data\</b> \| here' in (tmp_path / 'matrix.md').read_text()
     assert "\n'=m,origin,0,failed," in (tmp_path / 'matrix.csv').read_text()
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import ConfigDict
 
 from mtkd_cd.export.network import PairNetwork, in_band_order
-from mtkd_cd.export.parity import compare, made_up_pairs, normalised
+from mtkd_cd.export.parity import compare_predictors, made_up_pairs, normalised
 from mtkd_cd.inference.predictor import TorchPredictor
 from tests.export.conftest import SIZE
 
@@ -111,7 +111,7 @@ class _Shifted:
 def test_parity_counts_differences_and_flips(card):
     images = made_up_pairs(card, SIZE, 3)
     plain = normalised(images, card)[:, 0].sigmoid()
-    parity = compare(_Shifted(0), _Shifted(0.01), images, (card, card), card.threshold)
+    parity = compare_predictors(_Shifted(0), _Shifted(0.01), images, (card, card), card.threshold)
     assert parity.max_difference == pytest.approx(0.01, abs=1e-6)
     flipped = (plain <= 0.4) & (plain + 0.01 > 0.4)
     assert parity.flips == int(flipped.sum() + flipped[0].sum())  # of the batches of 3 and of 1
@@ -123,6 +123,6 @@ def test_parity_counts_differences_and_flips(card):
 
 def test_nan_is_no_parity(card):
     images = made_up_pairs(card, SIZE, 3)
-    parity = compare(_Shifted(0), _Shifted(float('nan')), images, (card, card), 0.5)
+    parity = compare_predictors(_Shifted(0), _Shifted(float('nan')), images, (card, card), 0.5)
     with pytest.raises(Exception, match='differs from torch'):
         parity.check('toy')

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.inference.windows import Axis, Prediction, overlap_pixels, stitch
+from mtkd_cd.inference.windows import Axis, WindowPrediction, overlap_pixels, stitch
 
 
 def blended(predict, height, width, window=64, overlap=16, **options):
@@ -26,7 +26,7 @@ def blended(predict, height, width, window=64, overlap=16, **options):
 def constant(value):
     def predict(windows):
         return [
-            Prediction(
+            WindowPrediction(
                 np.full((w.height, w.width), value, np.float32), np.ones((w.height, w.width), bool)
             )
             for w in windows
@@ -80,7 +80,8 @@ def test_blend_equals_an_independent_weighted_mean():
         for w in windows:
             values.setdefault((w.row, w.col), rng.random((w.height, w.width)).astype(np.float32))
         return [
-            Prediction(values[w.row, w.col], np.ones((w.height, w.width), bool)) for w in windows
+            WindowPrediction(values[w.row, w.col], np.ones((w.height, w.width), bool))
+            for w in windows
         ]
 
     probability, _ = blended(predict, height, width)
@@ -107,7 +108,7 @@ def test_blend_equals_an_independent_weighted_mean():
 def test_result_depends_on_neither_strips_nor_batches(strip, batch_size):
     def predict(windows):
         return [
-            Prediction(
+            WindowPrediction(
                 np.random.default_rng(w.row * 1000 + w.col).random((64, 64)).astype(np.float32),
                 np.ones((64, 64), bool),
             )
@@ -122,7 +123,9 @@ def test_result_depends_on_neither_strips_nor_batches(strip, batch_size):
 def test_windows_without_valid_pixels_add_nothing():
     def predict(windows):
         return [
-            Prediction(None, np.zeros((64, 64), bool)) if w.col == 0 else constant(0.5)([w])[0]
+            WindowPrediction(None, np.zeros((64, 64), bool))
+            if w.col == 0
+            else constant(0.5)([w])[0]
             for w in windows
         ]
 
@@ -135,7 +138,9 @@ def test_windows_without_valid_pixels_add_nothing():
 def test_detector_of_a_pixel_is_that_of_the_heaviest_window():
     def predict(windows):
         return [
-            Prediction(np.full((64, 64), 0.5, np.float32), np.ones((64, 64), bool), w.col // 48)
+            WindowPrediction(
+                np.full((64, 64), 0.5, np.float32), np.ones((64, 64), bool), w.col // 48
+            )
             for w in windows
         ]
 

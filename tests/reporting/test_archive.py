@@ -14,7 +14,7 @@ from mtkd_cd.evaluation import Provenance, load_table
 from mtkd_cd.reporting import collect_runs
 from mtkd_cd.reporting.archive import COLUMNS, curves_file, pack, read_archive, unpack
 from mtkd_cd.reporting.curves import CURVES
-from mtkd_cd.reporting.identity import Identity
+from mtkd_cd.reporting.identity import RunIdentity
 from mtkd_cd.reporting.scored_run import Run
 
 CURVE = 'strategy,range,iter,mIoU\norigin,,100,51.06562682719684\npartition,small,50,1.0\n'
@@ -83,12 +83,12 @@ def test_own_names_thresholds_and_zero_division_are_kept(table, tmp_path, names)
     partition = CARPartition((0.3,), names)
     changed = replace(table(), partition=partition, zero_division=0.0, provenance=Provenance())
     changed.files[0] = '=1+1.png'
-    pack([Run(Identity('-net', 'mine'), tmp_path / 'x.json', changed)], tmp_path / 'a.csv.gz')
+    pack([Run(RunIdentity('-net', 'mine'), tmp_path / 'x.json', changed)], tmp_path / 'a.csv.gz')
     with gzip.open(tmp_path / 'a.csv.gz', 'rt', newline='') as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not any(cell.startswith(('=', '+', '-', '@')) for cell in cells)
     (run,) = read_archive(tmp_path / 'a.csv.gz').runs
-    assert run.identity == Identity('-net', 'mine', None)
+    assert run.identity == RunIdentity('-net', 'mine', None)
     assert (run.table.partition, run.table.zero_division) == (partition, 0.0)
     assert run.table.files[0] == '=1+1.png'
 

@@ -10,7 +10,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation import image_scores, paired_difference, scores_by_quantile
 from mtkd_cd.reporting.build import _extremes
 from mtkd_cd.reporting.comparison import Settings, compare, holm
-from mtkd_cd.reporting.identity import Identity
+from mtkd_cd.reporting.identity import RunIdentity
 from mtkd_cd.reporting.scored_run import Run
 
 FAST = Settings(num_resamples=500)
@@ -20,7 +20,7 @@ FAST = Settings(num_resamples=500)
 def run(table, tmp_path):
     """``run('fc_ef', 'op', seed, hits=...)``."""
     return lambda model, strategy, seed=None, **kwargs: Run(
-        Identity(model, strategy, seed), tmp_path / 'x.csv', table(**kwargs)
+        RunIdentity(model, strategy, seed), tmp_path / 'x.csv', table(**kwargs)
     )
 
 

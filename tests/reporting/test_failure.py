@@ -6,7 +6,7 @@ import pytest
 from mtkd_cd.evaluation import image_scores
 from mtkd_cd.reporting.comparison import Settings, compare
 from mtkd_cd.reporting.failure import analyse_cascades
-from mtkd_cd.reporting.identity import Identity
+from mtkd_cd.reporting.identity import RunIdentity
 from mtkd_cd.reporting.scored_run import Run
 
 # True ranges: small x 3, medium x 3, large x 2.
@@ -23,9 +23,10 @@ COARSE = [
 
 
 def analyse(table, tmp_path, coarse, seeds=(None,), **kwargs):
-    runs = [Run(Identity('m', 'origin', seed), tmp_path, table()) for seed in seeds]
+    runs = [Run(RunIdentity('m', 'origin', seed), tmp_path, table()) for seed in seeds]
     runs += [
-        Run(Identity('m', 'op', seed), tmp_path, table(coarse=coarse, **kwargs)) for seed in seeds
+        Run(RunIdentity('m', 'op', seed), tmp_path, table(coarse=coarse, **kwargs))
+        for seed in seeds
     ]
     return runs, analyse_cascades(compare(runs, settings=Settings(200)))
 

@@ -3,21 +3,21 @@
 import pytest
 
 from mtkd_cd.core.strategy import strategy_rank, strategy_title
-from mtkd_cd.reporting.identity import Identity, identity_of_path, relabelled
+from mtkd_cd.reporting.identity import RunIdentity, identity_of_path, relabelled
 
 
 @pytest.mark.parametrize(
     ('path', 'identity'),
     [
-        ('/exp/seed3/report/changer_mitb0/op@0.1.csv', Identity('changer_mitb0', 'op@0.1', 3)),
-        ('/work_dirs/report/fc_ef/mtkd.csv', Identity('fc_ef', 'mtkd', None)),
-        ('/exp/seed1/fc_ef/origin.json', Identity('fc_ef', 'origin', 1)),
-        ('/exp/seed1/fc_ef/report/fc_ef/origin.csv', Identity('fc_ef', 'origin', 1)),
-        ('/seeds/fc_ef/origin.csv', Identity('fc_ef', 'origin', None)),
-        ('/work_dirs/mtkd@0.1/fc_ef/test/per_image.json', Identity('fc_ef', 'mtkd@0.1', None)),
+        ('/exp/seed3/report/changer_mitb0/op@0.1.csv', RunIdentity('changer_mitb0', 'op@0.1', 3)),
+        ('/work_dirs/report/fc_ef/mtkd.csv', RunIdentity('fc_ef', 'mtkd', None)),
+        ('/exp/seed1/fc_ef/origin.json', RunIdentity('fc_ef', 'origin', 1)),
+        ('/exp/seed1/fc_ef/report/fc_ef/origin.csv', RunIdentity('fc_ef', 'origin', 1)),
+        ('/seeds/fc_ef/origin.csv', RunIdentity('fc_ef', 'origin', None)),
+        ('/work_dirs/mtkd@0.1/fc_ef/test/per_image.json', RunIdentity('fc_ef', 'mtkd@0.1', None)),
         (
             '/work_dirs/partition/fc_ef/small/test/per_image.json',
-            Identity('fc_ef', 'partition/small', None),
+            RunIdentity('fc_ef', 'partition/small', None),
         ),
     ],
 )
@@ -28,14 +28,14 @@ def test_path_tells_model_strategy_and_seed(path, identity):
 @pytest.mark.parametrize(
     ('label', 'whole_folder', 'wanted'),
     [
-        ('ours', False, Identity('fc_ef', 'ours', 2)),
-        ('net/ours', False, Identity('net', 'ours', 2)),
-        ('net/ours/seed7', False, Identity('net', 'ours', 7)),
-        ('lambda 1e-3', True, Identity('fc_ef', 'lambda 1e-3:op', 2)),
+        ('ours', False, RunIdentity('fc_ef', 'ours', 2)),
+        ('net/ours', False, RunIdentity('net', 'ours', 2)),
+        ('net/ours/seed7', False, RunIdentity('net', 'ours', 7)),
+        ('lambda 1e-3', True, RunIdentity('fc_ef', 'lambda 1e-3:op', 2)),
     ],
 )
 def test_label_overrides_what_it_names(label, whole_folder, wanted):
-    assert relabelled(Identity('fc_ef', 'op', 2), label, whole_folder) == wanted
+    assert relabelled(RunIdentity('fc_ef', 'op', 2), label, whole_folder) == wanted
 
 
 def test_strategies_are_titled_as_in_the_paper_and_the_origin_comes_first():

@@ -2,8 +2,8 @@
 
 from html.parser import HTMLParser
 
-from mtkd_cd.reporting.document import Card, ComparisonReport, Section
-from mtkd_cd.reporting.figures import Picture
+from mtkd_cd.reporting.document import ComparisonReport, ImageCard, Section
+from mtkd_cd.reporting.figures import Drawing
 from mtkd_cd.reporting.table_formats import Cell, Column, Table
 from mtkd_cd.reporting.thumbnails import Thumbnail
 
@@ -33,14 +33,14 @@ def report_of(text: str) -> ComparisonReport:
     """All that a report can hold, with ``text`` wherever a text is."""
     cells = [Cell(text, (1,), note=text, bold=True, tone='gain'), Cell(text, (1,))]
     table = Table('table', text, text, [Column(text, ('a',), 'left')] * 2, [[cells], [cells]])
-    card = Card(text, text, 'loss', [Thumbnail(text, b'\x00\xff', 'image/png')])
+    card = ImageCard(text, text, 'loss', [Thumbnail(text, b'\x00\xff', 'image/png')])
     section = Section(
         'one',
         text,
         [text],
-        [Picture('picture', text, text, b'', b'<svg/>')],
+        [Drawing('picture', text, text, b'', b'<svg/>')],
         [table],
-        {text: [card, Card(text, text, 'gain', ())]},
+        {text: [card, ImageCard(text, text, 'gain', ())]},
     )
     return ComparisonReport(text, text, [text], [text], [section], {text: [text]})
 

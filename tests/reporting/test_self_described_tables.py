@@ -8,7 +8,7 @@ from mtkd_cd.core.car import CARPartition
 from mtkd_cd.evaluation import Provenance
 from mtkd_cd.reporting import Settings, collect_runs, compare
 from mtkd_cd.reporting.failure import analyse_cascades
-from mtkd_cd.reporting.identity import Identity
+from mtkd_cd.reporting.identity import RunIdentity
 
 
 @pytest.fixture
@@ -34,25 +34,25 @@ def _only_run(*arguments, **kwargs):
 
 def test_a_table_is_named_by_what_it_holds_wherever_it_lies(described):
     path = described('seed9/report/other/x.json', model='fc_ef', strategy='mtkd', seed=2)
-    assert _only_run(path).identity == Identity('fc_ef', 'mtkd', 2)
+    assert _only_run(path).identity == RunIdentity('fc_ef', 'mtkd', 2)
 
 
 def test_the_path_names_only_what_the_table_leaves_open(described):
     path = described('seed9/report/tinycd/x.json', strategy='mtkd')
-    assert _only_run(path).identity == Identity('tinycd', 'mtkd', 9)
+    assert _only_run(path).identity == RunIdentity('tinycd', 'mtkd', 9)
 
 
 def test_a_table_of_an_earlier_version_is_named_by_its_path(table, tmp_path):
     path = tmp_path / 'seed1/report/fc_ef/op@0.1.json'
     replace(table(), provenance=Provenance(version=None)).save(path)
     run = _only_run(path)
-    assert run.identity == Identity('fc_ef', 'op@0.1', 1)
+    assert run.identity == RunIdentity('fc_ef', 'op@0.1', 1)
     assert run.table.partition.thresholds == (0.1,)
 
 
 def test_a_label_goes_before_what_the_table_says(described):
     path = described('a.json', model='fc_ef', strategy='mtkd', seed=2)
-    assert _only_run(f'mine/op={path}').identity == Identity('mine', 'op', 2)
+    assert _only_run(f'mine/op={path}').identity == RunIdentity('mine', 'op', 2)
 
 
 @pytest.mark.parametrize(

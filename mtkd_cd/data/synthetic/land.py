@@ -177,7 +177,7 @@ def random_building(
     return Building(x, y, length, width, angle, height, str(roof), float(rng.random()))
 
 
-class Layout:
+class GroundPlan:
     """Parcels, streets and building lots from recursive splits of a rotated and slightly bent
     rectangle."""
 
@@ -195,7 +195,7 @@ class Layout:
         )
 
     def place(self, points: np.ndarray) -> np.ndarray:
-        """(K, 2) layout coordinates -> (K, 2) pixels."""
+        """(K, 2) coordinates of the plan -> (K, 2) pixels."""
         amplitude, wavelength, phase = self._bend.T
         bent = points + amplitude * np.sin(2 * np.pi * points[:, ::-1] / wavelength + phase)
         return bent @ rotation(self.angle).T + self.size / 2
@@ -307,12 +307,12 @@ def make_land(
     Returns:
         Terrain, land, and the vacant building lots.
     """
-    layout = Layout(rng, size, plan)
+    ground = GroundPlan(rng, size, plan)
     river = winding_line(rng, size, 0.09) if plan.river else None
-    terrain = _make_terrain(rng, layout, river)
+    terrain = _make_terrain(rng, ground, river)
     cover = np.full((size, size), Cover.FIELD, np.uint8)
     urban = np.zeros((size, size), bool)
-    for outline, is_urban, halls in layout.leaves:
+    for outline, is_urban, halls in ground.leaves:
         if is_urban:
             block = footprint(cover.shape, outline)
             # Some bare ground at date A as well: being bare is not what makes a change.
@@ -320,29 +320,31 @@ def make_land(
                 rng.choice([Cover.PAVED, Cover.BARE], p=[0.75, 0.25]) if halls else Cover.LAWN
             )
             urban |= block
-    _plant_trees(rng, terrain, layout, cover, urban, plan)
+    _plant_trees(rng, terrain, ground, cover, urban, plan)
     main = (
         (Street(winding_line(rng, size, 0.05), rng.uniform(7, 10), Cover.ROAD),)
         if rng.random() < 0.45
         else ()
     )
     streets = (
-        *(s for s in layout.streets if s.cover == Cover.TRACK),
-        *(s for s in layout.streets if s.cover == Cover.ROAD),
+        *(s for s in ground.streets if s.cover == Cover.TRACK),
+        *(s for s in ground.streets if s.cover == Cover.ROAD),
     )
     for street in streets:
         cover[street_mask(cover.shape, street)] = street.cover
     _add_water(rng, terrain, cover, plan, river)
     for street in main:
         cover[street_mask(cover.shape, street)] = street.cover
-    buildings, vacant = _settle(rng, cover, layout.lots)
+    buildings, vacant = _settle(rng, cover, ground.lots)
     return terrain, Land(cover, buildings, (*streets, *main)), vacant
 
 
-def _make_terrain(rng: np.random.Generator, layout: Layout, river: np.ndarray | None) -> Terrain:
-    size, count = layout.size, len(layout.leaves)
+def _make_terrain(
+    rng: np.random.Generator, ground: GroundPlan, river: np.ndarray | None
+) -> Terrain:
+    size, count = ground.size, len(ground.leaves)
     parcel = np.zeros((size, size), np.int32)
-    for index, (outline, _, _) in enumerate(layout.leaves):
+    for index, (outline, _, _) in enumerate(ground.leaves):
         cv2.fillPoly(parcel, [fixed_point(outline)], index, cv2.LINE_8, _FIXED_POINT_BITS)
     relief = 30 * smooth_noise(rng, size, 90, 3)
     if river is not None:
@@ -351,9 +353,9 @@ def _make_terrain(rng: np.random.Generator, layout: Layout, river: np.ndarray | 
         relief = cv2.distanceTransform(bank, cv2.DIST_L2, 5) + 0.1 * relief
     crown, seed = _crowns(rng, size)
     return Terrain(
-        angle=layout.angle,
+        angle=ground.angle,
         parcel=parcel,
-        parcel_angle=layout.angle + rng.integers(0, 2, count) * np.pi / 2,
+        parcel_angle=ground.angle + rng.integers(0, 2, count) * np.pi / 2,
         parcel_period=rng.uniform(3.2, 6.5, count),
         parcel_crop=rng.integers(0, 6, count),
         crown=crown,
@@ -396,7 +398,7 @@ def crown_offset(terrain: Terrain) -> tuple[np.ndarray, np.ndarray]:
 def _plant_trees(
     rng: np.random.Generator,
     terrain: Terrain,
-    layout: Layout,
+    ground: GroundPlan,
     cover: np.ndarray,
     urban: np.ndarray,
     plan: Plan,
@@ -406,7 +408,7 @@ def _plant_trees(
     forest = score > np.quantile(score, 1 - plan.woods) if plan.woods else np.zeros(len(x), bool)
     single = rng.random(len(x)) < np.where(urban[y, x], 0.16, 0.008)
     hedge = np.zeros(cover.shape, np.uint8)
-    for line in layout.hedges:
+    for line in ground.hedges:
         cv2.polylines(hedge, [fixed_point(line)], False, 255, 6, cv2.LINE_8, _FIXED_POINT_BITS)
     single |= (hedge[y, x] > 0) & (rng.random(len(x)) < 0.85)
     dx, dy = crown_offset(terrain)
