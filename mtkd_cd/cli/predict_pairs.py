@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtkd_cd.cli.common import ConfigOptions, at_least
 from mtkd_cd.core.allocator import pass_over_imports
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.text import some
 
 if TYPE_CHECKING:
     from mtkd_cd.core.jobs import Cluster
@@ -143,10 +144,9 @@ def predict_pairs(
         finished=_Progress(len(tasks)),
     )
     failed = results.of_status(FAILED)
-    for row in failed[:_SHOWN]:
-        print(f'failed: {row["name"]}: {row["error"]}', file=sys.stderr)
-    if len(failed) > _SHOWN:
-        print(f'and {len(failed) - _SHOWN} more', file=sys.stderr)
+    if failed:
+        texts = (f'failed: {row["name"]}: {row["error"]}' for row in failed)
+        print(some(texts, _SHOWN, '\n'), file=sys.stderr)
     print(f'{len(results.of_status(DONE))} of {len(tasks)} pairs done, {len(failed)} failed')
     print(f'results: {Path(args.out, RESULTS)}')
     return 1 if failed else 0

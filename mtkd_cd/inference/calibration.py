@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.evaluation.scores import image_scores, pooled_scores
 from mtkd_cd.evaluation.statistics import bootstrap_intervals
@@ -106,7 +107,7 @@ class MarginCounts:
     def __init__(self) -> None:
         self._images: list[np.ndarray] = []
 
-    def add(self, margin: np.ndarray, label: np.ndarray, ignore_index: int = 255) -> None:
+    def add(self, margin: np.ndarray, label: np.ndarray, ignore_index: int = IGNORE_INDEX) -> None:
         """Count an image.
 
         Args:

@@ -9,6 +9,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mtkd_cd.core.car import IGNORE_INDEX
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.registry import MODELS
 
@@ -53,7 +54,7 @@ class DualInputSegDataPreProcessor(BaseDataPreprocessor):
         size: tuple[int, int] | None = None,
         size_divisor: int | None = None,
         pad_val: float = 0,
-        seg_pad_val: int = 255,
+        seg_pad_val: int = IGNORE_INDEX,
         bgr_to_rgb: bool = False,
         rgb_to_bgr: bool = False,
         batch_augments: Callable | None = None,
