@@ -8,9 +8,8 @@ GDAL decodes are refused, or read with a stated rule. Orientation tags are obeye
 import io
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import IO, Any, NamedTuple
 
 import cv2
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.data.png import PNG_START, decode_plain_png
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec, no_rule_error, thinned
 
 # Larger images are whole scenes: they are tiled for training, and predicted window by window.
@@ -30,7 +30,6 @@ BAND_MEAN, BAND_STD = 127.5, 57.5
 RULE_OPTION = "radiometry='{rule}' in the data set's config (--radiometry '{rule}')"
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
-_PNG_START = b'\x89PNG\r\n\x1a\n'
 _ORIENTATION = 0x0112
 _TURNING = (5, 6, 7, 8)  # orientations that swap width and height
 # Of TIFFs: photometric interpretations, and the compressions that every build of OpenCV decodes.
@@ -48,8 +47,6 @@ _NODATA_TAG = 42113
 # OpenCV 4 and OpenCV 5; returns the level that was set before.
 _set_opencv_log_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
 _SILENT = 0
-# Depth, colour type, compression, filter, interlacing of gray and RGB with 8 bits.
-_PLAIN_PNGS = (b'\x08\x00\x00\x00\x00', b'\x08\x02\x00\x00\x00')
 _INSTALL = "pip install 'mtkd-cd[geo]'"
 
 
@@ -115,7 +112,7 @@ def read_header(file: IO[bytes]) -> ImageHeader:
     start = file.read(16)
     file.seek(0)
     try:
-        if start.startswith(_PNG_START):
+        if start.startswith(PNG_START):
             return _png_header(file)
         if start[:4] in TiffImagePlugin.PREFIXES:
             return _tiff_header(file)
@@ -374,34 +371,6 @@ def _decode(
     )
 
 
-def decode_plain_png(content: bytes) -> np.ndarray | None:
-    """(H, W) or (H, W, 3), red first, of an 8-bit gray or RGB PNG, in two thirds of OpenCV's time:
-    the same libpng on a faster zlib (``imagecodecs``).
-
-    Returns:
-        ``None`` for any other PNG, for one that is damaged, and without that package: OpenCV or
-        Pillow then decide.
-    """
-    png_decode = _png_decoder()
-    if png_decode is None or len(content) < 33 or content[24:29] not in _PLAIN_PNGS:
-        return None
-    if b'tRNS' in content[33 : content.find(b'IDAT')]:
-        return None
-    try:
-        return png_decode(content)
-    except Exception:  # which of its own errors it is does not matter here
-        return None
-
-
-@cache
-def _png_decoder() -> Callable[[bytes], np.ndarray] | None:
-    try:
-        from imagecodecs import png_decode
-    except ImportError:
-        return None
-    return png_decode
-
-
 def _decode_with_opencv(content: bytes, flag: int) -> np.ndarray | None:
     # OpenCV reports every GeoTIFF tag it does not know, and broken files, which get an error of
     # ours.
@@ -536,7 +505,7 @@ def turn(array: np.ndarray | None, orientation: int) -> Any:
 
 def _png_header(file: IO[bytes]) -> ImageHeader:
     """Walks from chunk to chunk, so that a missing end and a late orientation tag are found."""
-    file.seek(len(_PNG_START))
+    file.seek(len(PNG_START))
     fields, orientation = None, 1
     while True:
         head = file.read(8)

@@ -16,12 +16,12 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.storage import read_bytes
 from mtkd_cd.data.images import (
     ImageHeader,
-    decode_plain_png,
     decode_with_gdal,
     nodata_of,
     read_header,
     turn,
 )
+from mtkd_cd.data.png import decode_plain_png
 
 LABEL_FORMATS = (None, 'to_binary', 'with_ignored')
 # Gray values that far from black and white are compression noise; those between come from blurred

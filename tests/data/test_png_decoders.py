@@ -9,9 +9,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.data import images
-from mtkd_cd.data.images import decode_plain_png, read_image
+from mtkd_cd.data import png
+from mtkd_cd.data.images import read_image
 from mtkd_cd.data.labels import read_label
+from mtkd_cd.data.png import decode_plain_png
 
 pytest.importorskip('imagecodecs')
 
@@ -84,7 +85,7 @@ def test_a_file_is_read_as_without_it(name, tmp_path, monkeypatch):
     path = tmp_path / 'a.png'
     path.write_bytes(_FILES[name])
     fast, fast_label = _read(_FILES[name]), _read_as_label(path)
-    monkeypatch.setattr(images, '_png_decoder', lambda: None)
+    monkeypatch.setattr(png, '_codecs', lambda: None)
     slow, slow_label = _read(_FILES[name]), _read_as_label(path)
     np.testing.assert_equal(fast, slow)
     np.testing.assert_equal(fast_label, slow_label)
@@ -94,7 +95,7 @@ def test_labels_of_two_values_are_read_as_without_it(tmp_path, monkeypatch):
     path = tmp_path / 'label.png'
     path.write_bytes(_png(np.where(_array(40, 50) > 128, 255, 0).astype(np.uint8)))
     fast = read_label(path, format_seg_map='to_binary')
-    monkeypatch.setattr(images, '_png_decoder', lambda: None)
+    monkeypatch.setattr(png, '_codecs', lambda: None)
     np.testing.assert_array_equal(fast, read_label(path, format_seg_map='to_binary'))
     assert set(np.unique(fast)) == {0, 1}
 
@@ -102,6 +103,14 @@ def test_labels_of_two_values_are_read_as_without_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', ['rgb', 'gray', 'one_colour_clear', 'opaque', 'sixteen_bits'])
 def test_which_files_it_reads(name):
     assert (decode_plain_png(_FILES[name]) is not None) == (name in ('rgb', 'gray'))
+
+
+@pytest.mark.parametrize('size', [(1, 1), (300, 400), (7, 30000)])
+@pytest.mark.parametrize('largest', [0, 1 << 26])
+def test_sizes_of_one_and_of_many_stored_blocks(size, largest, monkeypatch):
+    monkeypatch.setattr(png, '_LARGEST', largest)
+    array = _array(*size, 3)
+    np.testing.assert_array_equal(decode_plain_png(_png(array)), array)
 
 
 @pytest.mark.parametrize('name', ['rgb', 'gray'])
@@ -116,6 +125,6 @@ def test_a_damaged_file_is_refused_or_read_as_without_it(name, monkeypatch):
         changed[place] ^= 1 << rng.integers(8)
         damaged.append(bytes(changed))
     fast = [_read(one) for one in damaged]
-    monkeypatch.setattr(images, '_png_decoder', lambda: None)
+    monkeypatch.setattr(png, '_codecs', lambda: None)
     for found, one in zip(fast, damaged):
         np.testing.assert_equal(found, _read(one))
