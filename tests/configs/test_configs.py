@@ -49,6 +49,16 @@ def build_model(cfg: Config) -> torch.nn.Module:
     return build_without_weights(cfg.model)
 
 
+def test_lines_have_at_most_100_columns():
+    long = [
+        f'{path.relative_to(CONFIGS)}:{number}'
+        for path in CONFIGS.rglob('*.py')
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 100
+    ]
+    assert not long
+
+
 @pytest.mark.parametrize('stage', STAGES)
 def test_every_model_has_a_config_of_every_stage(stage):
     assert {path.stem for path in (CONFIGS / stage).glob('*.py')} == set(NAMES)

@@ -1,4 +1,5 @@
-# ImageNet's mean and standard deviation for either date; every benchmark model takes its pairs like this.
+# ImageNet's mean and standard deviation for either date; every benchmark model takes its pairs like
+# this.
 pair_preprocessor = dict(
     type='DualInputSegDataPreProcessor',
     mean=[123.675, 116.28, 103.53] * 2,

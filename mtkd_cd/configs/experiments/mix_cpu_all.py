@@ -1,6 +1,8 @@
-# Questions 1 and 3 of mix.py on a CPU: all labels, pictures of 64 x 64 as in mix_cpu.py. The student has half the channels of the strong teacher,
-# which trains half as long again. On an idle core a step takes 0.5 (student) to 0.9 s (teacher).
-#   python tools/experiments/run_matrix.py --settings configs/experiments/mix_cpu_all.py --data-root FOLDER/data --cluster processes --jobs 1 --threads 1
+# Questions 1 and 3 of mix.py on a CPU: all labels, pictures of 64 x 64 as in mix_cpu.py. The
+# student has half the channels of the strong teacher, which trains half as long again. On an idle
+# core a step takes 0.5 (student) to 0.9 s (teacher).
+#   python tools/experiments/run_matrix.py --settings configs/experiments/mix_cpu_all.py \
+#       --data-root FOLDER/data --cluster processes --jobs 1 --threads 1
 _base_ = './mix_quarter.py'
 
 work_dir = 'work_dirs/mix_cpu_all'

@@ -1,6 +1,8 @@
-# Question 1 of mix.py for the two models that mix_cpu_all.py leaves out: pictures of 64 x 64 on a CPU, 0.2 to 0.5 s a step on an idle core. Lambda
-# is searched by calling it again with --strategies mtkd --loss-weight LAMBDA --work-dir OTHER (docs/experiments_small.md).
-#   python tools/experiments/run_matrix.py --settings configs/experiments/mix_cpu_others.py --data-root FOLDER/data --cluster processes --jobs 2 --threads 1
+# Question 1 of mix.py for the two models that mix_cpu_all.py leaves out: pictures of 64 x 64 on a
+# CPU, 0.2 to 0.5 s a step on an idle core. Lambda is searched by calling it again with --strategies
+# mtkd --loss-weight LAMBDA --work-dir OTHER (docs/experiments_small.md).
+#   python tools/experiments/run_matrix.py --settings configs/experiments/mix_cpu_others.py \
+#       --data-root FOLDER/data --cluster processes --jobs 2 --threads 1
 _base_ = './mix_cpu_all.py'
 
 work_dir = 'work_dirs/mix_cpu_others'

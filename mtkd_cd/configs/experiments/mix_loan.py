@@ -1,10 +1,14 @@
-# Questions 1, 2 and 3 of mix.py at full size within one loan of a GPU of a quarter of an hour: twelve jobs of about eight minutes each at once. The
-# lengths are fixed, from the times of a step that twelve jobs have on an H200 (docs/experiments.md). A second call goes on with what is not done.
-#   WORK=/tmp/mix SETTINGS=configs/experiments/mix_loan.py JOBS=12 tools/experiments/mix_on_gpu.sh 10.1 OUT --full-length
+# Questions 1, 2 and 3 of mix.py at full size within one loan of a GPU of a quarter of an hour:
+# twelve jobs of about eight minutes each at once. The lengths are fixed, from the times of a step
+# that twelve jobs have on an H200 (docs/experiments.md). A second call goes on with what is not
+# done.
+#   WORK=/tmp/mix SETTINGS=configs/experiments/mix_loan.py JOBS=12 \
+#       tools/experiments/mix_on_gpu.sh 10.1 OUT --full-length
 _base_ = './mix.py'
 
 work_dir = 'work_dirs/mix_loan'
-# The mean over images is kind to a model that predicts no change: a sixth of the images have none, and score 1 in both classes.
+# The mean over images is kind to a model that predicts no change: a sixth of the images have none,
+# and score 1 in both classes.
 cfg_options = {'custom_hooks.0.metric': 'pooled_mIoU'}
 _fc_siam_diff = dict(
     iters=2400,

@@ -1,5 +1,7 @@
-# What mix_loan.py left for a second loan of a GPU: O-P by validated thresholds of changer_mitb0, and question 2 with a quarter of the labels. Six jobs, 356 s on an H200.
-#   WORK=/tmp/mix SETTINGS=configs/experiments/mix_rest.py JOBS=6 tools/experiments/mix_on_gpu.sh 8 OUT --full-length
+# What mix_loan.py left for a second loan of a GPU: O-P by validated thresholds of changer_mitb0,
+# and question 2 with a quarter of the labels. Six jobs, 356 s on an H200.
+#   WORK=/tmp/mix SETTINGS=configs/experiments/mix_rest.py JOBS=6 \
+#       tools/experiments/mix_on_gpu.sh 8 OUT --full-length
 _base_ = './mix_loan.py'
 
 work_dir = 'work_dirs/mix_rest'

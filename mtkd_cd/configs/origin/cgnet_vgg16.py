@@ -6,5 +6,6 @@ _base_ = [
 ]
 
 optim_wrapper = dict(optimizer=dict(lr=5e-4, weight_decay=0.0025))
-# A window of 512 with a stride of 256, as the paper's own repository has it; Open-CD's models have half of either.
+# A window of 512 with a stride of 256, as the paper's own repository has it; Open-CD's models have
+# half of either.
 model = dict(test_cfg=dict(crop_size=(512, 512), stride=(256, 256)))

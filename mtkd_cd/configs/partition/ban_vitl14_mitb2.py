@@ -1,4 +1,4 @@
-# A specialist of one CAR range: mtkd-cd train configs/partition/ban_vitl14_mitb2.py --range small|medium|large
+# A specialist: mtkd-cd train configs/partition/ban_vitl14_mitb2.py --range small|medium|large
 _base_ = '../origin/ban_vitl14_mitb2.py'
 from mtkd_cd.recipe.derive import stub
 globals().update(stub(_base_, 'partition', '{{fileBasenameNoExtension}}'))

@@ -1,4 +1,4 @@
-# A specialist of one CAR range: mtkd-cd train configs/partition/changeformer_mitb1.py --range small|medium|large
+# A specialist: mtkd-cd train configs/partition/changeformer_mitb1.py --range small|medium|large
 _base_ = '../origin/changeformer_mitb1.py'
 from mtkd_cd.recipe.derive import stub
 globals().update(stub(_base_, 'partition', '{{fileBasenameNoExtension}}'))

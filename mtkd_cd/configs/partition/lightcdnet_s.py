@@ -1,4 +1,4 @@
-# A specialist of one CAR range: mtkd-cd train configs/partition/lightcdnet_s.py --range small|medium|large
+# A specialist: mtkd-cd train configs/partition/lightcdnet_s.py --range small|medium|large
 _base_ = '../origin/lightcdnet_s.py'
 from mtkd_cd.recipe.derive import stub
 globals().update(stub(_base_, 'partition', '{{fileBasenameNoExtension}}'))

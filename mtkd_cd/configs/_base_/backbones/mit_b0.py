@@ -1,6 +1,7 @@
 # MiT-b0, the encoder of SegFormer (arXiv:2105.15203), from ImageNet's weights.
 model = dict(
-    pretrained='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer/mit_b0_20220624-7e0fe6dd.pth',
+    pretrained='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer/'
+    'mit_b0_20220624-7e0fe6dd.pth',
     backbone=dict(
         type='MixVisionTransformer',
         in_channels=3,

@@ -8,7 +8,8 @@ model = dict(
         out_indices=(0, 1, 2, 3),
         dilations=(1, 1, 1, 1),
         strides=(1, 2, 2, 2),
-        # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
+        # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on
+        # several GPUs.
         norm_cfg=dict(type='BN', requires_grad=True),
         norm_eval=False,
         style='pytorch',

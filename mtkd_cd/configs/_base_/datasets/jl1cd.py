@@ -1,8 +1,14 @@
-# JL1-CD, 512 x 512 (arXiv:2502.13407). Validation is the folder `val` where there is one, else a fixed, CAR-stratified tenth of `train`.
-# Side of the training crop, and of the window that larger test images are predicted in. Images keep their resolution: `--crop-size`
-# changes crop and window, `--image-size` resizes the images too.
+# JL1-CD, 512 x 512 (arXiv:2502.13407). Validation is the folder `val` where there is one, else a
+# fixed, CAR-stratified tenth of `train`.
+
+# Side of the training crop, and of the window that larger test images are predicted in. Images keep
+# their resolution: `--crop-size` changes crop and window, `--image-size` resizes the images too.
 image_size = 512
-test_windows = dict(mode='slide', crop_size=(image_size, image_size), stride=(image_size * 3 // 4, image_size * 3 // 4))
+test_windows = dict(
+    mode='slide',
+    crop_size=(image_size, image_size),
+    stride=(image_size * 3 // 4, image_size * 3 // 4),
+)
 distortion = dict(
     type='MultiImgPhotoMetricDistortion',
     brightness_delta=10,
@@ -43,7 +49,9 @@ train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(type='JL1_CD_Dataset', data_root=data_root, split='train', pipeline=train_pipeline),
+    dataset=dict(
+        type='JL1_CD_Dataset', data_root=data_root, split='train', pipeline=train_pipeline
+    ),
 )
 val_dataloader = dict(
     batch_size=1,

@@ -12,7 +12,8 @@ model = dict(
         seg_pad_val=255,
         test_cfg=dict(size_divisor=32),
     ),
-    pretrained='https://download.openmmlab.com/mmsegmentation/v0.5/san/clip_vit-large-patch14-336_3rdparty-0b5df9cb.pth',
+    pretrained='https://download.openmmlab.com/mmsegmentation/v0.5/san/'
+    'clip_vit-large-patch14-336_3rdparty-0b5df9cb.pth',
     asymetric_input=True,
     encoder_resolution=dict(size=(336, 336), mode='bilinear'),
     image_encoder=dict(
@@ -50,7 +51,8 @@ model = dict(
                 type='MixVisionTransformer',
                 init_cfg=dict(
                     type='Pretrained',
-                    checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer/mit_b2_20220624-66e8bf70.pth',
+                    checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/'
+                    'segformer/mit_b2_20220624-66e8bf70.pth',
                 ),
                 in_channels=3,
                 embed_dims=64,
@@ -73,7 +75,8 @@ model = dict(
             channels=128,
             dropout_ratio=0.1,
             num_classes=2,
-            # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
+            # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they
+            # train on several GPUs.
             norm_cfg=dict(type='BN', requires_grad=True),
             align_corners=False,
         ),

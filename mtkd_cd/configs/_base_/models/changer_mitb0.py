@@ -20,7 +20,8 @@ model = dict(
         channels=128,
         dropout_ratio=0.1,
         num_classes=2,
-        # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
+        # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on
+        # several GPUs.
         norm_cfg=dict(type='BN', requires_grad=True),
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),

@@ -2,7 +2,14 @@
 _base_ = './changestar_upernet_r18.py'
 
 model = dict(
-    neck=dict(_delete_=True, type='FarSegFPN', policy='concat', in_channels=[64, 128, 256, 512], out_channels=256, num_outs=4),
+    neck=dict(
+        _delete_=True,
+        type='FarSegFPN',
+        policy='concat',
+        in_channels=[64, 128, 256, 512],
+        out_channels=256,
+        num_outs=4,
+    ),
     decode_head=dict(
         in_channels=[512, 512, 512, 512, 1024],
         in_index=[0, 1, 2, 3, 4],

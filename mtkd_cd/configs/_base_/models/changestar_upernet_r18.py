@@ -20,7 +20,8 @@ model = dict(
             in_index=[0, 1, 2, 3],
             pool_scales=(1, 2, 3, 6),
             channels=128,
-            # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
+            # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they
+            # train on several GPUs.
             norm_cfg=dict(type='BN', requires_grad=True),
             align_corners=False,
         ),

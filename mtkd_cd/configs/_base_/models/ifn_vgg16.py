@@ -14,7 +14,13 @@ model = dict(
     pretrained='https://download.pytorch.org/models/vgg16-397923af.pth',
     backbone=dict(type='IFN', pretrained=False),
     decode_head=dict(type='IdentityHead', in_channels=1, in_index=-1, **_head),
-    auxiliary_head=dict(type='DSIdentityHead', in_channels=[1, 1, 1, 1], in_index=[0, 1, 2, 3], input_transform='multiple_select', **_head),
+    auxiliary_head=dict(
+        type='DSIdentityHead',
+        in_channels=[1, 1, 1, 1],
+        in_index=[0, 1, 2, 3],
+        input_transform='multiple_select',
+        **_head,
+    ),
     train_cfg={},
     test_cfg=dict(mode='whole'),
 )

@@ -1,7 +1,8 @@
 # LightCDNet, small (DOI 10.1109/LGRS.2023.3304309); trained from random weights.
 _base_ = '../data_preprocessor.py'
 
-# Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
+# Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several
+# GPUs.
 _norm_cfg = dict(type='BN', requires_grad=True)
 
 model = dict(

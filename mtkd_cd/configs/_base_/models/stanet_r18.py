@@ -15,7 +15,8 @@ model = dict(
         sa_ds=1,
         distance_threshold=1,
         threshold=0.5,
-        # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
+        # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on
+        # several GPUs.
         norm_cfg=dict(type='BN', requires_grad=True),
         align_corners=False,
         loss_decode=dict(type='BCLLoss', margin=2.0, loss_weight=1.0, ignore_index=255),

@@ -5,7 +5,13 @@ model = dict(
     type='DIEncoderDecoder',
     data_preprocessor={{_base_.pair_preprocessor}},
     pretrained='https://download.pytorch.org/models/efficientnet_b4_rwightman-23ab8bcd.pth',
-    backbone=dict(type='TinyCD', in_channels=3, bkbn_name='efficientnet_b4', pretrained=False, output_layer_bkbn='3'),
+    backbone=dict(
+        type='TinyCD',
+        in_channels=3,
+        bkbn_name='efficientnet_b4',
+        pretrained=False,
+        output_layer_bkbn='3',
+    ),
     decode_head=dict(
         type='IdentityHead',
         in_channels=1,

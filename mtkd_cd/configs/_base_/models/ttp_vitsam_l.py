@@ -6,7 +6,8 @@ _crop_size = (512, 512)
 model = dict(
     type='TimeTravellingPixels',
     data_preprocessor={{_base_.pair_preprocessor}},
-    pretrained='https://download.openmmlab.com/mmclassification/v1/vit_sam/vit-large-p16_sam-pre_3rdparty_sa1b-1024px_20230411-595feafd.pth',
+    pretrained='https://download.openmmlab.com/mmclassification/v1/vit_sam/'
+    'vit-large-p16_sam-pre_3rdparty_sa1b-1024px_20230411-595feafd.pth',
     backbone=dict(
         type='VisionTransformerTurner',
         encoder_cfg=dict(
@@ -20,7 +21,14 @@ model = dict(
             window_size=14,
             layer_cfgs=dict(type='TimeFusionTransformerEncoderLayer'),
         ),
-        peft_cfg=dict(peft_type='LORA', r=16, target_modules=['qkv'], lora_alpha=32, lora_dropout=0.01, bias='lora_only'),
+        peft_cfg=dict(
+            peft_type='LORA',
+            r=16,
+            target_modules=['qkv'],
+            lora_alpha=32,
+            lora_dropout=0.01,
+            bias='lora_only',
+        ),
     ),
     neck=dict(
         type='SequentialNeck',
@@ -44,7 +52,8 @@ model = dict(
         channels=256,
         dropout_ratio=0,
         num_classes=2,
-        # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on several GPUs.
+        # Not SyncBN, which needs a GPU and a process group: the tools convert BN when they train on
+        # several GPUs.
         norm_cfg=dict(type='BN', requires_grad=True),
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),

@@ -1,4 +1,5 @@
-# TTP's schedule (arXiv:2502.13407, appendix C): 300 epochs, warm-up over five, then a cosine whose period is all 300. Per iteration.
+# TTP's schedule (arXiv:2502.13407, appendix C): 300 epochs, warm-up over five, then a cosine whose
+# period is all 300. Per iteration.
 _base_ = './adamw_200k.py'
 
 train_cfg = dict(_delete_=True, type='ReplayableIterLoop', max_epochs=300, val_interval=5)
