@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtkd_cd.cli import config
+from mtkd_cd.cli import config, export, migrate
 from mtkd_cd.cli.common import run_tool
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.engine.config import load_config, set_amp, set_image_size, strategy_of
@@ -134,6 +134,12 @@ def own(scenes, tmp_path):
     return folder / 'own.py'
 
 
+def _code(main, argv):
+    with pytest.raises(SystemExit) as exit_info:
+        run_tool(main, argv)
+    return exit_info.value.code or 0
+
+
 def test_train_and_test(tool, own, tmp_path):
     assert tool('train', own, '--work-dir', tmp_path / 'work', '--device', 'cpu') == (0, '')
     record = json.loads((tmp_path / 'work/run.json').read_text())
@@ -210,6 +216,27 @@ def test_predict_and_bundle(tool, own, scenes, tmp_path):
     np.testing.assert_array_equal(*maps)
 
 
+def test_export(own, tmp_path):
+    weights = tmp_path / 'weights.pth'
+    detector = MODELS.build(load_config(own).model).eval()
+    torch.save(dict(state_dict=detector.state_dict()), weights)
+    argv = [str(own), '--weights', str(weights), '-o', str(tmp_path / 'own.pt2'), '--size', '64']
+    assert _code(export.main, argv) == 0
+    graph = torch.export.load(tmp_path / 'own.pt2').module()
+    pair = torch.randn(1, 6, 64, 64)
+    logits = detector(pair, mode='tensor')
+    torch.testing.assert_close(graph(pair)[0, 0], logits.softmax(1)[0, 1], rtol=0, atol=1e-5)
+
+
+def test_migrate(own, tmp_path):
+    """Classes are written as their paths; the rest stays."""
+    new = tmp_path / 'new.py'
+    assert _code(migrate.main, [str(own), '-o', str(new)]) == 0
+    before, after = load_config(own), load_config(new)
+    assert type(MODELS.build(after.model)) is type(MODELS.build(before.model))
+    assert after.train_dataloader.dataset.data_root == before.train_dataloader.dataset.data_root
+
+
 def test_browse_and_complexity(tool, own, tmp_path):
     argv = ('--num', 2, '--out', tmp_path / 'pairs')
     assert tool('analysis/browse_dataset', own, *argv) == (0, '')
@@ -220,9 +247,7 @@ def test_browse_and_complexity(tool, own, tmp_path):
 def test_config_is_printed_whole(own, tmp_path):
     out = tmp_path / 'whole.py'
     argv = [str(own), 'mtkd@0.1', '--out', str(out), '--cfg-options', 'log_level=INFO']
-    with pytest.raises(SystemExit) as exit_info:
-        run_tool(config.main, argv)
-    assert not exit_info.value.code
+    assert _code(config.main, argv) == 0
     cfg = load_config(out)
     assert strategy_of(cfg) == Strategy('mtkd', (0.1,))
     assert cfg.train_cfg.max_iters == 2
