@@ -17,10 +17,8 @@ from mtkd_cd.cli.common import (
     add_run_arguments,
     apply_data_arguments,
 )
-from mtkd_cd.core.strategy import BEST
+from mtkd_cd.core.strategy import BEST, TEST_TABLE
 from mtkd_cd.evaluation.image_table import NUM_QUANTILES, check_table_suffix, load_table
-
-TABLE = 'per_image.json'
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -36,7 +34,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--out',
         help='write the table of each image here too, .json or .csv; '
-        f'{TABLE} in the work dir has it anyway',
+        f'{TEST_TABLE} in the work dir has it anyway',
     )
     add_range_argument(parser)
     parser.add_argument(
@@ -83,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_precision(cfg, args.precision)
     set_provenance(cfg, strategy_of(cfg))
     # JSON, whatever --out says: it keeps the CAR ranges too.
-    path = Path(cfg.work_dir, TABLE)
+    path = Path(cfg.work_dir, TEST_TABLE)
     run_test(
         cfg,
         checkpoint,

@@ -26,7 +26,9 @@ TEACHINGS = (*ROUTINGS, 'origin', 'cascade', 'best')  # of a student
 MATCHES = ('mse', 'kl', 'margin')  # what of the change maps a student matches
 WORK_DIRS = 'work_dirs'
 BEST = 'best.pth'
+TEST_TABLE = 'per_image.json'  # that a test leaves in its work dir
 ROUTING_FILE = 'routing.json'
+REPORT = 'report'  # folder of the tables and reports of all models
 CURVES = 'curves.csv'  # validation curves of all trainings, beside the tables
 _BY = 'by_'  # before the model whose detectors teach
 _NOT_IN_NAMES = '+:/\\\n\r\t\0'  # of teachers: they stand between the parts of a text, or of a path
@@ -302,7 +304,7 @@ class Layout:
     @property
     def report(self) -> Path:
         """Folder of the tables and of the report."""
-        return Path(self.root, 'report', self.model)
+        return Path(self.root, REPORT, self.model)
 
     def table(self, strategy: Strategy, kind: str = 'json') -> Path:
         """The per-image table of a strategy's test, ``json`` or ``csv``."""

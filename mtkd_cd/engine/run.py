@@ -1,4 +1,4 @@
-"""One training run and one test, as the tools and the stages of the recipe start them."""
+"""One training run and one test, as the tools and the steps of the recipe start them."""
 
 import gc
 import hashlib

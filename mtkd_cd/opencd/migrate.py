@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import Layout, Strategy
 from mtkd_cd.core.text import did_you_mean
 
 TWO_TEACHERS = (0.1,)
@@ -175,8 +176,10 @@ def _checkpoint(
     given = (init_cfg or {}).get('checkpoint')
     if given:
         return str(given)
-    stage = 'origin' if part == 'student' else 'partition'
-    place = '/'.join(['work_dirs', stage, name, *([] if part == 'student' else [part]), 'best.pth'])
+    if part == 'student':
+        place = Layout(name).weights(Strategy('origin')).as_posix()
+    else:
+        place = Layout(name).weights(Strategy('partition'), part).as_posix()
     migration.left.append(f'model.{key} names no checkpoint: put the file into {place}')
     return place
 

@@ -23,12 +23,13 @@ import numpy as np
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write, check_own_file
+from mtkd_cd.core.strategy import REPORT
 from mtkd_cd.core.text import csv_text, from_csv_text
 from mtkd_cd.evaluation import ImageTable, Provenance
 from mtkd_cd.evaluation.counts import COUNT_NAMES
 from mtkd_cd.reporting.curves import COLUMNS as CURVE_COLUMNS
 from mtkd_cd.reporting.curves import CURVES, Curve, read_curves
-from mtkd_cd.reporting.identity import REPORT, RunIdentity
+from mtkd_cd.reporting.identity import RunIdentity
 from mtkd_cd.reporting.scored_run import Run
 
 ARCHIVE_SUFFIXES = ('.csv.gz', '.csv.xz')

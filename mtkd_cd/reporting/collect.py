@@ -15,7 +15,7 @@ import numpy as np
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.csv_files import ENCODING, read_columns
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.core.strategy import CURVES, ROUTING_FILE, strategy_rank
+from mtkd_cd.core.strategy import CURVES, REPORT, ROUTING_FILE, strategy_rank
 from mtkd_cd.core.text import label_and_path, some
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.evaluation.counts import COUNT_NAMES
@@ -24,7 +24,6 @@ from mtkd_cd.paper.published import published_models
 from mtkd_cd.reporting.archive import is_archive, read_archive
 from mtkd_cd.reporting.curves import Curve, read_curves
 from mtkd_cd.reporting.identity import (
-    REPORT,
     RunIdentity,
     identity_of_path,
     relabelled,

@@ -5,9 +5,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mtkd_cd.core.strategy import strategy_in
+from mtkd_cd.core.strategy import TEST_TABLE, strategy_in
 
-REPORT = 'report'  # the folder that the recipe writes its tables to
 _SEED = re.compile(r'seed[-_]?(\d+)')
 
 
@@ -38,21 +37,20 @@ def identity_of_path(path: str | os.PathLike) -> RunIdentity:
     """From ``.../seed<k>/report/<model>/<strategy>.csv``, where ``seed<k>`` and ``report`` may be
     absent.
 
-    Or from what ``mtkd-cd test`` leaves: ``.../<strategy>/<model>/test/per_image.json``; of a
-        specialist,
-    ``.../partition/<model>/<range>/test/per_image.json``, the strategy is ``partition/<range>``.
+    Or from what ``mtkd-cd test`` leaves, ``.../<strategy>/<model>/test/per_image.json``. For a
+    specialist's table, ``.../partition/<model>/<range>/test/per_image.json``, the strategy is
+    ``partition/<range>``.
     """
     path = Path(os.path.abspath(path))
     seeds = (match for folder in path.parents if (match := _SEED.fullmatch(folder.name)))
     first = next(seeds, None)
     model, strategy = path.parent.name, path.stem
-    match path.parts[-5:]:
-        case [stage, of_model, range_name, 'test', 'per_image.json'] if (
-            stage.partition('@')[0] == 'partition'
-        ):
-            model, strategy = of_model, f'{stage}/{range_name}'
-        case [_, stage, of_model, 'test', 'per_image.json']:
-            model, strategy = of_model, stage
+    if path.name == TEST_TABLE and path.parent.name == 'test':
+        match path.parts[-5:-2]:
+            case [text, of_model, range_name] if text.partition('@')[0] == 'partition':
+                model, strategy = of_model, f'{text}/{range_name}'
+            case [_, text, of_model]:
+                model, strategy = of_model, text
     return RunIdentity(model, strategy, None if first is None else int(first[1]))
 
 

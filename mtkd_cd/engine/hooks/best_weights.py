@@ -1,4 +1,4 @@
-"""Keeps the best weights of a run in one fixed place, where the next stage of the recipe looks for
+"""Keeps the best weights of a run in one fixed place, where the next step of the recipe looks for
 them."""
 
 import math
@@ -14,6 +14,7 @@ from mmengine.runner.checkpoint import weights_to_cpu
 
 from mtkd_cd.core.checkpoint import read_checkpoint, save_checkpoint
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import BEST
 from mtkd_cd.registry import HOOKS
 
 RULES = ('greater', 'less', 'auto')
@@ -41,9 +42,7 @@ class BestWeightsHook(Hook):
 
     priority = 'HIGHEST'
 
-    def __init__(
-        self, metric: str = 'mIoU', rule: str = 'greater', filename: str = 'best.pth'
-    ) -> None:
+    def __init__(self, metric: str = 'mIoU', rule: str = 'greater', filename: str = BEST) -> None:
         if rule not in RULES:
             raise UserError(f"rule={rule!r}: choose 'greater', 'less' or 'auto'")
         self.metric = metric
