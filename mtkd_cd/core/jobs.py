@@ -1,9 +1,8 @@
 """Runs functions as jobs, each in a process of its own, here or on Slurm.
 
-A queue keeps the number of jobs at a time and starts those again that were killed. submitit starts
-the processes rather than Ray: a job is one process and its files, no daemon has to run, and the
-field's GPUs are behind Slurm. submitit's local executor starts at once whatever it is given, hence
-the queue.
+submitit starts the processes. Ray would want a daemon, and the field's GPUs are behind Slurm; a job
+is one process and its files. submitit's local executor starts at once whatever it is given. So a
+queue of ours bounds the number of jobs at a time, and starts those again that were killed.
 """
 
 import dataclasses

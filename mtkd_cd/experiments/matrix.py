@@ -38,10 +38,10 @@ class Experiment:
     """What is run; a settings file holds one.
 
     Attributes:
-        models: The models by name, each with its own run settings, which are fields of
-            :class:`~mtkd_cd.recipe.options.RecipeOptions`, and, where it differs, ``config``, the
-            file of that name with the origin's config, ``strategies``, and ``student_cost``, how
-            many times as long a student's step takes as an origin's.
+        models: What each model, by name, has of its own: run settings, which are fields of
+            :class:`~mtkd_cd.recipe.options.RecipeOptions`; ``config``, the file of that name with
+            the origin's config; ``strategies``; ``student_cost``, the time of a student's step
+            over that of an origin's.
         seeds: Every model is trained once with each.
         strategies: ``origin``, ``continued``, ``op``, ``mtkd``, and variants such as ``op@0.1``.
         work_dir: The recipe of a seed works in ``<work_dir>/seed<k>``, the gathered tables are

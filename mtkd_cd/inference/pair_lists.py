@@ -67,11 +67,11 @@ def read_pairs(source: str | os.PathLike, assets: Sequence[str] | None = None) -
     """Read a list of pairs.
 
     Args:
-        source: A CSV file with the columns ``a, b[, out, mask, date_a, date_b, label]``, its paths
-            relative to its folder; a folder with ``A/`` and ``B/`` (and perhaps ``label/``), whose
-            files have the same names up to the suffix; or a JSON file of STAC items: a list of
-            pairs ``[[item, item], ...]``, each an item or the path of one, or a FeatureCollection
-            whose items are A, B, A, B, ...
+        source: One of three. A CSV file with the columns
+            ``a, b[, out, mask, date_a, date_b, label]``; its paths are relative to its folder. A
+            folder with ``A/`` and ``B/``, and perhaps ``label/``; their files have the same names
+            up to the suffix. A JSON file of STAC items: a list of pairs ``[[item, item], ...]``,
+            each an item or the path of one, or a FeatureCollection of A, B, A, B, ...
         assets: Of STAC items: the assets that hold the bands, in the order in which they are asked
             for; default: red, green, blue.
 

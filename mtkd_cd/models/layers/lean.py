@@ -14,8 +14,8 @@ from mtkd_cd.models.layers.reorder import may_reorder
 
 class LeanSequential(nn.Sequential):
     """A sequence that keeps less for the gradient where a batch norm is followed by a SiLU, or a
-    PReLU by an instance norm: the map between the two is made again when the gradient needs it,
-    which takes one pass over it. A PReLU alone gets a faster backward pass.
+    PReLU by an instance norm. The map between the two is not kept but made again for the gradient,
+    in one pass. A PReLU alone gets a faster backward pass.
 
     Parameters, names of the layers and results are those of ``nn.Sequential``, gradients within
     rounding. In evaluation, without gradients, and where a layer is of another class or has hooks,

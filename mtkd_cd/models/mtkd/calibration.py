@@ -45,9 +45,9 @@ def calibrate_routing(
         min_images: The least number of images that a choice may rest on.
 
     Returns:
-        The routing. Its evidence holds the number of images and the mean mIoU in percent of every
-        candidate in each range (``teachers``, ``cascade``), the cross-validated mIoU by number of
-        ranges, and the mIoU on the split of the origin, of the paper's routing (``car``) and of
+        The routing. Its evidence holds, in percent: the mean mIoU of every candidate in each range,
+        with the number of images (``teachers``, ``cascade``); the cross-validated mIoU by number of
+        ranges; and the mIoU on the split of the origin, of the paper's routing (``car``) and of
         this one (``validated``).
 
     Raises:

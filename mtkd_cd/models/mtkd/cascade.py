@@ -172,10 +172,9 @@ class OriginPartitionCascade(BaseModel):
             data_samples: N samples with the metainfo of the pipeline, or ``None``.
 
         Returns:
-            N samples: ``pred_sem_seg`` and ``seg_logits`` of the detector that serves the image,
-            the origin's prediction as ``coarse_pred_sem_seg``, and in the metainfo ``coarse_car``,
-            the CAR that chose, ``range``, the name of the range that it lies in, and ``detector``,
-            the name of the one that served.
+            N samples. ``pred_sem_seg`` and ``seg_logits`` are those of the detector that serves the
+            image, ``coarse_pred_sem_seg`` is the origin's. The metainfo has ``coarse_car``, the CAR
+            that chose, ``range``, the range that it lies in, and ``detector``, who served.
         """
         coarse = self._prepared[ORIGIN].detector.predict(
             inputs, _copies(data_samples, range(len(inputs)))
