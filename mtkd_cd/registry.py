@@ -1,9 +1,8 @@
 """The registries of scope ``mtkd_cd``.
 
-They are children of mmengine's root registries, so that configs of other scopes reach them as
-``mtkd_cd.X``: mmengine resolves such a prefix among the root's children only, and imports this
-module to do so. mmseg's registries are behind them, so that configs of our scope find mmseg's parts
-without a prefix. Our modules and mmseg's are imported when a config first names something. mmengine
+They are children of mmengine's root registries: mmengine looks among these for the scope of
+``mtkd_cd.X``, and imports this module to do so. mmseg's registries are behind them: configs of our
+scope find mmseg's parts without a prefix. Our modules and mmseg's are imported when a config first names something. mmengine
 warns when it builds from a registry without a child in the default scope: those we register nothing
 in are here for that.
 """

@@ -1,9 +1,9 @@
 """Import mmengine and mmseg without what they drag in and say needlessly.
 
-mmengine imports transformers, where that is installed, to register one optimiser (``Adafactor``):
-five seconds. The optimiser stays to be had, :data:`mtkd_cd.registry.OPTIMIZERS` imports it when a
-config names it. For three classes that few configs name it imports torch's sharding of models, and
-sympy with it; mmseg reads the vocabulary of a text model, and imports scipy for functions that its
+mmengine imports transformers, where that is installed, to register one optimiser (``Adafactor``),
+which takes five seconds. :data:`mtkd_cd.registry.OPTIMIZERS` imports it when a config names it.
+mmengine also imports torch's sharding of models, and sympy with it, for three classes that few
+configs name. mmseg reads the vocabulary of a text model, and imports scipy for functions that its
 transformers and augmentations may call. All these are imported when they are first used. mmcv warns
 that compiled ops are absent, for a part that nothing here uses. torch warns that TorchScript, which
 mmseg uses, is ageing. An optional package of mmseg prints a line to the standard output, which

@@ -121,9 +121,8 @@ def _watch(board: _Board) -> None:
 
 @contextmanager
 def ending_together(message_of: Callable[[BaseException], str | None]) -> Iterator[None]:
-    """Report to the other processes of a distributed run that the block has failed, and end this
-    process as the first of them that failed: an error that follows from another's is not the one to
-    show.
+    """Where the block fails, tell the other processes of a distributed run, and end this process.
+    The error shown is that of the first process that failed: the others' follow from it.
 
     In a single process an error goes its way.
 

@@ -54,13 +54,13 @@ class Strategy:
         teachers: Name of another model, whose detectors teach the student; empty: its own.
         match: What of the teacher's change map the student matches, see
             :class:`~mtkd_cd.models.losses.ChangeMapLoss`; the paper's: ``mse``.
-        folds: Number of folds of the training pairs: the specialists of a range are as many, each
-            trained without one fold, and teach the fold that they have not seen; 0: one specialist
-            of a range, which has seen all.
+        folds: Number of folds of the training pairs. A range then has as many specialists; each is
+            trained without one fold, and teaches that fold. 0: a range has one specialist, which
+            has seen all.
 
-    What has no effect on a kind is set to the default: thresholds of ``origin`` and ``continued``,
-    a routing that a kind does not know, the teachers of all kinds but ``mtkd``, folds of all but
-    ``partition`` and ``mtkd``, or where the origin teaches. So equal strategies share their files.
+    What has no effect on a kind is set to the default, so that equal strategies share their files.
+    ``origin`` and ``continued`` have no thresholds, only ``mtkd`` has teachers, and only
+    ``partition`` and ``mtkd`` have folds, unless the origin teaches.
 
     Raises:
         UserError: An unknown kind or routing, bad thresholds, a single fold, folds with a
@@ -359,9 +359,9 @@ def training_command(path: str | Path, config: str | Path | None = None) -> str 
 
     Args:
         path: The file.
-        config: The config that asks for it. It, or one beside it or in ``../origin``, may be the
-            user's own config of the file's model; else the model is one of the package, or the
-            command has a path to fill in.
+        config: The config that asks for it. The user's own config of the file's model may be this
+            one, one beside it, or one in ``../origin``. Where there is none, and no model of the
+            package has this name, the command has a path to fill in.
     """
     place = Place.of(path)
     if place is None:

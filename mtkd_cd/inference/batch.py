@@ -285,9 +285,9 @@ def run_batch(
         The table, as it is in the folder.
 
     Raises:
-        UserError: The model is no good; there are outputs, or a table of other pairs, already, and
-            ``options`` says neither ``resume`` nor ``overwrite``, or ``resume`` and they are of
-            another model or other options; another batch writes to the folder.
+        UserError: The model is no good. The folder has outputs, or a table of other pairs, and
+            ``options`` says neither ``resume`` nor ``overwrite``. With ``resume``: they are of
+            another model or other options. Another batch writes to the folder.
     """
     folder, options = Path(folder), options or BatchOptions()
     if folder.exists() and not folder.is_dir():

@@ -10,9 +10,9 @@ _MANY_PIXELS = 256 * 256
 
 
 class AnyOrderInstanceNorm(nn.Module):
-    """What ``nn.InstanceNorm2d`` without weights and running statistics computes, in place of it
-    where maps lie in channels-last order: torch's own copies them into plain order, and the
-    convolution after it copies them back.
+    """Computes what ``nn.InstanceNorm2d`` without weights and running statistics does, for maps in
+    channels-last order. torch's own copies such maps into plain order, and the convolution after it
+    copies them back.
 
     For prediction alone, without gradients.
 
