@@ -2,9 +2,9 @@
 
 They are children of mmengine's root registries: mmengine looks among these for the scope of
 ``mtkd_cd.X``, and imports this module to do so. mmseg's registries are behind them: configs of our
-scope find mmseg's parts without a prefix. Our modules and mmseg's are imported when a config first names something. mmengine
-warns when it builds from a registry without a child in the default scope: those we register nothing
-in are here for that.
+scope find mmseg's parts without a prefix. Our modules and mmseg's are imported when a config first
+names something. mmengine warns when it builds from a registry without a child in the default scope:
+those we register nothing in are here for that.
 """
 
 import inspect
