@@ -2,7 +2,7 @@
 F1 beside habitat-mapper on one ONNX file, growth of memory beside geoai.
 
 python benchmarks/peers.py install                          habitat-mapper and geoai, in --venvs
-python benchmarks/peers.py habitat --model m.onnx --levir ../shared/data/levir
+python benchmarks/peers.py habitat --model m.onnx --levir DATA/levir
 python benchmarks/peers.py geoai
 
 The model of ``habitat`` is one of ``mtkd-cd export --size 256``, for normalised input. All runs

@@ -331,7 +331,12 @@ def test_report_opens_from_disk_in_a_browser(pictured, tmp_path, screen):
         f'--user-data-dir={tmp_path / "profile"}',
     ]
     dump = subprocess.run(
-        [*command, '--dump-dom', f'--window-size={max(width, 500) + 50},1000', f'file://{tmp_path}/probe.html'],
+        [
+            *command,
+            '--dump-dom',
+            f'--window-size={max(width, 500) + 50},1000',
+            f'file://{tmp_path}/probe.html',
+        ],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     found = re.search(r'<title>(\{.*?\})</title>', dump.stdout)
