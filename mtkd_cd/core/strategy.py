@@ -34,6 +34,7 @@ _BY = 'by_'  # before the model whose detectors teach
 _NOT_IN_NAMES = '+:/\\\n\r\t\0'  # of teachers: they stand between the parts of a text, or of a path
 _FOLDS = 'folds'  # before the number of folds
 FOLD = '{fold}'  # in a path: for the number of a fold
+_OF_FOLD = '@'  # in a teacher's name: between its range and its fold
 _ROUTING = 'routing'  # folder of the tests that a validated routing follows from
 _TITLES = {'op': 'O-P', 'mtkd': 'MTKD'}
 
@@ -247,10 +248,23 @@ def of_each_fold(checkpoints: Mapping[str, str], folds: int) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, path in checkpoints.items():
         if FOLD in path and folds:
-            found |= {f'{name}@{fold}': path.replace(FOLD, str(fold)) for fold in range(folds)}
+            found |= {
+                fold_teacher(name, fold): path.replace(FOLD, str(fold)) for fold in range(folds)
+            }
         else:
             found[name] = path
     return found
+
+
+def fold_teacher(range: str, fold: int) -> str:
+    """``small@0``: the name of the teacher of a range for the images of a fold."""
+    return f'{range}{_OF_FOLD}{fold}'
+
+
+def range_and_fold(teacher: str) -> tuple[str, str]:
+    """The two parts of a teacher's name; the fold is empty without folds."""
+    range, _, fold = teacher.partition(_OF_FOLD)
+    return range, fold
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,14 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS, found_config
 from mtkd_cd.core.precision import FULL, Precision, as_precision
 from mtkd_cd.core.processes import watch_others
-from mtkd_cd.core.strategy import Layout, Place, Strategy, of_each_fold, training_command
+from mtkd_cd.core.strategy import (
+    Layout,
+    Place,
+    Strategy,
+    of_each_fold,
+    range_and_fold,
+    training_command,
+)
 from mtkd_cd.core.text import closest, did_you_mean
 from mtkd_cd.data.images import band_numbers as band_numbers
 from mtkd_cd.data.images import normalization_of
@@ -340,7 +347,7 @@ def starting_weights(cfg: Config) -> dict[str, str]:
     used = ('origin', 'student', *(routing.detectors if is_cascade(cfg) else routing.teachers))
     return (
         start
-        | {name: path for name, path in checkpoints.items() if name.partition('@')[0] in used}
+        | {name: path for name, path in checkpoints.items() if range_and_fold(name)[0] in used}
         | {'routing': str(cfg.model.routing_file)}
     )
 

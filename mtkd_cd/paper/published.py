@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mtkd_cd.core.strategy import strategy_in
+
 JL1_CD, SYSU_CD = 'JL1-CD', 'SYSU-CD'
 # What can be seen of JL1-CD's test set in a per-image table: so many images of so many pixels.
 _JL1_CD_SHAPE = (1000, 512 * 512)
@@ -28,8 +30,8 @@ def published_scores(dataset: str, model: str, strategy: str) -> Mapping[str, fl
         strategy: ``origin``, ``op``, ``mtkd``, or ``op@0.1`` and ``mtkd@0.1``, the paper's two
             teachers. Others have none.
     """
-    base, _, variant = strategy.rpartition(':')[2].partition('@')
-    key = {'': base, '0.1': f'{base}_2'}.get(variant, '')
+    found = strategy_in(strategy)
+    key = {'': '{}', '0.1': '{}_2'}.get(found.variant, '').format(found.kind) if found else ''
     return _printed()[dataset].get(model, {}).get(key, {})
 
 

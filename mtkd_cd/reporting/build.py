@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtkd_cd.core.strategy import strategy_title
+from mtkd_cd.core.strategy import strategy_in, strategy_title
 from mtkd_cd.core.text import counted, percent_text
 from mtkd_cd.paper.published import model_title, published_dataset, published_scores
 from mtkd_cd.reporting import figures
@@ -17,7 +17,6 @@ from mtkd_cd.reporting.comparison import Comparison, Difference, Entry, Referenc
 from mtkd_cd.reporting.curves import Curve
 from mtkd_cd.reporting.document import ComparisonReport, ImageCard, Section
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
-from mtkd_cd.reporting.identity import base_strategy
 from mtkd_cd.reporting.score_tables import (
     SIGNIFICANT,
     Published,
@@ -365,7 +364,8 @@ def _notes(
         )
     analysed = {analysis.entry for analysis in analyses}
     for entry in comparison.entries:
-        if base_strategy(entry.strategy).partition('@')[0] == 'op' and entry not in analysed:
+        strategy = strategy_in(entry.strategy)
+        if strategy is not None and strategy.kind == 'op' and entry not in analysed:
             notes.append(
                 f'{entry} is not in the analysis of O-P: its tables hold no coarse_car and '
                 'coarse_range.'

@@ -47,11 +47,16 @@ def identity_of_path(path: str | os.PathLike) -> RunIdentity:
     model, strategy = path.parent.name, path.stem
     if path.name == TEST_TABLE and path.parent.name == 'test':
         match path.parts[-5:-2]:
-            case [text, of_model, range_name] if text.partition('@')[0] == 'partition':
+            case [text, of_model, range_name] if _is_specialists(text):
                 model, strategy = of_model, f'{text}/{range_name}'
             case [_, text, of_model]:
                 model, strategy = of_model, text
     return RunIdentity(model, strategy, None if first is None else int(first[1]))
+
+
+def _is_specialists(text: str) -> bool:
+    strategy = strategy_in(text)
+    return strategy is not None and strategy.kind == 'partition'
 
 
 def relabelled(identity: RunIdentity, label: str, whole_folder: bool) -> RunIdentity:

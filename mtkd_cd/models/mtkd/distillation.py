@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mtkd_cd.core.errors import UserError
+from mtkd_cd.core.strategy import fold_teacher
 from mtkd_cd.models.mtkd.building import Detector
 from mtkd_cd.models.mtkd.change_map import (
     ChangeMaps,
@@ -128,7 +129,7 @@ class Distillation:
             names += [ORIGIN, *self.routing.detectors]
         if self.folds is not None:
             names = [
-                name if name == ORIGIN else f'{name}@{fold}'
+                name if name == ORIGIN else fold_teacher(name, fold)
                 for name in names
                 for fold in range(self.folds)
             ]
@@ -241,7 +242,7 @@ class Distillation:
                 f'teachers are of {self.folds} folds: wrap the training data in '
                 f"dict(type='FoldDataset', folds={self.folds}, ...)"
             )
-        return f'{name}@{fold}'
+        return fold_teacher(name, fold)
 
     def _best(
         self, answers: list[tuple[str, list[int], ChangeMaps]], labels: Tensor

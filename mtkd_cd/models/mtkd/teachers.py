@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.checkpoint import load_weights
+from mtkd_cd.core.strategy import FOLD, range_and_fold
 from mtkd_cd.models.mtkd.building import Detector, build_detectors
 from mtkd_cd.models.mtkd.change_map import ChangeMaps, as_change_maps
 from mtkd_cd.models.mtkd.normalisation import InputConverter
@@ -73,7 +74,9 @@ class Teachers:
             UserError: A checkpoint that is missing, unreadable, not finite or of another model.
         """
         names = list(dict.fromkeys(names))
-        configs = {name: self._configs.get(_range_of(name), self._default) for name in names}
+        configs = {
+            name: self._configs.get(range_and_fold(name)[0], self._default) for name in names
+        }
         teachers = build_detectors(names, self._default, configs, self._data_preprocessor)
         device = next(student.parameters()).device
         for name, teacher in teachers.items():
@@ -101,8 +104,8 @@ class Teachers:
     def _checkpoint(name: str, checkpoints: Mapping[str, str]) -> str:
         if name == ORIGIN:
             return checkpoints.get(ORIGIN) or checkpoints['student']
-        range_name, _, fold = name.partition('@')
-        return checkpoints[range_name].replace('{fold}', fold)
+        range_name, fold = range_and_fold(name)
+        return checkpoints[range_name].replace(FOLD, fold)
 
     @torch.no_grad()
     def change_maps(self, name: str, inputs: Tensor) -> ChangeMaps:
@@ -150,7 +153,3 @@ class Teachers:
 def is_one_detector(teachers: Mapping[str, Any] | Detector | None) -> bool:
     """Whether ``teachers`` describes the detector of all teachers, not some of them by name."""
     return isinstance(teachers, nn.Module) or (teachers is not None and 'type' in teachers)
-
-
-def _range_of(name: str) -> str:
-    return name.partition('@')[0]
