@@ -181,21 +181,18 @@ def classes_table(comparison: Comparison, published: Published) -> Table:
         *printed,
     ]
 
-    def rows(entry: Entry) -> list[Row]:
+    def row(entry: Entry, name: str) -> Row:
+        scores = [f'{score}_{name}' for score in SCORE_NAMES]
+        of_paper = [f'{score}_{name}' for score in ('IoU', 'Fscore')]
         return [
-            [
-                *_entry_cells(entry),
-                text_cell(name),
-                *(_score_cell(comparison, entry, f'{score}_{name}') for score in SCORE_NAMES),
-                *_published_cells(
-                    entry, published, [f'{score}_{name}' for score in ('IoU', 'Fscore')], printed
-                ),
-            ]
-            for name in CLASSES
+            *_entry_cells(entry),
+            text_cell(name),
+            *(_score_cell(comparison, entry, score) for score in scores),
+            *_published_cells(entry, published, of_paper, printed),
         ]
 
     groups = [
-        [row for entry in comparison.of_model(model) for row in rows(entry)]
+        [row(entry, name) for entry in comparison.of_model(model) for name in CLASSES]
         for model in comparison.models
     ]
     caption = (
