@@ -140,7 +140,7 @@ class OriginPartitionCascade(BaseModel):
     ) -> None:
         # mmengine's runner and foreign test tools load without strictness: the file of a single
         # detector would change nothing, and nothing would say so.
-        parts = tuple(f'{prefix}{part}.' for part in self._modules)
+        parts = tuple(f'{prefix}{part}.' for part, _ in self.named_children())
         own = [key for key in state_dict if key.startswith(prefix)]
         if own and not any(key.startswith(parts) for key in own):
             raise UserError(
