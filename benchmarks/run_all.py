@@ -9,7 +9,8 @@ does hits them alike; the medians are compared. ``steps``, for each model:
 
 - ``MTKD step``: the distiller against the plain step, in which the head runs a second time for the
   change map and teachers see one image at a time, each in its own forward pass.
-- ``MTKD / origin``: our step under MTKD against our step of the origin alone.
+- ``MTKD / origin``: our step under MTKD against our step of the origin alone; both rows by the
+  clock on the wall too, for teachers answer on a second thread.
 - ``origin step``: the origin's step alone, against the plain one.
 - ``teachers``: the teachers alone, as in the MTKD step.
 - ``teachers, stacked``: ours one after the other against ours stacked (``teacher_batching``).
@@ -75,14 +76,19 @@ _TEST_PAIRS = 60  # of the whole command
 
 def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
     """The median CPU seconds of calls that take turns, after a round to warm up."""
-    seconds: list[list[float]] = [[] for _ in calls]
+    return [cpu for cpu, _ in compare_both(rounds, *calls)]
+
+
+def compare_both(rounds: int, *calls: Callable[[], object]) -> list[tuple[float, float]]:
+    """The same, (CPU, by the clock on the wall)."""
+    seconds: list[list[tuple[float, float]]] = [[] for _ in calls]
     for number in range(rounds + 1):
         for call, spent in zip(calls, seconds):
-            start = time.process_time()
+            start = time.process_time(), time.perf_counter()
             call()
             if number:
-                spent.append(time.process_time() - start)
-    return [statistics.median(spent) for spent in seconds]
+                spent.append((time.process_time() - start[0], time.perf_counter() - start[1]))
+    return [tuple(map(statistics.median, zip(*spent))) for spent in seconds]
 
 
 def measure(
@@ -161,11 +167,13 @@ def measure(
     if 'MTKD step'.startswith(wanted):
         steps = [step(one) for one in distillers.values()]
         calls = (lambda: plain(batch), *steps, lambda: origin.train_step(batch, origin_wrapper))
-        theirs_s, *ours, origin_s = compare(rounds, *calls)
+        theirs_s, *ours, origin_s = compare_both(rounds, *calls)
         for precision, ours_s in zip(precisions, ours):
             suffix = _suffix(precision)
-            found.append((f'MTKD step{suffix}', theirs_s, ours_s))
-            found.append((f'MTKD / origin{suffix}', ours_s, origin_s))
+            for clock, name_of_clock in enumerate(('', ', wall')):
+                times = theirs_s[clock], ours_s[clock], origin_s[clock]
+                found.append((f'MTKD step{suffix}{name_of_clock}', *times[:2]))
+                found.append((f'MTKD / origin{suffix}{name_of_clock}', *times[1:]))
     if 'origin step'.startswith(wanted):
         plain_origin = PlainStep(config, distill_weight=0)
         calls = (lambda: plain_origin(batch), lambda: origin.train_step(batch, origin_wrapper))

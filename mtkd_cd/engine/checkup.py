@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from mtkd_cd.core.background import processors
 from mtkd_cd.core.car import DEFAULT_THRESHOLDS, CARPartition
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import os_error_message
@@ -242,13 +243,6 @@ def _ends_without_room(error: BaseException, item: Any) -> None:
         return
     os.write(2, f'a loader worker has no room: {error}\n'.encode())
     os._exit(1)
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_shared_memory() -> None:

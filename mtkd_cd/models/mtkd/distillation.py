@@ -2,7 +2,7 @@
 change maps counts, and what it costs to differ."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -135,10 +135,11 @@ class Distillation:
             ]
         return self.teachers.load(names, student)
 
-    def teach(
+    def begin(
         self, inputs: Tensor, data_samples: Sequence[SegDataSample], unlabelled: Sequence[int]
-    ) -> list[Lesson]:
-        """Ask the teachers about a batch; one forward of each that it needs.
+    ) -> Callable[[], list[Lesson]]:
+        """Ask the teachers about a batch, and give what waits for their lessons. The student may
+        learn meanwhile, and its loss may edit the labels.
 
         Args:
             inputs: (N, 6, H, W), normalised as the student's preprocessor does.
@@ -152,18 +153,34 @@ class Distillation:
                 fold_name = self._of_fold(name, data_samples[position], position in unlabelled)
                 asked.setdefault(fold_name, []).append(position)
         questions = [(name, samples_at(inputs, positions)) for name, positions in asked.items()]
-        answers = [
-            (*question, maps)
-            for question, maps in zip(asked.items(), self.teachers.all_change_maps(questions))
-        ]
-        if self.kind == 'best':
-            answers = self._best(answers, labels)
-        lessons = []
-        for name, positions, maps in answers:
-            is_labelled = [position not in unlabelled for position in positions]
-            weight = self._pixel_weight(name, maps, samples_at(labels, positions), is_labelled)
-            lessons.append(Lesson(positions, maps, weight, decision_level(self._head(name))))
+        wait = self.teachers.begin(questions)
+
+        def lessons() -> list[Lesson]:
+            answers = [(*question, maps) for question, maps in zip(asked.items(), wait())]
+            if self.kind == 'best':
+                answers = self._best(answers, labels)
+            return [self._lesson(*answer, labels, unlabelled) for answer in answers]
+
         return lessons
+
+    def teach(
+        self, inputs: Tensor, data_samples: Sequence[SegDataSample], unlabelled: Sequence[int]
+    ) -> list[Lesson]:
+        """What the teachers say about a batch, as :meth:`begin` asks; one forward of each that it
+        needs."""
+        return self.begin(inputs, data_samples, unlabelled)()
+
+    def _lesson(
+        self,
+        name: str,
+        positions: list[int],
+        maps: ChangeMaps,
+        labels: Tensor,
+        unlabelled: Sequence[int],
+    ) -> Lesson:
+        is_labelled = [position not in unlabelled for position in positions]
+        weight = self._pixel_weight(name, maps, samples_at(labels, positions), is_labelled)
+        return Lesson(positions, maps, weight, decision_level(self._head(name)))
 
     def losses(
         self, student_maps: ChangeMaps, lessons: Sequence[Lesson], level: float = 0.0

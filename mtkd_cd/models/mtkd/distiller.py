@@ -250,7 +250,7 @@ class MultiTeacherDistiller(BaseModel):
             unlabelled = [position for position, is_one in enumerate(found) if is_one]
         self.teachers  # noqa: B018  (are loaded first)
         # Before the student's loss, which may edit the labels.
-        lessons = self.distillation.teach(inputs, data_samples, unlabelled)
+        lessons = self.distillation.begin(inputs, data_samples, unlabelled)
         if not unlabelled:
             losses, maps = self._supervise(inputs, data_samples)
         elif len(unlabelled) < len(data_samples):
@@ -258,7 +258,7 @@ class MultiTeacherDistiller(BaseModel):
         else:
             losses, maps = self._supervise_none(inputs, data_samples)
         level = decision_level(self.decode_head)
-        return losses | self.distillation.losses(maps, lessons, level)
+        return losses | self.distillation.losses(maps, lessons(), level)
 
     def _supervise(
         self, inputs: Tensor, data_samples: list[SegDataSample]

@@ -7,6 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mtkd_cd.core.background import begin
 from mtkd_cd.core.car import change_area_ratio
 from mtkd_cd.core.checkpoint import load_weights
 from mtkd_cd.core.strategy import FOLD, range_and_fold
@@ -107,17 +108,31 @@ class Teachers:
         range_name, fold = range_and_fold(name)
         return checkpoints[range_name].replace(FOLD, fold)
 
-    @torch.no_grad()
     def change_maps(self, name: str, inputs: Tensor) -> ChangeMaps:
         """What one teacher says about (N, 6, H, W), normalised as the student's preprocessor
         does."""
         (maps,) = self.all_change_maps([(name, inputs)])
         return maps
 
-    @torch.no_grad()
     def all_change_maps(self, questions: Sequence[tuple[str, Tensor]]) -> list[ChangeMaps]:
         """What several teachers say, each about its images: (name, inputs) as in
         :meth:`change_maps`."""
+        return self._call(questions)()
+
+    def begin(self, questions: Sequence[tuple[str, Tensor]]) -> Callable[[], list[ChangeMaps]]:
+        """Ask as :meth:`all_change_maps` does, and give what waits for the answers. On a CPU the
+        teachers compute on a second thread meanwhile."""
+        call = self._call(questions)
+        # What is measured, or is far ahead of the host on a GPU anyway, is done now.
+        if self._ask.may_stack or any(inputs.device.type != 'cpu' for _, inputs in questions):
+            answers = call()
+            return lambda: answers
+        return begin(_as_here(call))
+
+    @torch.no_grad()
+    def _call(self, questions: Sequence[tuple[str, Tensor]]) -> Callable[[], list[ChangeMaps]]:
+        """All that comes before the teachers' forward passes; the function that it gives makes
+        them."""
         assert self.detectors is not None, 'load() comes first'
         converted = [(name, self._convert[name](inputs)) for name, inputs in questions]
         asked = self.detectors if self._ask.may_stack else dict(questions)
@@ -130,7 +145,11 @@ class Teachers:
             # A loss keeps its target for the gradient, which inference tensors are no good for.
             return [tuple(change_map.clone() for change_map in maps) for maps in answers]
 
-        return self._ask(converted, prepared, one_by_one, self._as_maps)
+        @torch.no_grad()
+        def answers() -> list[ChangeMaps]:
+            return self._ask(converted, prepared, one_by_one, self._as_maps)
+
+        return answers
 
     def _as_maps(self, output: Any) -> ChangeMaps:
         return as_change_maps(output, self.change_map)
@@ -148,6 +167,17 @@ class Teachers:
         """Call ``fn`` with every teacher that is there."""
         for teacher in (self.detectors or {}).values():
             fn(teacher)
+
+
+def _as_here(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call as this thread would make it, for another: autocast is each thread's own."""
+    is_on, dtype = torch.is_autocast_enabled('cpu'), torch.get_autocast_dtype('cpu')
+
+    def there() -> Any:
+        with torch.autocast('cpu', dtype, enabled=is_on):
+            return call()
+
+    return there
 
 
 def is_one_detector(teachers: Mapping[str, Any] | Detector | None) -> bool:

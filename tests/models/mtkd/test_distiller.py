@@ -1,5 +1,6 @@
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import DefaultScope
 
+from mtkd_cd.core import background
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models import MultiTeacherDistiller
 from mtkd_cd.models.mtkd.building import build_detector
@@ -61,6 +63,31 @@ def test_decode_head_of_student_runs_once_per_step(toy):
     distiller.loss(INPUTS, toy.samples(CARS))
     assert len(teacher_forwards) == 3  # one per range in the batch, though two images are small
     assert head.forwards - len(teacher_forwards) == 1
+
+
+def _step(toy, amp):
+    """Losses and gradients of a step, and the threads on which its teachers answer."""
+    distiller = without_dropout(build(toy))
+    threads = set()
+    for teacher in distiller.teachers.values():
+        teacher.register_forward_hook(lambda *_: threads.add(threading.current_thread()))
+    with torch.autocast('cpu', torch.bfloat16, enabled=amp):
+        losses = distiller.loss(INPUTS, toy.samples(CARS))
+    distiller.parse_losses(losses)[0].backward()
+    return losses, {name: one.grad for name, one in distiller.named_parameters()}, threads
+
+
+@pytest.mark.parametrize('amp', [False, True])
+def test_teachers_that_answer_beside_the_student_teach_as_before_it(toy, monkeypatch, amp):
+    monkeypatch.setattr(background, 'processors', lambda: 1)
+    losses, gradients, here = _step(toy, amp)
+    monkeypatch.setattr(background, 'processors', lambda: 2)
+    losses_beside, gradients_beside, there = _step(toy, amp)
+    assert here == {threading.current_thread()}
+    assert len(there) == 1
+    assert not here & there
+    torch.testing.assert_close(losses_beside, losses, rtol=0, atol=0)
+    torch.testing.assert_close(gradients_beside, gradients, rtol=0, atol=0)
 
 
 def test_losses_are_the_students_own_and_loss_distill(toy):
