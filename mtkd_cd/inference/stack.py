@@ -41,7 +41,7 @@ def stack_pair(
         band_names: The model's bands, in the order of its ``band_order``.
         bands: Band numbers of the files in that order.
         overwrite: Whether an existing file is replaced.
-        options: Further fields of :class:`~mtkd_cd.inference.raster.RasterPairOptions`.
+        options: Further fields of :class:`~mtkd_cd.inference.raster.PairOptions`.
 
     Raises:
         UserError: A file that is missing or no raster, a type that needs a rule, an existing
