@@ -123,8 +123,10 @@ class Teachers:
         """Ask as :meth:`all_change_maps` does, and give what waits for the answers. On a CPU the
         teachers compute on a second thread meanwhile."""
         call = self._call(questions)
-        # What is measured, or is far ahead of the host on a GPU anyway, is done now.
-        if self._ask.may_stack or any(inputs.device.type != 'cpu' for _, inputs in questions):
+        # Ways that are measured want the machine for themselves, the compiler wants no other thread
+        # beside it, and a GPU is behind its host anyway.
+        alone = self._ask.may_stack or self._options.get('compiled')
+        if alone or any(inputs.device.type != 'cpu' for _, inputs in questions):
             answers = call()
             return lambda: answers
         return begin(_as_here(call))

@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope
 
 from mtkd_cd.core import background
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.models import MultiTeacherDistiller
+from mtkd_cd.models import MultiTeacherDistiller, prepare
 from mtkd_cd.models.mtkd.building import build_detector
 from mtkd_cd.registry import MODELS
 
@@ -65,9 +65,9 @@ def test_decode_head_of_student_runs_once_per_step(toy):
     assert head.forwards - len(teacher_forwards) == 1
 
 
-def _step(toy, amp):
+def _step(toy, amp=False, **options):
     """Losses and gradients of a step, and the threads on which its teachers answer."""
-    distiller = without_dropout(build(toy))
+    distiller = without_dropout(build(toy, **options))
     threads = set()
     for teacher in distiller.teachers.values():
         teacher.register_forward_hook(lambda *_: threads.add(threading.current_thread()))
@@ -88,6 +88,16 @@ def test_teachers_that_answer_beside_the_student_teach_as_before_it(toy, monkeyp
     assert not here & there
     torch.testing.assert_close(losses_beside, losses, rtol=0, atol=0)
     torch.testing.assert_close(gradients_beside, gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    'options', [dict(teacher_options=dict(compiled=True)), dict(teacher_batching='stacked')]
+)
+def test_teachers_that_are_compiled_or_stacked_answer_before_the_student(toy, monkeypatch, options):
+    monkeypatch.setattr(background, 'processors', lambda: 2)
+    monkeypatch.setattr(prepare, '_compile', lambda detector: None)
+    *_, threads = _step(toy, **options)
+    assert threads == {threading.current_thread()}
 
 
 def test_losses_are_the_students_own_and_loss_distill(toy):
