@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import TypeVar
 
@@ -25,10 +26,11 @@ def begin(call: Callable[[], _Result]) -> Callable[[], _Result]:
     Returns:
         A function that waits for the end of the call. It gives its result, or raises its error.
     """
-    if processors() < 2 * _processes_here():
-        result = call()
-        return lambda: result
-    return _second_thread(os.getpid()).submit(call).result
+    if processors() >= 2 * _processes_here():
+        with suppress(RuntimeError):  # the interpreter ends, and starts no thread any more
+            return _second_thread(os.getpid()).submit(call).result
+    result = call()
+    return lambda: result
 
 
 @cache

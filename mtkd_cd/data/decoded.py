@@ -19,7 +19,7 @@ from mtkd_cd.core.errors import UserError
 
 CacheKind = Literal['ram', 'disk']
 
-_VERSION = 1
+_VERSION = 2
 _MAGIC = b'mtkdring'
 # Magic, version, slots, size of the ring, where the next record goes.
 _HEAD = struct.Struct('<8sIIQQ')
@@ -31,6 +31,7 @@ _PROBES = 8
 _MIB = 1 << 20
 _RAM_SHARE = 0.25  # of the memory that is available
 _GIB_ON_DISK = 10
+_MOST_GIB = 1 << 20
 _PATIENCE = 1.0  # seconds that a writer waits for another
 
 
@@ -85,16 +86,20 @@ class DecodedImages:
         length = _RECORD.size + len(text) + content.size
         if length > self.size:
             return
-        check = zlib.crc32(content.data) if self._checked else 0
+        check = zlib.crc32(content.data, zlib.crc32(text)) if self._checked else 0
         record = _RECORD.pack(digest, len(text), content.size, check)
-        with suppress(OSError), self._alone():
+        with suppress(OSError, struct.error), self._alone():
             (place,) = _NEXT.unpack(os.pread(self._fd, _NEXT.size, _HEAD.size - _NEXT.size))
             if place + length > self.size:
                 place = 0
             at = self._start + place
-            os.pwrite(self._fd, bytes(_RECORD.size), at)  # what is half written is not found
-            _write(self._fd, [text, content], at + _RECORD.size)
-            os.pwrite(self._fd, record, at)
+            try:
+                _write(self._fd, [bytes(_RECORD.size)], at)  # what is half written is not found
+                _write(self._fd, [text, content], at + _RECORD.size)
+                _write(self._fd, [record], at)
+            except OSError:  # the disk is full: the next go where there are bytes of ours
+                os.pwrite(self._fd, _NEXT.pack(0), _HEAD.size - _NEXT.size)
+                raise
             os.pwrite(self._fd, _NEXT.pack(place + length), _HEAD.size - _NEXT.size)
             os.pwrite(self._fd, _SLOT.pack(digest, place), self._slot_for(digest))
 
@@ -128,7 +133,7 @@ class DecodedImages:
             return None
         if os.pread(self._fd, _RECORD.size, at) != record:
             return None  # overwritten while it was copied
-        if self._checked and zlib.crc32(content.data) != check:
+        if self._checked and zlib.crc32(content.data, zlib.crc32(text)) != check:
             return None
         meta, shapes = json.loads(text)
         arrays, begin = [], 0
@@ -207,8 +212,8 @@ def open_cache(kind: CacheKind, gib: float | None = None) -> DecodedImages:
         raise UserError(f"cache={kind!r}: choose 'ram' or 'disk'")
     if not os.path.isdir('/proc/self/fd'):
         raise UserError(f'cache={kind!r}: this needs Linux and its /proc, leave it out')
-    if gib is not None and not gib > 0:
-        raise UserError(f'cache_gib={gib!r}: it must be above 0')
+    if gib is not None and not 0 < gib <= _MOST_GIB:
+        raise UserError(f'cache_gib={gib!r}: it must be above 0, and {_MOST_GIB} at most')
     name = (kind, gib, os.environ.get('XDG_CACHE_HOME'))
     if name not in _OPEN:
         _OPEN[name] = _in_memory(gib) if kind == 'ram' else _on_disk(gib or _GIB_ON_DISK)
@@ -257,13 +262,35 @@ def _available_memory() -> int:
 
 
 def _opened_again(path: str, size: int, checked: bool) -> DecodedImages:
+    """The store at a path of :meth:`DecodedImages.__reduce__`. Where its process has ended, or
+    another has its number, one as large."""
     for known in _OPEN.values():
         if path == f'/proc/{os.getpid()}/fd/{known._fd}':
             return known
     name = (path, size)
     if name not in _OPEN:
-        _OPEN[name] = DecodedImages(os.open(path, os.O_RDWR), size, checked)
+        fd = _open_ring(path, size)
+        if fd is None:
+            return open_cache('disk' if checked else 'ram', size / (1 << 30))
+        _OPEN[name] = DecodedImages(fd, size, checked)
     return _OPEN[name]
+
+
+def _open_ring(path: str, size: int) -> int | None:
+    """A descriptor of a file that is a ring of that size; ``None`` for any other, which stays as it
+    is."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        magic, version, _, found_size, _ = _HEAD.unpack(os.pread(fd, _HEAD.size, 0))
+        if (magic, version, found_size) == (_MAGIC, _VERSION, size):
+            return fd
+    except (OSError, struct.error):
+        pass
+    os.close(fd)
+    return None
 
 
 def _digest(key: str) -> bytes:

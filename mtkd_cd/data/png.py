@@ -11,6 +11,7 @@ PNG_START = b'\x89PNG\r\n\x1a\n'
 # Depth, colour type, compression, filter and interlacing of the header, and bytes of a pixel.
 _PIXEL_BYTES = {b'\x08\x00\x00\x00\x00': 1, b'\x08\x02\x00\x00\x00': 3}
 _HEADER = slice(16, 29)  # width, height and those five
+_CRITICAL = (b'IHDR', b'PLTE', b'IDAT', b'IEND')
 _STORED = 65535  # bytes in a block that is not compressed
 _LARGEST = 1 << 26  # bytes of pixels that may be in memory three times
 
@@ -74,17 +75,21 @@ def _stored(content: bytes, size: int, codecs: ModuleType) -> bytes:
 
 
 def _pixel_chunks(content: bytes, codecs: ModuleType) -> Iterator[bytes]:
-    """The compressed pixels, chunk by chunk; the sums of all chunks that matter are checked."""
-    place, kind = len(PNG_START), b''
-    while kind != b'IEND':
+    """The compressed pixels, chunk by chunk. What libpng or Pillow might refuse is an error."""
+    place, kinds = len(PNG_START), [b'']
+    while kinds[-1] != b'IEND':
         length, kind = struct.unpack_from('>I4s', content, place)
         end = place + 8 + length
-        if kind in (b'IHDR', b'IDAT', b'IEND'):
-            (check,) = struct.unpack_from('>I', content, end)
-            if codecs.deflate_crc32(content[place + 4 : end]) != check:
-                raise ValueError(f'the check sum of {kind!r} is wrong')
+        (check,) = struct.unpack_from('>I', content, end)
+        if codecs.deflate_crc32(content[place + 4 : end]) != check:
+            raise ValueError(f'the check sum of {kind!r} is wrong')
+        is_critical = not kind[0] & 0x20
+        comes_again = kind in kinds and not (kind == b'IDAT' == kinds[-1])
+        if kind == b'acTL' or (is_critical and (kind not in _CRITICAL or comes_again)):
+            raise ValueError(f'a chunk {kind!r} after {kinds[-1]!r}')
         if kind == b'IDAT':
             yield content[place + 8 : end]
+        kinds.append(kind)
         place = end + 4
 
 

@@ -1,6 +1,8 @@
 """Work on a second thread."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -54,6 +56,18 @@ def test_torch_takes_as_many_threads_there(two_processors):
     finally:
         torch.set_num_threads(usual)
         background._second_thread.cache_clear()
+
+
+def test_when_the_interpreter_ends_the_call_is_made_at_once():
+    code = (
+        'import atexit\n'
+        'from mtkd_cd.core import background\n'
+        'background.processors = lambda: 2\n'
+        'assert background.begin(lambda: 1)() == 1\n'
+        'atexit.register(lambda: print(background.begin(lambda: 5)()))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.stdout == '5\n', done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='there are no forks')

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -165,6 +166,50 @@ def test_a_pickled_one_is_the_same():
     assert pickle.loads(pickle.dumps(cache)) is cache
 
 
+def test_a_pickled_one_that_outlives_its_process_touches_no_other_file(tmp_path):
+    theirs = tmp_path / 'theirs'
+    theirs.write_bytes(b'precious')
+    with open(theirs, 'r+b') as file:  # has the place that a store had in a process of that number
+        path = f'/proc/{os.getpid()}/fd/{file.fileno()}'
+        cache = decoded._opened_again(path, _MIB, False)
+    assert theirs.read_bytes() == b'precious'
+    assert cache.size == _MIB
+    assert decoded._opened_again('/proc/0/fd/3', _MIB, False) is cache
+
+
+@pytest.mark.parametrize('part', [b'orientation', b'size'])
+def test_a_damaged_text_is_noticed(part, store, tmp_path):
+    cache = store()
+    cache.put('one', dict(orientation=6, size=40), [_image(0)])
+    content = (tmp_path / 'ring').read_bytes()
+    place = content.index(part)
+    for damage in (b'\xff\xff', b'00'):
+        with open(tmp_path / 'ring', 'r+b') as file:
+            file.seek(place + len(part) + 2)
+            file.write(damage)
+        assert cache.get('one') is None
+
+
+def test_on_a_full_disk_the_newest_take_the_place_of_the_oldest(store, monkeypatch):
+    cache = store()
+    full_from = cache._start + 100_000
+    write = os.pwrite
+
+    def on_a_full_disk(fd, data, at):
+        if at + len(data) > full_from:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return write(fd, data, at)
+
+    monkeypatch.setattr(os, 'pwrite', on_a_full_disk)
+    for number in range(40):
+        cache.put(str(number), {}, [_image(number)])
+    kept = [number for number in range(40) if cache.get(str(number))]
+    assert len(kept) >= 15
+    assert kept[-1] >= 38
+    for number in kept:
+        np.testing.assert_array_equal(cache.get(str(number))[1][0], _image(number))
+
+
 @pytest.fixture
 def pair(tmp_path):
     for name, seed in (('a', 0), ('b', 1)):
@@ -246,7 +291,10 @@ def test_pixels_without_data_are_kept_too(kind, tmp_path, pair):
     np.testing.assert_array_equal(first['gt_seg_map'], second['gt_seg_map'])
 
 
-@pytest.mark.parametrize('options', [dict(cache='tape'), dict(cache='ram', cache_gib=0)])
+@pytest.mark.parametrize(
+    'options',
+    [dict(cache='tape'), dict(cache='ram', cache_gib=0), dict(cache='ram', cache_gib=float('inf'))],
+)
 def test_another_kind_or_size_is_refused(options):
     with pytest.raises(UserError, match='cache'):
         MultiImgLoadImageFromFile(**options)

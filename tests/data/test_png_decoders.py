@@ -105,6 +105,34 @@ def test_which_files_it_reads(name):
     assert (decode_plain_png(_FILES[name]) is not None) == (name in ('rgb', 'gray'))
 
 
+def _chunk(kind, data=b''):
+    return len(data).to_bytes(4, 'big') + kind + data + zlib.crc32(kind + data).to_bytes(4, 'big')
+
+
+def _split(png, between=b''):
+    """The pixels in two chunks, with something between."""
+    at = png.index(b'IDAT') - 4
+    length = int.from_bytes(png[at : at + 4], 'big')
+    data = png[at + 8 : at + 8 + length]
+    halves = _chunk(b'IDAT', data[:50]) + between + _chunk(b'IDAT', data[50:])
+    return png[:at] + halves + png[at + 12 + length :]
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        pytest.param(_split(_RGB, _chunk(b'tIME', bytes(7))), id='pixels in two places'),
+        pytest.param(_with_chunk(_RGB, b'ABCD', b'1'), id='unknown critical chunk'),
+        pytest.param(_with_chunk(_RGB, b'IHDR', _RGB[16:29]), id='second header'),
+        pytest.param(_with_chunk(_RGB, b'acTL', bytes(8)), id='animated'),
+        pytest.param(_with_chunk(_RGB, b'tEXt', b'a\0b').replace(b'a\0b', b'a\0c'), id='wrong sum'),
+    ],
+)
+def test_what_others_may_refuse_is_left_to_them(content):
+    assert decode_plain_png(_split(_RGB)) is not None
+    assert decode_plain_png(content) is None
+
+
 @pytest.mark.parametrize('size', [(1, 1), (300, 400), (7, 30000)])
 @pytest.mark.parametrize('largest', [0, 1 << 26])
 def test_sizes_of_one_and_of_many_stored_blocks(size, largest, monkeypatch):

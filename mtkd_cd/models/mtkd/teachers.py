@@ -61,6 +61,7 @@ class Teachers:
         self._ask = Asking(batching)
         self._prepared: dict[str, Prepared] = {}
         self._convert: dict[str, InputConverter] = {}
+        self._draws_nothing: set[str] = set()
         self.detectors: dict[str, Detector] | None = None
 
     @property
@@ -90,6 +91,7 @@ class Teachers:
         self._prepared = {
             name: Prepared(teacher, **self._options) for name, teacher in teachers.items()
         }
+        self._draws_nothing = set()
         self.detectors = teachers
         return teachers
 
@@ -120,16 +122,26 @@ class Teachers:
         return self._call(questions)()
 
     def begin(self, questions: Sequence[tuple[str, Tensor]]) -> Callable[[], list[ChangeMaps]]:
-        """Ask as :meth:`all_change_maps` does, and give what waits for the answers. On a CPU the
-        teachers compute on a second thread meanwhile."""
-        call = self._call(questions)
+        """Ask as :meth:`all_change_maps` does, and give what waits for the answers.
+
+        On a CPU the teachers compute on a second thread meanwhile, from the second time on that
+        they are asked, and if they draw no random numbers: the student draws from the same source.
+        """
         # Ways that are measured want the machine for themselves, the compiler wants no other thread
         # beside it, and a GPU is behind its host anyway.
         alone = self._ask.may_stack or self._options.get('compiled')
         if alone or any(inputs.device.type != 'cpu' for _, inputs in questions):
-            answers = call()
-            return lambda: answers
-        return begin(_as_here(call))
+            answers = self.all_change_maps(questions)
+        elif not self._draws_nothing.issuperset(name for name, _ in questions):
+            before = torch.get_rng_state()
+            answers = self.all_change_maps(questions)
+            if torch.equal(torch.get_rng_state(), before):
+                self._draws_nothing.update(name for name, _ in questions)
+        else:
+            # The student may edit its inputs.
+            own = [(name, inputs.clone()) for name, inputs in questions]
+            return begin(_as_here(self._call(own)))
+        return lambda: answers
 
     @torch.no_grad()
     def _call(self, questions: Sequence[tuple[str, Tensor]]) -> Callable[[], list[ChangeMaps]]:
@@ -172,12 +184,22 @@ class Teachers:
 
 
 def _as_here(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The call as this thread would make it, for another: autocast is each thread's own."""
+    """The call as this thread would make it, for another: autocast and the number of threads are
+    each thread's own."""
     is_on, dtype = torch.is_autocast_enabled('cpu'), torch.get_autocast_dtype('cpu')
+    num_threads = torch.get_num_threads()
 
     def there() -> Any:
-        with torch.autocast('cpu', dtype, enabled=is_on):
-            return call()
+        if torch.get_num_threads() != num_threads:
+            torch.set_num_threads(num_threads)
+        # Weights that autocast has converted are kept for all threads, and forgotten when a thread
+        # leaves its outermost autocast. This one is not the outermost.
+        torch.autocast_increment_nesting()
+        try:
+            with torch.autocast('cpu', dtype, enabled=is_on):
+                return call()
+        finally:
+            torch.autocast_decrement_nesting()
 
     return there
 

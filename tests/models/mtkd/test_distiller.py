@@ -12,6 +12,7 @@ from mmengine.registry import DefaultScope
 from mtkd_cd.core import background
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.models import MultiTeacherDistiller, prepare
+from mtkd_cd.models.mtkd import teachers
 from mtkd_cd.models.mtkd.building import build_detector
 from mtkd_cd.registry import MODELS
 
@@ -71,6 +72,8 @@ def _step(toy, amp=False, **options):
     threads = set()
     for teacher in distiller.teachers.values():
         teacher.register_forward_hook(lambda *_: threads.add(threading.current_thread()))
+    distiller.loss(INPUTS, toy.samples(CARS))  # they are asked first the first time
+    threads.clear()
     with torch.autocast('cpu', torch.bfloat16, enabled=amp):
         losses = distiller.loss(INPUTS, toy.samples(CARS))
     distiller.parse_losses(losses)[0].backward()
@@ -98,6 +101,56 @@ def test_teachers_that_are_compiled_or_stacked_answer_before_the_student(toy, mo
     monkeypatch.setattr(prepare, '_compile', lambda detector: None)
     *_, threads = _step(toy, **options)
     assert threads == {threading.current_thread()}
+
+
+def test_a_teacher_that_draws_random_numbers_answers_before_the_student(toy, monkeypatch):
+    """Both draw from torch's one generator, so their order must not depend on the machine."""
+    monkeypatch.setattr(background, 'processors', lambda: 2)
+    distiller = build(toy)
+    threads = set()
+
+    def draw(*_):
+        torch.rand(1)
+        threads.add(threading.current_thread())
+
+    for teacher in distiller.teachers.values():
+        teacher.register_forward_hook(draw)
+    for _ in range(3):
+        distiller.loss(INPUTS, toy.samples(CARS))
+    assert threads == {threading.current_thread()}
+
+
+def test_teachers_see_the_inputs_as_they_were_when_asked(toy, monkeypatch):
+    monkeypatch.setattr(background, 'processors', lambda: 2)
+    distiller = build(toy)
+    may_answer = threading.Event()
+    may_answer.set()
+    for teacher in distiller.teachers.values():
+        teacher.register_forward_pre_hook(lambda *_: may_answer.wait(10) and None)
+    samples = toy.samples((0.01,) * 4)  # one teacher for the whole batch
+    expected = distiller.distillation.teach(INPUTS, samples, [])
+    may_answer.clear()
+    inputs = INPUTS.clone()
+    lessons = distiller.distillation.begin(inputs, samples, [])
+    inputs.mul_(0.5)
+    may_answer.set()
+    torch.testing.assert_close(lessons()[0].change_maps, expected[0].change_maps, rtol=0, atol=0)
+
+
+def test_teachers_on_the_second_thread_leave_the_weights_that_autocast_has_converted(toy):
+    weight = torch.nn.Parameter(torch.eye(4))
+    with torch.autocast('cpu', torch.bfloat16):
+        before = F.linear(torch.ones(1, 4), weight).grad_fn
+        background.begin(teachers._as_here(lambda: None))()
+        after = F.linear(torch.ones(1, 4), weight).grad_fn
+    assert _converted(before) == _converted(after)
+
+
+def _converted(node):
+    """Of the graph of a product, the node that converted its weight."""
+    while 'ToCopy' not in node.name():
+        (node,) = (one for one, _ in node.next_functions if one is not None)
+    return node
 
 
 def test_losses_are_the_students_own_and_loss_distill(toy):
