@@ -387,7 +387,7 @@ class Bundle:
             )
         # Bundles are opened without the packages that run graphs.
         runtime = importlib.import_module('mtkd_cd.export.runtime')
-        model = runtime.model_of(runtime.open_graph(self._parts[GRAPH], backend, self.path))
+        model = runtime.graph_model(runtime.open_graph(self._parts[GRAPH], backend, self.path))
         model.card = dataclasses.replace(model.card, sha256=self.sha256)
         return model
 
