@@ -138,8 +138,8 @@ class Distillation:
     def begin(
         self, inputs: Tensor, data_samples: Sequence[SegDataSample], unlabelled: Sequence[int]
     ) -> Callable[[], list[Lesson]]:
-        """Ask the teachers about a batch, and give what waits for their lessons. The student may
-        learn meanwhile, and its loss may edit the labels.
+        """Ask the teachers about a batch, and give what waits for their lessons; one forward of
+        each that it needs. The student may learn meanwhile, and its loss may edit the labels.
 
         Args:
             inputs: (N, 6, H, W), normalised as the student's preprocessor does.
@@ -162,13 +162,6 @@ class Distillation:
             return [self._lesson(*answer, labels, unlabelled) for answer in answers]
 
         return lessons
-
-    def teach(
-        self, inputs: Tensor, data_samples: Sequence[SegDataSample], unlabelled: Sequence[int]
-    ) -> list[Lesson]:
-        """What the teachers say about a batch, as :meth:`begin` asks; one forward of each that it
-        needs."""
-        return self.begin(inputs, data_samples, unlabelled)()
 
     def _lesson(
         self,

@@ -128,7 +128,7 @@ def test_teachers_see_the_inputs_as_they_were_when_asked(toy, monkeypatch):
     for teacher in distiller.teachers.values():
         teacher.register_forward_pre_hook(lambda *_: may_answer.wait(10) and None)
     samples = toy.samples((0.01,) * 4)  # one teacher for the whole batch
-    expected = distiller.distillation.teach(INPUTS, samples, [])
+    expected = distiller.distillation.begin(INPUTS, samples, [])()
     may_answer.clear()
     inputs = INPUTS.clone()
     lessons = distiller.distillation.begin(inputs, samples, [])

@@ -64,7 +64,7 @@ def _answers(distiller):
     distiller.teachers  # noqa: B018  (are loaded first)
     return {
         tuple(lesson.positions): lesson.change_maps
-        for lesson in distiller.distillation.teach(*_batch(), [])
+        for lesson in distiller.distillation.begin(*_batch(), [])()
     }
 
 

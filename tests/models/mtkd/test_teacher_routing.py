@@ -115,7 +115,7 @@ def test_best_teacher_has_the_smallest_cross_entropy_on_the_image(toy):
 def test_of_equally_good_teachers_the_origin_teaches(toy):
     files = dict.fromkeys(('student', *RANGES), toy.checkpoints('student')['student'])
     distiller = build(toy, files, routing='best')
-    lessons = distiller.distillation.teach(INPUTS, toy.samples(CARS), [])
+    lessons = distiller.distillation.begin(INPUTS, toy.samples(CARS), [])()
     assert [lesson.positions for lesson in lessons] == [[0, 1, 2, 3]]
 
 
