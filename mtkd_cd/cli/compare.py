@@ -110,6 +110,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=5,
         help='images to show that gained most, and that lost most (default: %(default)s)',
     )
+    parser.add_argument(
+        '--png', action='store_true', help='write the figures as PNG too, for text processors'
+    )
     args = parser.parse_args(argv)
     if args.images and len(args.images) not in (2, 3):
         parser.error(
@@ -171,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found.curves,
     )
     shown = [args.data_root, *(args.images or ())]
-    report.write(args.out, [folder for folder in shown if folder])
+    report.write(args.out, [folder for folder in shown if folder], args.png)
     print(report.facts, *report.summary, *report.notes, sep='\n')
     if found.ignored:
         path, reason = found.ignored[0]

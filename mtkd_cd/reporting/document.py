@@ -70,21 +70,24 @@ class ComparisonReport:
     sections: Sequence[Section]
     sources: Mapping[str, Sequence[str]]
 
-    def write(self, folder: Path, reads: Iterable[str | os.PathLike] = ()) -> None:
-        """Write ``report.html``, ``report.md``, ``figures/*.png``, ``figures/*.svg``,
-        ``tables/*.csv`` and ``tables/*.tex``; those of an earlier report there go. It waits
-        while another process writes one there.
+    def write(
+        self, folder: Path, reads: Iterable[str | os.PathLike] = (), png: bool = False
+    ) -> None:
+        """Write ``report.html``, ``report.md``, ``figures/*.svg``, ``tables/*.csv`` and
+        ``tables/*.tex``; those of an earlier report there go. It waits while another process
+        writes one there.
 
         Args:
             folder: Where to.
             reads: Files and folders that the report was made from.
+            png: Write ``figures/*.png`` too, and link these in ``report.md``.
 
         Raises:
             UserError: ``folder`` is one of ``reads`` or lies in it, or a file is in the way that is
                 no report's.
         """
         output = OutputFolder(folder, 'report', reads)
-        files = dict(self._files())
+        files = dict(self._files(png))
         with alone(folder / '.report.lock', wait=True):
             foreign = next((name for name in files if not output.may_write(name)), None)
             if foreign is not None:  # before an earlier report is gone
@@ -97,26 +100,31 @@ class ComparisonReport:
                 with output.open(name) as file:
                     file.write(content)
 
-    def _files(self) -> Iterator[tuple[str, bytes]]:
+    def _files(self, png: bool) -> Iterator[tuple[str, bytes]]:
         for section in self.sections:
             for picture in section.pictures:
-                yield f'figures/{picture.name}.png', picture.png
+                if png:
+                    yield f'figures/{picture.name}.png', picture.png()
                 yield f'figures/{picture.name}.svg', picture.svg
             for table in section.tables:
                 yield f'tables/{table.name}.csv', table.as_csv().encode()
                 yield f'tables/{table.name}.tex', table.as_latex().encode()
-        yield 'report.md', self.as_markdown().encode()
+        yield 'report.md', self.as_markdown('png' if png else 'svg').encode()
         yield 'report.html', self.as_html().encode()
 
-    def as_markdown(self) -> str:
-        """With figures linked from ``figures/``; names show letter by letter."""
+    def as_markdown(self, suffix: str = 'svg') -> str:
+        """With figures linked from ``figures/``; names show letter by letter.
+
+        Args:
+            suffix: Of the figures' files: ``svg`` or ``png``.
+        """
         parts = [f'# {markdown_text(self.title)}', markdown_text(self.facts)]
         parts += [_bullets(self.summary), _bullets(self.notes)]
         for section in self.sections:
             parts += [f'## {markdown_text(section.title)}', *map(markdown_text, section.paragraphs)]
             for picture in section.pictures:
                 title, caption = markdown_text(picture.title), markdown_text(picture.caption)
-                parts += [f'![{title}](figures/{picture.name}.png)', f'*{title}.* {caption}']
+                parts += [f'![{title}](figures/{picture.name}.{suffix})', f'*{title}.* {caption}']
             for table in section.tables:
                 title, caption = markdown_text(table.title), markdown_text(table.caption)
                 parts += [f'### {title}', table.as_markdown(), caption]

@@ -90,15 +90,27 @@ class Drawing:
         name: Of its files.
         title: Heading.
         caption: What it shows.
-        png: File for text processors.
         svg: File for the web and for LaTeX.
+        canvas: What it was drawn on.
     """
 
     name: str
     title: str
     caption: str
-    png: bytes
     svg: bytes
+    canvas: FigureCanvasAgg
+
+    def png(self) -> bytes:
+        """Draw it once more, as a file for text processors."""
+        with _style():
+            self.canvas.draw()
+        buffer = io.BytesIO()
+        # Without transparency, and by runs of equal pixels: half the time of the usual
+        # compression.
+        Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert('RGB').save(
+            buffer, format='png', dpi=(_DPI, _DPI), compress_type=zlib.Z_RLE
+        )
+        return buffer.getvalue()
 
 
 def _drawn(
@@ -110,7 +122,7 @@ def _drawn(
         canvas = FigureCanvasAgg(figure)
         draw(figure)
         _lay_out(figure, canvas)
-        return Drawing(name, title, caption, _png(canvas), _svg(figure))
+        return Drawing(name, title, caption, _svg(figure), canvas)
 
 
 def _style() -> AbstractContextManager[None]:
@@ -187,16 +199,6 @@ def _margins(
     between = max(after[:-1] + before[1:], default=0) + 2 * pad
     each = (length - first - last - between * (len(before) - 1)) / len(before)
     return first / length, last / length, between / each
-
-
-def _png(canvas: FigureCanvasAgg) -> bytes:
-    canvas.draw()
-    buffer = io.BytesIO()
-    # Without transparency, and by runs of equal pixels: half the time of the usual compression.
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB').save(
-        buffer, format='png', dpi=(_DPI, _DPI), compress_type=zlib.Z_RLE
-    )
-    return buffer.getvalue()
 
 
 def _svg(figure: Figure) -> bytes:

@@ -11,6 +11,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -96,7 +97,7 @@ def test_every_table_and_figure_is_written_in_each_form(report):
         *('cascade_fc_ef_op', 'cascade_my_net_op'),
     }
     figures = {path.stem for path in (report / 'figures').glob('*.svg')}
-    assert figures == {path.stem for path in (report / 'figures').glob('*.png')}
+    assert not list((report / 'figures').glob('*.png'))
     assert {
         'overview',
         'differences_origin',
@@ -106,7 +107,21 @@ def test_every_table_and_figure_is_written_in_each_form(report):
         'cascade_scatter_fc_ef_op',
     } <= figures
     markdown = (report / 'report.md').read_text()
-    assert all(f'figures/{name}.png' in markdown for name in figures)
+    assert all(f'figures/{name}.svg' in markdown for name in figures)
+
+
+def test_figures_are_written_as_png_where_that_is_asked_for(runs_of_three_strategies, tmp_path):
+    out = tmp_path / 'out'
+
+    compare(runs_of_three_strategies, '--out', out, '--png')
+    pictures = {path.stem: cv2.imread(str(path)) for path in (out / 'figures').glob('*.png')}
+    assert pictures.keys() == {path.stem for path in (out / 'figures').glob('*.svg')}
+    assert all(picture.std() > 0 for picture in pictures.values())
+    markdown = (out / 'report.md').read_text()
+    assert all(f'figures/{name}.png' in markdown for name in pictures)
+
+    compare(runs_of_three_strategies, '--out', out)
+    assert not list((out / 'figures').glob('*.png'))
 
 
 def test_scores_in_the_csv_are_those_of_the_tables(report, runs_of_three_strategies):

@@ -2,6 +2,9 @@
 
 from html.parser import HTMLParser
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from mtkd_cd.reporting.document import ComparisonReport, ImageCard, Section
 from mtkd_cd.reporting.figures import Drawing
 from mtkd_cd.reporting.table_formats import Cell, Column, Table
@@ -38,7 +41,7 @@ def report_of(text: str) -> ComparisonReport:
         'one',
         text,
         [text],
-        [Drawing('picture', text, text, b'', b'<svg/>')],
+        [Drawing('picture', text, text, b'<svg/>', FigureCanvasAgg(Figure()))],
         [table],
         {text: [card, ImageCard(text, text, 'gain', ())]},
     )
