@@ -22,7 +22,7 @@ from mtkd_cd.cli.predict_pairs import (
 )
 from mtkd_cd.core.allocator import pass_over_imports
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.inference.raster import RESAMPLING
+from mtkd_cd.inference.grid import RESAMPLING
 from mtkd_cd.inference.windows import MAX_OVERLAP
 
 if TYPE_CHECKING:

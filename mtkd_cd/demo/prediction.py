@@ -19,15 +19,12 @@ from mtkd_cd.data.radiometry import Rule, from_spec
 from mtkd_cd.demo.uploads import Limits, take_upload
 from mtkd_cd.inference.grid import Grid, Shift, is_on_earth
 from mtkd_cd.inference.inferencer import ChangeInferencer
-from mtkd_cd.inference.raster import (
-    MapWriter,
-    PairOptions,
-    RasterPair,
-    Staged,
-    date_of,
-    is_picture,
-    open_pair,
-)
+from mtkd_cd.inference.map_files import MapWriter
+from mtkd_cd.inference.outputs import Staged
+from mtkd_cd.inference.raster.files import date_of, is_picture
+from mtkd_cd.inference.raster.opening import open_pair
+from mtkd_cd.inference.raster.pair import RasterPair
+from mtkd_cd.inference.raster.request import PairOptions
 from mtkd_cd.inference.vector import write_polygons
 from mtkd_cd.inference.windows import Rows, Window
 

@@ -26,7 +26,8 @@ from mtkd_cd.export.parity import normalised
 from mtkd_cd.inference.card import Card
 from mtkd_cd.inference.pair_lists import read_pairs
 from mtkd_cd.inference.predictor import Predictor
-from mtkd_cd.inference.raster import PairOptions, open_pair
+from mtkd_cd.inference.raster.opening import open_pair
+from mtkd_cd.inference.raster.request import PairOptions
 from mtkd_cd.inference.windows import Window
 
 CALIBRATION_PAIRS = 32

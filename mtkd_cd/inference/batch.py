@@ -29,8 +29,9 @@ from mtkd_cd.engine.config import is_cascade, work_dir_of
 from mtkd_cd.engine.run import BEST
 from mtkd_cd.inference.grid import Grid
 from mtkd_cd.inference.inferencer import ChangeInferencer
+from mtkd_cd.inference.outputs import remove_leftovers
 from mtkd_cd.inference.pair_lists import PairTask, parsed_date, stacked_bands, write_item
-from mtkd_cd.inference.raster import date_of, remove_leftovers
+from mtkd_cd.inference.raster.files import date_of
 from mtkd_cd.version import __version__
 
 RESULTS = 'results.csv'

@@ -33,8 +33,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import atomic_write
 from mtkd_cd.inference.calibration import Calibration
 from mtkd_cd.inference.card import Card
+from mtkd_cd.inference.outputs import check_folder
 from mtkd_cd.inference.predictor import Model, TorchPredictor, build_plain, cascade_of, placed
-from mtkd_cd.inference.raster import check_folder
 from mtkd_cd.models.mtkd.routing import ORIGIN, Routing
 from mtkd_cd.version import __version__
 

@@ -21,7 +21,7 @@ from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.image_table import ImageTable
 from mtkd_cd.inference.batch import DONE, read_results
 from mtkd_cd.inference.grid import Grid, reading, transformer_between, white_is_zero
-from mtkd_cd.inference.raster import is_picture
+from mtkd_cd.inference.raster.files import is_picture
 from mtkd_cd.inference.vector import read_polygons
 
 VECTORS = ('.gpkg', '.fgb', '.geojson', '.shp', '.parquet')

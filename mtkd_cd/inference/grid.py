@@ -15,6 +15,7 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.inference.windows import BLOCK, Window
 
+RESAMPLING = ('nearest', 'bilinear', 'cubic', 'average')
 # Of a pixel: corners that are nearer to each other are one.
 _SAME = 1e-3
 _REGISTRATION_WINDOWS = 8  # along either side

@@ -29,7 +29,9 @@ from mtkd_cd.data.images import sample_values
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec, needs_rule, no_rule_error
 from mtkd_cd.engine.record import name_of
 from mtkd_cd.inference.card import RGB, Card
-from mtkd_cd.inference.grid import Grid, Shift, Warp, pixel_ratio
+from mtkd_cd.inference.grid import RESAMPLING, Grid, Shift, Warp, pixel_ratio
+from mtkd_cd.inference.map_files import NODATA, MapWriter, read_map, read_probability, to_cog
+from mtkd_cd.inference.outputs import RASTERS, Staged, check_outputs, check_space
 from mtkd_cd.inference.predictor import (
     Detector,
     Model,
@@ -42,22 +44,10 @@ from mtkd_cd.inference.predictor import (
     radiometry_of,
     tested_data,
 )
-from mtkd_cd.inference.raster import (
-    NODATA,
-    RASTERS,
-    RESAMPLING,
-    MapWriter,
-    PairOptions,
-    RasterPair,
-    Staged,
-    check_outputs,
-    check_space,
-    open_pair,
-    order_notes,
-    read_map,
-    read_probability,
-    to_cog,
-)
+from mtkd_cd.inference.raster.files import order_notes
+from mtkd_cd.inference.raster.opening import open_pair
+from mtkd_cd.inference.raster.pair import RasterPair
+from mtkd_cd.inference.raster.request import PairOptions
 from mtkd_cd.inference.windows import (
     BLOCK,
     STRIP,

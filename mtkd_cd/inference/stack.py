@@ -12,7 +12,9 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.extras import require
 from mtkd_cd.data.radiometry import Rule, from_spec, needs_rule, no_rule_error
 from mtkd_cd.inference.card import RGB
-from mtkd_cd.inference.raster import RASTERS, PairOptions, Staged, check_outputs, open_pair
+from mtkd_cd.inference.outputs import RASTERS, Staged, check_outputs
+from mtkd_cd.inference.raster.opening import open_pair
+from mtkd_cd.inference.raster.request import PairOptions
 from mtkd_cd.inference.windows import BLOCK, Window
 
 
@@ -41,7 +43,7 @@ def stack_pair(
         band_names: The model's bands, in the order of its ``band_order``.
         bands: Band numbers of the files in that order.
         overwrite: Whether an existing file is replaced.
-        options: Further fields of :class:`~mtkd_cd.inference.raster.PairOptions`.
+        options: Further fields of :class:`~mtkd_cd.inference.raster.request.PairOptions`.
 
     Raises:
         UserError: A file that is missing or no raster, a type that needs a rule, an existing

@@ -1,0 +1,1 @@
+"""A pair of rasters, opened on one grid and read by windows."""
