@@ -19,7 +19,7 @@ from mtkd_cd.core.precision import PRECISIONS
 from mtkd_cd.data.labels import read_label
 from mtkd_cd.evaluation.counts import confusion_counts
 from mtkd_cd.evaluation.scores import mean_scores, pooled_scores
-from mtkd_cd.inference.inferencer import PairResult
+from mtkd_cd.inference.results import PairResult
 
 
 def predicted(data: Path, inferencer: ChangeInferencer, window: int | None) -> list[PairResult]:

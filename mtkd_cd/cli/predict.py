@@ -26,7 +26,7 @@ from mtkd_cd.inference.grid import RESAMPLING
 from mtkd_cd.inference.windows import MAX_OVERLAP
 
 if TYPE_CHECKING:
-    from mtkd_cd.inference.inferencer import RasterResult
+    from mtkd_cd.inference.results import RasterResult
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec
 
 RGB = ('red', 'green', 'blue')
@@ -95,3 +96,9 @@ class Card:
     def permutation(self) -> list[int]:
         """Position in :attr:`band_order` of each of the model's bands."""
         return [self.band_order.index(name) for name in self.bands]
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a threshold that is no probability."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f'threshold={threshold:g}: a probability from 0 to 1 is needed')

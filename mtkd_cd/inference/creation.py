@@ -17,7 +17,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine.config import load_config
 from mtkd_cd.inference.bundle import Contents
 from mtkd_cd.inference.calibration import MarginCounts
-from mtkd_cd.inference.inferencer import ChangeInferencer, check_threshold
+from mtkd_cd.inference.card import check_threshold
+from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.predictor import (
     Model,
     TorchPredictor,

@@ -180,6 +180,16 @@ class MapWriter:
         for file in self._files.values():
             file.update_tags(**text)
 
+    @property
+    def changed_pixels(self) -> int:
+        """How many of the pixels so far have changed."""
+        return int(self.changed_by_row.sum())
+
+    @property
+    def car(self) -> float:
+        """Changed share of the valid pixels so far, of which there must be one."""
+        return self.changed_pixels / self.valid_pixels
+
     def close(self) -> None:
         """Finish the files."""
         self._stack.close()

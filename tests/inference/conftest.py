@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mtkd_cd.inference.card import Card
-from mtkd_cd.inference.inferencer import ChangeInferencer, RasterResult
+from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.predictor import Model
+from mtkd_cd.inference.results import RasterResult
 
 rasterio = pytest.importorskip('rasterio')
 
