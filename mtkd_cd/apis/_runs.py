@@ -38,7 +38,7 @@ def train(
         launcher: How processes were started: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         amp: Mixed precision: float16 on a GPU, bfloat16 on the CPU.
         costs: ``compile``, ``cache``, ``accumulate``, ``checkpoint_activations``,
-            ``teacher_precision``, as :func:`~mtkd_cd.engine.config.set_costs` takes them.
+            ``teacher_precision``, as :func:`~mtkd_cd.engine.costs.set_costs` takes them.
 
     Returns:
         The record of the run: ``metric``, ``score`` and ``iter`` of the best weights, which are in
@@ -47,7 +47,8 @@ def train(
     Raises:
         UserError: The config or its data are no good; the work dir holds another run.
     """
-    from mtkd_cd.engine.config import set_costs, set_machine
+    from mtkd_cd.engine.costs import set_costs
+    from mtkd_cd.engine.machine import set_machine
     from mtkd_cd.engine.run import prepare_training, run_training
 
     cfg = as_config(cfg)
@@ -90,7 +91,9 @@ def test(
         UserError: The config, its data or a checkpoint are no good.
     """
     from mtkd_cd.core.strategy import BEST
-    from mtkd_cd.engine.config import is_cascade, set_machine, set_precision, work_dir_of
+    from mtkd_cd.engine.config import is_cascade, work_dir_of
+    from mtkd_cd.engine.costs import set_precision
+    from mtkd_cd.engine.machine import set_machine
     from mtkd_cd.engine.run import run_test
 
     cfg = copy.deepcopy(as_config(cfg))  # the caller may train on, or test again

@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from mtkd_cd.analysis.browse import pairs_summary, partition_of, training_pairs, write_pairs
-    from mtkd_cd.engine.config import load_config, set_range, work_dir_of
+    from mtkd_cd.engine.config import load_config, work_dir_of
+    from mtkd_cd.engine.inputs import set_range
 
     cfg = load_config(args.config, args.cfg_options)
     apply_data_arguments(cfg, args)

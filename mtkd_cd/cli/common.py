@@ -200,15 +200,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def apply_data_arguments(cfg: 'Config', args: argparse.Namespace) -> None:
     """Make a config read what :func:`add_data_arguments` was told, in every split."""
-    from mtkd_cd.engine.config import (
-        band_numbers,
-        set_bands,
-        set_crop_size,
-        set_data,
-        set_image_size,
-        set_loaders,
-        set_radiometry,
-    )
+    from mtkd_cd.data.images import band_numbers
+    from mtkd_cd.engine.image_size import set_crop_size, set_image_size
+    from mtkd_cd.engine.inputs import set_bands, set_data, set_loaders, set_radiometry
 
     if args.data_root or args.dataset_type:
         set_data(cfg, args.data_root, args.dataset_type)
@@ -263,7 +257,7 @@ def add_cost_arguments(parser: argparse.ArgumentParser) -> None:
 
 def apply_cost_arguments(cfg: 'Config', args: argparse.Namespace) -> None:
     """Make a config train as :func:`add_cost_arguments` was told; call ``set_machine`` first."""
-    from mtkd_cd.engine.config import COSTS, set_costs
+    from mtkd_cd.engine.costs import COSTS, set_costs
 
     set_costs(cfg, **{name: getattr(args, name) for name in COSTS})
 

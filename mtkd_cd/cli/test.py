@@ -55,15 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mmengine.dist import is_main_process
 
-    from mtkd_cd.engine.config import (
-        is_cascade,
-        load_config,
-        set_machine,
-        set_precision,
-        set_range,
-        strategy_of,
-        work_dir_of,
-    )
+    from mtkd_cd.engine.config import is_cascade, load_config, strategy_of, work_dir_of
+    from mtkd_cd.engine.costs import set_precision
+    from mtkd_cd.engine.inputs import set_range
+    from mtkd_cd.engine.machine import set_machine
     from mtkd_cd.engine.run import per_image_evaluator, run_test, set_provenance
 
     if args.out:

@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from mtkd_cd.engine.checkup import TRAINING_NEEDS
-    from mtkd_cd.engine.config import load_config, set_machine, set_range
+    from mtkd_cd.engine.config import load_config
+    from mtkd_cd.engine.inputs import set_range
+    from mtkd_cd.engine.machine import set_machine
     from mtkd_cd.engine.run import prepare_training, run_training
 
     cfg = load_config(args.config, args.cfg_options, TRAINING_NEEDS)

@@ -57,19 +57,19 @@ from mtkd_cd.engine.config import (
     SPECIALIST_DATA,
     check_checkpoints,
     check_exists,
-    describe_scale,
     innermost_data,
     is_cascade,
     is_type,
     model_of,
     precision_of,
     range_of,
-    set_precision,
     starting_weights,
     strategy_of,
     work_dir_of,
 )
+from mtkd_cd.engine.costs import set_precision
 from mtkd_cd.engine.hooks.exact_resume import inexact_because
+from mtkd_cd.engine.image_size import describe_scale
 from mtkd_cd.engine.record import (
     check_data,
     check_settings,

@@ -16,9 +16,9 @@ from mmengine.runner import Runner
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import temporary_folder
 from mtkd_cd.core.strategy import Strategy
-from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine.record import read_json, write_json
 from mtkd_cd.engine.run import prepare_training, run_training
+from mtkd_cd.engine.schedule import set_iters
 from mtkd_cd.recipe.options import RecipeOptions
 from mtkd_cd.recipe.steps import Step, step_config
 
@@ -158,7 +158,7 @@ def measure_speed(model: str, options: RecipeOptions, folder: Path) -> None:
     ``<folder>/speed.json``, and nothing of the training: one that was stopped is done again."""
     cfg = step_config(Step(Strategy('origin'), 'train'), model, options)
     iters = min(_MEASURED, options.iters or _MEASURED)
-    adjust.set_iters(cfg, iters, max(1, iters // 2))
+    set_iters(cfg, iters, max(1, iters // 2))
     cfg.default_hooks.checkpoint.interval = 10 * iters
     hook = SpeedHook()
     with temporary_folder(folder / 'training') as work_dir:

@@ -16,7 +16,7 @@ from mtkd_cd.core.jobs import Cluster, Job, Outcome, last_lines, run_jobs
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.strategy import TESTED_KINDS, WORK_DIRS, Layout, Strategy, of_each_fold
 from mtkd_cd.core.text import closest, csv_row
-from mtkd_cd.engine import config as adjust
+from mtkd_cd.engine.config import load_config
 from mtkd_cd.engine.record import check_settings, read_record, settings_of, write_json
 from mtkd_cd.evaluation import load_table, mean_and_deviation
 from mtkd_cd.evaluation.scores import MEAN_NAMES
@@ -150,7 +150,7 @@ def read_experiment(path: Path | None, configs: Path, overrides: Mapping[str, An
     Raises:
         UserError: No such file, or an entry that means nothing.
     """
-    content = adjust.load_config(path, needs=()).to_dict() if path else {}
+    content = load_config(path, needs=()).to_dict() if path else {}
     chosen = dict(overrides)
     models = content.pop('models', {})
     if not isinstance(models, Mapping):

@@ -23,8 +23,8 @@ from mtkd_cd.engine.config import (
     model_of,
     own_type,
     range_of,
-    set_iters,
 )
+from mtkd_cd.engine.schedule import set_iters
 
 STUDENT_VAL_INTERVAL = 1000  # iterations
 PAPERS_LAMBDA = 1e-4  # of most models

@@ -31,10 +31,30 @@ from mtkd_cd.core.strategy import (
     training_command,
 )
 from mtkd_cd.core.text import closest, csv_row
+from mtkd_cd.data.images import band_numbers
 from mtkd_cd.data.stamp import stamp_changes
-from mtkd_cd.engine import config as adjust
 from mtkd_cd.engine import read_curve
 from mtkd_cd.engine.checkup import TRAINING_NEEDS
+from mtkd_cd.engine.config import (
+    check_exists,
+    innermost_data,
+    is_cascade,
+    is_type,
+    load_config,
+    merge_options,
+    precision_of,
+    starting_weights,
+)
+from mtkd_cd.engine.costs import COSTS, compile_teachers, set_costs, set_teacher_precision
+from mtkd_cd.engine.image_size import set_crop_size, set_image_size
+from mtkd_cd.engine.inputs import (
+    set_bands,
+    set_data,
+    set_loaders,
+    set_radiometry,
+    set_test_data_to_validation,
+)
+from mtkd_cd.engine.machine import set_machine
 from mtkd_cd.engine.record import (
     check_settings,
     file_digest,
@@ -53,6 +73,7 @@ from mtkd_cd.engine.run import (
     set_provenance,
     stamp_of_test_data,
 )
+from mtkd_cd.engine.schedule import set_iters, set_val_interval
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.evaluation.metric import PREFIX
 from mtkd_cd.models.mtkd.building import build_detector
@@ -227,31 +248,31 @@ def origin_config(model: str, options: RecipeOptions) -> Config:
         UserError: Unknown model, or an option that the config has no place for.
     """
     if model.endswith('.py'):
-        cfg = adjust.load_config(model, needs=TRAINING_NEEDS)
+        cfg = load_config(model, needs=TRAINING_NEEDS)
     else:
         known = sorted(path.stem for path in (options.configs / 'origin').glob('*.py'))
         if model not in known:
             raise UserError(f'unknown model {model!r}: {closest(model, known)}')
-        cfg = adjust.load_config(options.configs / 'origin' / f'{model}.py')
-    adjust.merge_options(cfg, options.cfg_options)
-    adjust.set_machine(cfg, options.device, options.launcher)
+        cfg = load_config(options.configs / 'origin' / f'{model}.py')
+    merge_options(cfg, options.cfg_options)
+    set_machine(cfg, options.device, options.launcher)
     if options.data_root is not None or options.dataset_type is not None:
-        adjust.set_data(cfg, options.data_root, options.dataset_type)
+        set_data(cfg, options.data_root, options.dataset_type)
     if options.bands is not None:
-        adjust.set_bands(cfg, adjust.band_numbers(options.bands))
+        set_bands(cfg, band_numbers(options.bands))
     if options.radiometry is not None:
-        adjust.set_radiometry(cfg, options.radiometry)
+        set_radiometry(cfg, options.radiometry)
     if options.image_size is not None:
-        adjust.set_image_size(cfg, options.image_size)
+        set_image_size(cfg, options.image_size)
     if options.crop_size is not None:
-        adjust.set_crop_size(cfg, options.crop_size)
-    adjust.set_loaders(cfg, options.batch_size, options.num_workers)
+        set_crop_size(cfg, options.crop_size)
+    set_loaders(cfg, options.batch_size, options.num_workers)
     if options.lr is not None:
         cfg.optim_wrapper.optimizer.lr = options.lr
     if options.seed is not None:
         cfg.setdefault('randomness', {})['seed'] = options.seed
-    costs = {name: getattr(options, name) for name in adjust.COSTS}
-    adjust.set_costs(cfg, **costs | dict(teacher_precision=None))  # it has no teachers yet
+    costs = {name: getattr(options, name) for name in COSTS}
+    set_costs(cfg, **costs | dict(teacher_precision=None))  # it has no teachers yet
     return cfg
 
 
@@ -269,20 +290,20 @@ def step_config(step: Step, model: str, options: RecipeOptions) -> Config:
         teachers=_teachers_config(options) if kind == 'mtkd' else None,
     )
     again = {key: value for key, value in options.cfg_options.items() if _is_of_schedule(key)}
-    adjust.merge_options(cfg, again)
+    merge_options(cfg, again)
     if kind == 'partition' and options.specialists_from == 'origin':
         cfg.load_from = str(layout.weights(Strategy('origin')))
     if kind == 'mtkd' and options.compile:
-        adjust.compile_teachers(cfg)
+        compile_teachers(cfg)
     if kind == 'mtkd' and options.teacher_precision is not None:
-        adjust.set_teacher_precision(cfg, options.teacher_precision)
+        set_teacher_precision(cfg, options.teacher_precision)
     if kind == 'origin':
         _set_student_schedule(cfg, options)
     iters = _iterations(kind, options)
     if iters is not None:
-        adjust.set_iters(cfg, iters)
+        set_iters(cfg, iters)
     if options.val_interval is not None:
-        adjust.set_val_interval(cfg, options.val_interval)
+        set_val_interval(cfg, options.val_interval)
     cfg.work_dir = str(step.place(layout))
     if options.tta:
         cfg.tta = True
@@ -308,7 +329,7 @@ def _check_teachers(layout: Layout, options: RecipeOptions, kinds: Sequence[str]
     if strategy.routing == 'validated':
         files['routing'] = str(layout.routing(strategy))
     for name, path in files.items():
-        adjust.check_exists(path, f'{path} ({name} of the teachers)', config)
+        check_exists(path, f'{path} ({name} of the teachers)', config)
         record = read_record(Path(path).parent) if name != 'routing' else {}
         if record and not record.get('finished'):  # weights from elsewhere have no record
             raise UserError(
@@ -367,9 +388,9 @@ def _set_student_schedule(cfg: Config, options: RecipeOptions) -> None:
         loop = {key: cfg.train_cfg[key] for key in ('type',) if key in cfg.train_cfg}
         student.train_cfg = {**loop, **student.student_train_cfg}
         student.param_scheduler = student.get('student_param_scheduler', [])
-    adjust.set_iters(student, iters)
+    set_iters(student, iters)
     if options.val_interval is not None:
-        adjust.set_val_interval(student, options.val_interval)
+        set_val_interval(student, options.val_interval)
     if options.iters is None and 'max_epochs' in cfg.train_cfg:
         student.train_cfg['_delete_'] = True  # the origin goes on to count epochs
     cfg.student_train_cfg = student.train_cfg
@@ -381,7 +402,7 @@ def _distillation_loss(model: str, options: RecipeOptions) -> dict[str, Any] | N
     path = options.configs / 'mtkd' / f'{model}.py'
     loss: dict[str, Any] | None = None
     if not model.endswith('.py') and path.is_file():
-        loss = dict(adjust.load_config(path).model.distill_loss)
+        loss = dict(load_config(path).model.distill_loss)
     if options.loss_weight is not None:
         loss = (loss or distillation_loss(0.0)) | dict(loss_weight=options.loss_weight)
     return loss
@@ -392,7 +413,7 @@ def _summary(step: Step, cfg: Config) -> str:
         return cfg.work_dir
     schedulers = cfg.get('param_scheduler') or []
     schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
-    warmup = next((one.get('end', 0) for one in schedulers if adjust.is_type(one, 'LinearLR')), 0)
+    warmup = next((one.get('end', 0) for one in schedulers if is_type(one, 'LinearLR')), 0)
     epochs = cfg.train_cfg.get('max_epochs')
     length = f'{epochs} epochs' if epochs else f'{cfg.train_cfg.max_iters} iterations'
     unit = 'epochs' if epochs and cfg.train_cfg.get('val_by_epoch', True) else 'iterations'
@@ -412,7 +433,7 @@ def _bundle_student(step: Step, model: str, options: RecipeOptions) -> None:
     if path.is_file() and path.stat().st_mtime_ns >= weights.stat().st_mtime_ns:
         return
     cfg = step_config(step, model, options)
-    data = adjust.innermost_data(cfg.train_dataloader.dataset)
+    data = innermost_data(cfg.train_dataloader.dataset)
     facts = Facts(data=f'train split of {data.get("data_root", "")}')
     try:
         create_bundle(cfg, weights, path, facts=facts, name=layout.model)
@@ -456,7 +477,7 @@ def validation_table(cfg: Config, place: Path, strategy: Strategy, weights: Path
     Raises:
         UserError: No validation split, or no weights.
     """
-    adjust.set_test_data_to_validation(cfg)
+    set_test_data_to_validation(cfg)
     cfg.work_dir = str(place)
     table = place.with_name(f'{place.name}.json')
     _test_once(cfg, table, strategy, weights=weights)
@@ -481,7 +502,7 @@ def _test_once(
     stamp, data = _test_stamp(cfg, weights), stamp_of_test_data(cfg)
     _say_what_changed(cfg, record, stamp, data)
     start = time.monotonic()
-    tested = None if adjust.is_cascade(cfg) else weights or Path(cfg.work_dir) / BEST
+    tested = None if is_cascade(cfg) else weights or Path(cfg.work_dir) / BEST
     cfg.work_dir = str(Path(cfg.work_dir) / 'test')
     set_provenance(cfg, strategy)
     metrics = run_test(cfg, tested, out=table, show_dir=show_dir, terse=True)
@@ -540,19 +561,15 @@ def _say_what_changed(
 
 def _test_stamp(cfg: Config, weights: Path | None) -> dict[str, Any]:
     own = [weights or Path(cfg.work_dir) / BEST]
-    files = (
-        [Path(path) for path in adjust.starting_weights(cfg).values()]
-        if adjust.is_cascade(cfg)
-        else own
-    )
+    files = [Path(path) for path in starting_weights(cfg).values()] if is_cascade(cfg) else own
     for path in files:
-        adjust.check_exists(path, str(path), cfg.filename)
+        check_exists(path, str(path), cfg.filename)
     views = ('tta_model', 'tta_pipeline') if cfg.get('tta') else ()
     # A loop with more than its type, as fp16; means and deviations at the top of a config.
     more = [key for key in ('test_cfg', 'data_preprocessor') if len(cfg.get(key) or ()) > 1]
     keys = ('model', 'test_dataloader', 'test_evaluator', 'tta', *views, *more)
     test = {key: cfg.get(key) for key in keys}
-    if (precision := adjust.precision_of(cfg)) != FULL:
+    if (precision := precision_of(cfg)) != FULL:
         test['precision'] = precision
     return dict(
         test=json.dumps(test, default=name_of, sort_keys=True),

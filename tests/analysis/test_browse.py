@@ -24,7 +24,9 @@ from mtkd_cd.analysis.browse import (
 )
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine.config import load_config, set_data, set_image_size
+from mtkd_cd.engine.config import load_config
+from mtkd_cd.engine.image_size import set_image_size
+from mtkd_cd.engine.inputs import set_data
 
 ROOT = Path(__file__).parents[2]
 SIZE = 32

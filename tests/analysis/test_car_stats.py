@@ -22,7 +22,8 @@ from mtkd_cd.analysis.car_stats import (
 )
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine.config import load_config, set_range, work_dir_of
+from mtkd_cd.engine.config import load_config, work_dir_of
+from mtkd_cd.engine.inputs import set_range
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,9 @@ from mmengine.runner import Runner
 
 from mtkd_cd.analysis.complexity import build_without_weights
 from mtkd_cd.core.strategy import Strategy
-from mtkd_cd.engine.config import load_config, set_iters, set_machine
+from mtkd_cd.engine.config import load_config
+from mtkd_cd.engine.machine import set_machine
+from mtkd_cd.engine.schedule import set_iters
 from mtkd_cd.paper.published import published_models
 from mtkd_cd.recipe.options import RecipeOptions
 from mtkd_cd.recipe.steps import recipe, step_config

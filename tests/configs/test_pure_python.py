@@ -10,7 +10,9 @@ import torch
 from mtkd_cd.cli import config, export, migrate
 from mtkd_cd.cli.common import run_tool
 from mtkd_cd.core.strategy import Strategy
-from mtkd_cd.engine.config import load_config, set_amp, set_image_size, strategy_of
+from mtkd_cd.engine.config import load_config, strategy_of
+from mtkd_cd.engine.costs import set_amp
+from mtkd_cd.engine.image_size import set_image_size
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.experiments import threshold_search
 from mtkd_cd.recipe.derive import derive

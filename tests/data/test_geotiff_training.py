@@ -11,9 +11,9 @@ from mtkd_cd.core.checkpoint import load_weights, save_checkpoint
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.images import fill_of, normalization_of
 from mtkd_cd.drawing.photo import read_photo
-from mtkd_cd.engine import config as adjust
-from mtkd_cd.engine.config import load_config
+from mtkd_cd.engine.config import LOADERS, load_config
 from mtkd_cd.engine.hooks.starting_weights import StartingWeightsHook
+from mtkd_cd.engine.inputs import set_bands
 from mtkd_cd.inference.predictor import build_plain
 from mtkd_cd.models.pretrained import widened, widening
 from mtkd_cd.registry import DATASETS
@@ -110,7 +110,7 @@ def test_five_bands_train_and_test_through_the_tools(geotiffs, tmp_path, tool, m
     data += ['--radiometry', 'linear(low=0, high=3000)', '--crop-size', 32]
     loaders = [
         f'{loader}.{key}'
-        for loader in adjust.LOADERS
+        for loader in LOADERS
         for key in ('num_workers=0', 'dataset.serialize_data=False')
     ]
     config = f'configs/origin/{model}.py'
@@ -162,7 +162,7 @@ def widened_model(tmp_path):
             cfg.model.backbone.pretrained = None
         three = build_plain(cfg, cfg.model).eval()
         save_checkpoint(dict(state_dict=three.state_dict()), tmp_path / 'three.pth')
-        adjust.set_bands(cfg, [3, 2, 1, 4, 5, 6])
+        set_bands(cfg, [3, 2, 1, 4, 5, 6])
         six = build_plain(cfg, cfg.model).eval()
         runner = SimpleNamespace(model=six, logger=MMLogger.get_current_instance())
         StartingWeightsHook(str(tmp_path / 'three.pth')).before_train(runner)
@@ -195,7 +195,7 @@ def test_filters_of_single_bands_get_the_mean_for_further_ones(widened_model):
 def test_weights_of_other_models_or_of_more_bands_start_none(tmp_path):
     cfg = load_config('configs/origin/fc_ef.py')
     three = build_plain(cfg, cfg.model)
-    adjust.set_bands(cfg, [3, 2, 1, 4, 5])
+    set_bands(cfg, [3, 2, 1, 4, 5])
     five = build_plain(cfg, cfg.model)
     save_checkpoint(dict(state_dict=five.state_dict()), tmp_path / 'five.pth')
     with pytest.raises(UserError, match=r'keys of another shape: backbone\.conv11'):
@@ -217,15 +217,15 @@ def test_fill_is_what_the_normalisation_makes_zero():
 
 
 def test_backbone_of_three_bands_says_so():
-    cfg = adjust.load_config('configs/origin/ban_vitl14_mitb2.py')
+    cfg = load_config('configs/origin/ban_vitl14_mitb2.py')
     with pytest.raises(UserError, match='takes three bands, found 5'):
-        adjust.set_bands(cfg, (1, 2, 3, 4, 5))
+        set_bands(cfg, (1, 2, 3, 4, 5))
 
 
 def test_normalisation_that_fits_the_bands_stays():
-    cfg = adjust.load_config('configs/origin/ban_vitl14_mitb2.py')  # CLIP's, not ImageNet's
+    cfg = load_config('configs/origin/ban_vitl14_mitb2.py')  # CLIP's, not ImageNet's
     before = cfg.model.data_preprocessor.to_dict()
-    adjust.set_bands(cfg, (3, 2, 1))
+    set_bands(cfg, (3, 2, 1))
     assert cfg.model.data_preprocessor.to_dict() == before
 
 

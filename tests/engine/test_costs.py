@@ -11,7 +11,8 @@ from mmengine.registry import DefaultScope
 
 import mtkd_cd  # noqa: F401  (registers)
 from mtkd_cd.core.errors import UserError
-from mtkd_cd.engine.config import load_config, nodes, set_costs
+from mtkd_cd.engine.config import load_config, nodes
+from mtkd_cd.engine.costs import set_costs
 from mtkd_cd.engine.hooks import ActivationCheckpointingHook, CompileHook
 from mtkd_cd.engine.hooks.checkpointing import checkpointed_layers
 from mtkd_cd.registry import MODELS

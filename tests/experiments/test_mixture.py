@@ -8,7 +8,8 @@ from mmengine.registry import DefaultScope
 
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.data.transforms import loading
-from mtkd_cd.engine.config import load_config, set_data
+from mtkd_cd.engine.config import load_config
+from mtkd_cd.engine.inputs import set_data
 from mtkd_cd.experiments.mixture import mixture
 from mtkd_cd.registry import DATASETS
 

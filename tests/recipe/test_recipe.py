@@ -19,7 +19,8 @@ from mtkd_cd.core.checkpoint import read_weights
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS
 from mtkd_cd.core.strategy import Layout, Strategy
-from mtkd_cd.engine.config import check_checkpoints, load_config, set_costs
+from mtkd_cd.engine.config import check_checkpoints, load_config
+from mtkd_cd.engine.costs import set_costs
 from mtkd_cd.engine.record import file_digest, write_json, write_record
 from mtkd_cd.evaluation import load_table
 from mtkd_cd.evaluation.scores import MEAN_NAMES
