@@ -24,7 +24,8 @@ IMPORTS = (
     'mtkd_cd.evaluation.image_table',
     'mtkd_cd.reporting.comparison',
     'mtkd_cd.models.mtkd.cascade',
-    'mtkd_cd.engine.run',
+    'mtkd_cd.engine.training',
+    'mtkd_cd.engine.testing',
 )
 WATCHED = ('mmengine', 'torch', 'mmcv', 'mmseg', 'transformers', 'matplotlib')
 _RUNS = 3

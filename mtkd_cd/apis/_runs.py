@@ -49,7 +49,7 @@ def train(
     """
     from mtkd_cd.engine.costs import set_costs
     from mtkd_cd.engine.machine import set_machine
-    from mtkd_cd.engine.run import prepare_training, run_training
+    from mtkd_cd.engine.training import prepare_training, run_training
 
     cfg = as_config(cfg)
     if work_dir is not None:
@@ -94,7 +94,7 @@ def test(
     from mtkd_cd.engine.config import is_cascade, work_dir_of
     from mtkd_cd.engine.costs import set_precision
     from mtkd_cd.engine.machine import set_machine
-    from mtkd_cd.engine.run import run_test
+    from mtkd_cd.engine.testing import run_test
 
     cfg = copy.deepcopy(as_config(cfg))  # the caller may train on, or test again
     training_dir = work_dir_of(cfg)

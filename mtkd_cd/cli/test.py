@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mtkd_cd.engine.costs import set_precision
     from mtkd_cd.engine.inputs import set_range
     from mtkd_cd.engine.machine import set_machine
-    from mtkd_cd.engine.run import per_image_evaluator, run_test, set_provenance
+    from mtkd_cd.engine.testing import per_image_evaluator, run_test, set_provenance
 
     if args.out:
         check_table_suffix(args.out)

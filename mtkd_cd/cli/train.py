@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mtkd_cd.engine.config import load_config
     from mtkd_cd.engine.inputs import set_range
     from mtkd_cd.engine.machine import set_machine
-    from mtkd_cd.engine.run import prepare_training, run_training
+    from mtkd_cd.engine.training import prepare_training, run_training
 
     cfg = load_config(args.config, args.cfg_options, TRAINING_NEEDS)
     if args.range:

@@ -1,4 +1,4 @@
-"""Modules under the names that they had before version 0.1's rooms: imported with a warning."""
+"""Modules under the names that they once had: imported with a warning."""
 
 import sys
 
@@ -17,7 +17,9 @@ MOVED = {
     'mtkd_cd.models.distiller': 'mtkd_cd.models.mtkd.distiller',
     'mtkd_cd.models.change_map': 'mtkd_cd.models.mtkd.change_map',
     'mtkd_cd.workflow': 'mtkd_cd.engine',
+    'mtkd_cd.workflow.run': 'mtkd_cd.engine.training',
     'mtkd_cd.workflow.stages': 'mtkd_cd.recipe.steps',
+    'mtkd_cd.engine.run': 'mtkd_cd.engine.training',
 }
 
 

@@ -17,8 +17,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import temporary_folder
 from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.engine.record import read_json, write_json
-from mtkd_cd.engine.run import prepare_training, run_training
 from mtkd_cd.engine.schedule import set_iters
+from mtkd_cd.engine.training import prepare_training, run_training
 from mtkd_cd.recipe.options import RecipeOptions
 from mtkd_cd.recipe.steps import Step, step_config
 

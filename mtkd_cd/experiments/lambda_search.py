@@ -23,7 +23,7 @@ from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.engine import BestWeightsHook
 from mtkd_cd.engine.hooks.best_weights import is_less_better
 from mtkd_cd.engine.record import read_record, setting_differences, settings_of
-from mtkd_cd.engine.run import prepare_training, run_training
+from mtkd_cd.engine.training import prepare_training, run_training
 from mtkd_cd.recipe.options import RecipeOptions
 from mtkd_cd.recipe.steps import (
     Step,

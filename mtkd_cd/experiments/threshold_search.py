@@ -15,8 +15,8 @@ from mtkd_cd.core.car import DEFAULT_THRESHOLDS, THRESHOLD_RULES, CARPartition
 from mtkd_cd.core.strategy import BEST, Strategy
 from mtkd_cd.core.text import format_markdown_table
 from mtkd_cd.data.car_index import cars_of_data_infos
+from mtkd_cd.engine.open_data import open_training_data
 from mtkd_cd.engine.record import write_json
-from mtkd_cd.engine.run import open_training_data
 from mtkd_cd.evaluation import ImageTable
 from mtkd_cd.evaluation.scores import image_scores
 from mtkd_cd.evaluation.statistics import paired_difference

@@ -24,9 +24,9 @@ from mtkd_cd.core.files import atomic_write, os_error_message
 from mtkd_cd.core.jobs import Cluster, Job, Outcome, run_jobs
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.precision import FULL, as_record
+from mtkd_cd.core.strategy import BEST
 from mtkd_cd.core.text import csv_text, from_csv_text, some
 from mtkd_cd.engine.config import is_cascade, work_dir_of
-from mtkd_cd.engine.run import BEST
 from mtkd_cd.inference.grid import Grid
 from mtkd_cd.inference.inferencer import ChangeInferencer
 from mtkd_cd.inference.outputs import remove_leftovers

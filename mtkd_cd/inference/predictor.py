@@ -20,6 +20,7 @@ from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.checkpoint import load_weights, read_weights
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.precision import FULL, Precision
+from mtkd_cd.core.strategy import BEST
 from mtkd_cd.data.radiometry import Identity, Rule, from_spec
 from mtkd_cd.engine.config import (
     DISTILLER,
@@ -31,7 +32,6 @@ from mtkd_cd.engine.config import (
     specialist_ranges,
     work_dir_of,
 )
-from mtkd_cd.engine.run import BEST
 from mtkd_cd.inference.card import RGB, Card
 from mtkd_cd.models.conversion import published_layout
 from mtkd_cd.models.mtkd.building import Detector, build_detector

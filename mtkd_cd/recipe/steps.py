@@ -55,6 +55,7 @@ from mtkd_cd.engine.inputs import (
     set_test_data_to_validation,
 )
 from mtkd_cd.engine.machine import set_machine
+from mtkd_cd.engine.open_data import open_test_data, stamp_of_test_data
 from mtkd_cd.engine.record import (
     check_settings,
     file_digest,
@@ -65,15 +66,9 @@ from mtkd_cd.engine.record import (
     settings_of,
     write_json,
 )
-from mtkd_cd.engine.run import (
-    open_test_data,
-    prepare_training,
-    run_test,
-    run_training,
-    set_provenance,
-    stamp_of_test_data,
-)
 from mtkd_cd.engine.schedule import set_iters, set_val_interval
+from mtkd_cd.engine.testing import run_test, set_provenance
+from mtkd_cd.engine.training import prepare_training, run_training
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.evaluation.metric import PREFIX
 from mtkd_cd.models.mtkd.building import build_detector

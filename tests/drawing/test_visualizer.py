@@ -6,7 +6,7 @@ import numpy as np
 from mmengine.visualization import Visualizer
 
 from mtkd_cd.drawing.visualizer import LateVisualizer
-from mtkd_cd.engine.run import LightRunner
+from mtkd_cd.engine.runner import LightRunner
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
 

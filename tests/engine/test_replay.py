@@ -18,7 +18,7 @@ from torch import nn
 import mtkd_cd  # noqa: F401
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.engine import NumberedSampler, ReplayableIterLoop, SeededDataset
-from mtkd_cd.engine.run import end_workers
+from mtkd_cd.engine.runner import end_workers
 
 
 @DATASETS.register_module()

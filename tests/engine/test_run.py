@@ -15,7 +15,7 @@ from mtkd_cd.core import files
 from mtkd_cd.core.checkpoint import load_weights, read_weights
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import CONFIGS
-from mtkd_cd.engine import run
+from mtkd_cd.engine import runner, testing, training
 from mtkd_cd.engine.config import load_config
 from mtkd_cd.engine.record import check_settings, settings_of, write_record
 from mtkd_cd.registry import MODELS
@@ -415,12 +415,15 @@ def test_collector_passes_over_what_is_imported_before_data_are_opened(monkeypat
         seen.append('data')
         raise UserError('seen enough')
 
-    monkeypatch.setattr(run, 'pass_over_imports', lambda: seen.append('imports'))
-    monkeypatch.setattr(run, 'open_test_data', refuse)
-    monkeypatch.setattr(run, 'open_training_data', refuse)
+    monkeypatch.setattr(runner, 'pass_over_imports', lambda: seen.append('imports'))
+    monkeypatch.setattr(testing, 'open_test_data', refuse)
+    monkeypatch.setattr(training, 'open_training_data', refuse)
     cfg = load_config(REPO / 'configs' / 'origin' / 'fc_ef.py', {'work_dir': str(tmp_path)})
     (tmp_path / 'weights.pth').touch()
-    for start in (run.prepare_training, lambda cfg: run.run_test(cfg, tmp_path / 'weights.pth')):
+    for start in (
+        training.prepare_training,
+        lambda cfg: testing.run_test(cfg, tmp_path / 'weights.pth'),
+    ):
         with pytest.raises(UserError, match='seen enough'):
             start(cfg)
     assert seen == ['imports', 'data'] * 2
