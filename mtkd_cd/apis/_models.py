@@ -51,8 +51,9 @@ def get_config(
         UserError: Unknown model, strategy, range or option value.
     """
     from mtkd_cd.core.strategy import Strategy
+    from mtkd_cd.recipe.configs import step_config
     from mtkd_cd.recipe.options import RecipeOptions
-    from mtkd_cd.recipe.steps import Step, fold_of_step, step_config
+    from mtkd_cd.recipe.steps import Step, fold_of_step
 
     named = Strategy.parse(strategy)
     recipe = RecipeOptions(

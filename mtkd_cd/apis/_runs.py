@@ -125,9 +125,8 @@ def run_recipe(
             run.
     """
     from mtkd_cd.core.strategy import Strategy
-    from mtkd_cd.recipe.options import RecipeOptions
-    from mtkd_cd.recipe.steps import PAPER_KINDS
-    from mtkd_cd.recipe.steps import run_recipe as run
+    from mtkd_cd.recipe.options import PAPER_KINDS, RecipeOptions
+    from mtkd_cd.recipe.run import run_recipe as run
 
     named = [strategies] if isinstance(strategies, str) else strategies or PAPER_KINDS
     kinds = [Strategy(kind).kind for kind in named]

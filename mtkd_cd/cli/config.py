@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_options(parser, leave_out=_OF_STRATEGY_OR_RUN)
     args = parser.parse_args(argv)
 
-    from mtkd_cd.recipe.steps import Step, fold_of_step, step_config
+    from mtkd_cd.recipe.configs import step_config
+    from mtkd_cd.recipe.steps import Step, fold_of_step
 
     strategy = Strategy.parse(args.strategy)
     options = options_of(

@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mmengine.dist import is_main_process
 
-    from mtkd_cd.recipe.steps import model_name, run_recipe
+    from mtkd_cd.recipe.configs import model_name
+    from mtkd_cd.recipe.run import run_recipe
     from mtkd_cd.reporting.summaries import recipe_markdown
 
     options = options_of(args, CONFIGS)

@@ -19,8 +19,9 @@ from mtkd_cd.core.strategy import Strategy
 from mtkd_cd.engine.record import read_json, write_json
 from mtkd_cd.engine.schedule import set_iters
 from mtkd_cd.engine.training import prepare_training, run_training
+from mtkd_cd.recipe.configs import step_config
 from mtkd_cd.recipe.options import RecipeOptions
-from mtkd_cd.recipe.steps import Step, step_config
+from mtkd_cd.recipe.steps import Step
 
 FILE = 'budget.json'
 SCALED = ('iters', 'specialist_iters', 'student_iters', 'val_interval')

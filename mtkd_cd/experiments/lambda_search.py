@@ -24,15 +24,10 @@ from mtkd_cd.engine import BestWeightsHook
 from mtkd_cd.engine.hooks.best_weights import is_less_better
 from mtkd_cd.engine.record import read_record, setting_differences, settings_of
 from mtkd_cd.engine.training import prepare_training, run_training
+from mtkd_cd.recipe.configs import model_name, step_config
 from mtkd_cd.recipe.options import RecipeOptions
-from mtkd_cd.recipe.steps import (
-    Step,
-    drop_checkpoints,
-    is_trained,
-    model_name,
-    recipe,
-    step_config,
-)
+from mtkd_cd.recipe.run import drop_checkpoints, is_trained
+from mtkd_cd.recipe.steps import Step, recipe
 
 PARAMETER = 'lambda'
 _SETTINGS = 'settings'  # of the students, in the study

@@ -21,8 +21,11 @@ from mtkd_cd.engine.record import check_settings, read_record, settings_of, writ
 from mtkd_cd.evaluation import load_table, mean_and_deviation
 from mtkd_cd.evaluation.scores import MEAN_NAMES
 from mtkd_cd.experiments import budget
+from mtkd_cd.recipe.configs import step_config
 from mtkd_cd.recipe.options import RecipeOptions, option_fields
-from mtkd_cd.recipe.steps import Step, is_tested, is_trained, recipe, run_recipe, step_config
+from mtkd_cd.recipe.run import is_trained, run_recipe
+from mtkd_cd.recipe.steps import Step, recipe
+from mtkd_cd.recipe.testing import is_tested
 from mtkd_cd.reporting.summaries import matrix_markdown
 
 REFERENCES = ('origin', 'continued')

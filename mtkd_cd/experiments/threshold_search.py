@@ -20,14 +20,11 @@ from mtkd_cd.engine.record import write_json
 from mtkd_cd.evaluation import ImageTable
 from mtkd_cd.evaluation.scores import image_scores
 from mtkd_cd.evaluation.statistics import paired_difference
+from mtkd_cd.recipe.configs import model_name, step_config
 from mtkd_cd.recipe.options import RecipeOptions
-from mtkd_cd.recipe.steps import (
-    Step,
-    model_name,
-    run_recipe,
-    step_config,
-    validation_table,
-)
+from mtkd_cd.recipe.run import run_recipe
+from mtkd_cd.recipe.steps import Step
+from mtkd_cd.recipe.testing import validation_table
 
 PAPER = {2: (0.1,), 3: DEFAULT_THRESHOLDS}  # arXiv:2502.13407, tables 2 and 5, by number of ranges
 
@@ -101,7 +98,7 @@ def search_thresholds(
         ``<work_dir>/report/<model>/thresholds-<kind>.json``.
 
     Raises:
-        UserError: As :func:`candidate_thresholds` and :func:`~mtkd_cd.recipe.steps.run_recipe`.
+        UserError: As :func:`candidate_thresholds` and :func:`~mtkd_cd.recipe.run.run_recipe`.
     """
     origin_step = Step(Strategy('origin'), 'train')
     candidates = candidate_thresholds(step_config(origin_step, model, options), num_ranges)

@@ -16,8 +16,9 @@ from mtkd_cd.engine.config import load_config
 from mtkd_cd.engine.machine import set_machine
 from mtkd_cd.engine.schedule import set_iters
 from mtkd_cd.paper.published import published_models
+from mtkd_cd.recipe.configs import step_config
 from mtkd_cd.recipe.options import RecipeOptions
-from mtkd_cd.recipe.steps import recipe, step_config
+from mtkd_cd.recipe.steps import recipe
 from mtkd_cd.registry import PARAM_SCHEDULERS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

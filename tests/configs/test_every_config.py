@@ -10,7 +10,7 @@ import torch
 
 from mtkd_cd.data.synthetic import make_dataset
 from mtkd_cd.recipe.options import RecipeOptions
-from mtkd_cd.recipe.steps import run_recipe
+from mtkd_cd.recipe.run import run_recipe
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in (CONFIGS / 'origin').glob('*.py'))

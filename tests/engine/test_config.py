@@ -16,8 +16,9 @@ from mtkd_cd.engine.inputs import set_data, set_range
 from mtkd_cd.engine.machine import set_machine
 from mtkd_cd.engine.schedule import set_iters, set_val_interval
 from mtkd_cd.engine.tta import set_tta
+from mtkd_cd.recipe.configs import step_config
 from mtkd_cd.recipe.options import RecipeOptions
-from mtkd_cd.recipe.steps import Step, step_config
+from mtkd_cd.recipe.steps import Step
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

@@ -22,7 +22,8 @@ from mtkd_cd.engine.record import settings_of, write_record
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.experiments import matrix as matrix_module
 from mtkd_cd.experiments.matrix import Matrix, MatrixCell, Spread, gather, read_experiment
-from mtkd_cd.recipe.steps import Step, step_config
+from mtkd_cd.recipe.configs import step_config
+from mtkd_cd.recipe.steps import Step
 
 REPO = Path(__file__).parents[2]
 

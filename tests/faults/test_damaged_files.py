@@ -22,7 +22,7 @@ from mtkd_cd.experiments.budget import read_speed
 from mtkd_cd.inference.batch import read_results
 from mtkd_cd.inference.pair_lists import read_pairs
 from mtkd_cd.models.mtkd.routing import load_routing
-from mtkd_cd.recipe.steps import collect_results
+from mtkd_cd.recipe.collect import collect_results
 from mtkd_cd.reporting.archive import read_archive
 from mtkd_cd.reporting.collect import collect_runs
 from mtkd_cd.reporting.curves import read_curves

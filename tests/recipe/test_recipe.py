@@ -27,19 +27,13 @@ from mtkd_cd.evaluation.scores import MEAN_NAMES
 from mtkd_cd.experiments.matrix import RUN_SETTINGS
 from mtkd_cd.inference import bundle
 from mtkd_cd.inference.bundle import SUFFIX, Bundle
-from mtkd_cd.recipe import steps
+from mtkd_cd.recipe import run, testing
+from mtkd_cd.recipe.collect import collect_results
+from mtkd_cd.recipe.configs import step_config
 from mtkd_cd.recipe.options import RecipeOptions
-from mtkd_cd.recipe.steps import (
-    Step,
-    _bundle_student,
-    _summary,
-    _test_once,
-    _test_stamp,
-    collect_results,
-    drop_checkpoints,
-    recipe,
-    step_config,
-)
+from mtkd_cd.recipe.run import _bundle_student, _summary, drop_checkpoints
+from mtkd_cd.recipe.steps import Step, recipe
+from mtkd_cd.recipe.testing import _test_stamp, run_test_once
 from mtkd_cd.reporting.summaries import recipe_markdown
 
 REPO = Path(__file__).parents[2]
@@ -393,7 +387,7 @@ def test_config_without_validation_goes_through_the_recipe_to_its_bundle(tmp_pat
     )
     told = []
     monkeypatch.setattr(bundle, 'create_bundle', lambda *_, facts, **__: told.append(facts.data))
-    monkeypatch.setattr(steps, '_announce', told.append)
+    monkeypatch.setattr(run, 'announce', told.append)
     student = step.place(options.layout('my net v1.5'))
     student.mkdir(parents=True)
     (student / 'best.pth').touch()
@@ -408,17 +402,17 @@ def test_pictures_of_another_run_are_not_taken_for_those_of_this_one(tmp_path, m
     drawn = []
     scores = dict.fromkeys(MEAN_NAMES, 50.0)
     monkeypatch.setattr(
-        steps, 'run_test', lambda *_, show_dir, **__: drawn.append(show_dir) or dict(scores)
+        testing, 'run_test', lambda *_, show_dir, **__: drawn.append(show_dir) or dict(scores)
     )
-    monkeypatch.setattr(steps, 'stamp_of_test_data', lambda _: {})
-    monkeypatch.setattr(steps, 'set_provenance', lambda *_: None)
+    monkeypatch.setattr(testing, 'stamp_of_test_data', lambda _: {})
+    monkeypatch.setattr(testing, 'set_provenance', lambda *_: None)
     for name in ('best.pth', 'table.json'):
         (tmp_path / name).touch()
     pictures = tmp_path / 'pictures'
     pictures.mkdir()  # of another model, say
     for show_dir in (None, None, pictures, pictures, None):
         cfg = Config(dict(model={}, work_dir=str(tmp_path)))
-        _test_once(cfg, tmp_path / 'table.json', Strategy('origin'), show_dir)
+        run_test_once(cfg, tmp_path / 'table.json', Strategy('origin'), show_dir)
     assert drawn == [None, pictures]
 
 
