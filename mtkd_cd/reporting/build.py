@@ -13,28 +13,31 @@ from mtkd_cd.core.strategy import strategy_in, strategy_title
 from mtkd_cd.core.text import counted, percent_text
 from mtkd_cd.paper.published import model_title, published_dataset, published_scores
 from mtkd_cd.reporting import figures
+from mtkd_cd.reporting.cascade_figures import cascade_figures
+from mtkd_cd.reporting.cascade_tables import cascades_table, confusion_table
 from mtkd_cd.reporting.comparison import Comparison, Difference, Entry, Reference
 from mtkd_cd.reporting.curves import Curve
 from mtkd_cd.reporting.document import ComparisonReport, ImageCard, Section
 from mtkd_cd.reporting.failure import CascadeAnalysis, analyse_cascades
 from mtkd_cd.reporting.score_tables import (
-    SIGNIFICANT,
-    Published,
     bins_table,
-    cascades_table,
     classes_table,
-    confusion_table,
     differences_table,
     images_table,
     models_table,
-    p_text,
-    plain,
-    reference_title,
     scores_table,
-    signed,
     teachers_table,
 )
 from mtkd_cd.reporting.table_formats import Table
+from mtkd_cd.reporting.wording import (
+    SIGNIFICANT,
+    Published,
+    against,
+    p_text,
+    plain,
+    reference_title,
+    signed,
+)
 
 if TYPE_CHECKING:
     from mtkd_cd.reporting.thumbnails import Scene
@@ -196,7 +199,7 @@ def _cascade_sections(analyses: Sequence[CascadeAnalysis]) -> list[Section]:
         'specialist that predicts again. A wrong range '
         'is a wrong specialist.'
     )
-    pictures = [picture for analysis in analyses for picture in figures.cascade_figures(analysis)]
+    pictures = [picture for analysis in analyses for picture in cascade_figures(analysis)]
     tables: list[Table] = [cascades_table(analyses), *map(confusion_table, analyses)]
     return [Section('cascades', 'When O-P fails', [text], pictures, tables)]
 
@@ -300,11 +303,8 @@ def _sentence(found: Difference, comparison: Comparison) -> str:
         else 'no difference that the test can tell from chance'
     )
     model = f'{model_title(found.entry.model)}: ' if len(comparison.models) > 1 else ''
-    against = strategy_title(found.reference.strategy)
-    if found.reference.model != found.entry.model:
-        against = f'{model_title(found.reference.model)}, {against}'
     return (
-        f'{model}{strategy_title(found.entry.strategy)} against {against}: mIoU '
+        f'{model}{strategy_title(found.entry.strategy)} against {against(found)}: mIoU '
         f'{signed(interval.mean)} '
         f'[{signed(interval.low)}, {signed(interval.high)}], {p_words}: {verdict}.'
     )

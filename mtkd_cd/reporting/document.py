@@ -11,8 +11,8 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.files import OutputFolder
 from mtkd_cd.core.locks import alone
 from mtkd_cd.core.text import markdown_text
-from mtkd_cd.reporting.figures import Drawing
 from mtkd_cd.reporting.page import html_page
+from mtkd_cd.reporting.plotting import Drawing
 from mtkd_cd.reporting.table_formats import Table
 
 if TYPE_CHECKING:  # OpenCV and all that reads images: not for a report without images

@@ -1,222 +1,41 @@
-"""The figures of a report: colours that colour-blind readers can tell apart, other lines and
-markers too, the same bytes on every run."""
+"""The figures of a report: scores, differences, curves over CAR and over iterations, CARs."""
 
-import io
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import ScaledTranslation
-from PIL import Image
 
 from mtkd_cd.core.car import CARPartition
 from mtkd_cd.core.strategy import strategy_title
 from mtkd_cd.core.text import counted, percent_text
-from mtkd_cd.drawing.car_histogram import SMALLEST_DRAWN_CAR, car_ticks, draw_car_histogram
+from mtkd_cd.drawing.car_histogram import SMALLEST_DRAWN_CAR, draw_car_histogram
+from mtkd_cd.evaluation.statistics import Interval
 from mtkd_cd.paper.published import model_title, published_scores
 from mtkd_cd.reporting.comparison import Bin, Comparison, Entry, Reference
 from mtkd_cd.reporting.curves import Curve
-from mtkd_cd.reporting.failure import CascadeAnalysis
-from mtkd_cd.reporting.score_tables import (
-    Published,
-    file_name,
-    plain,
-    reference_title,
-    signed,
+from mtkd_cd.reporting.plotting import (
+    BLUE,
+    GREEN,
+    GRID,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    Drawing,
+    draw_figure,
+    legend_columns,
+    styles,
 )
 from mtkd_cd.reporting.table_formats import typographic
+from mtkd_cd.reporting.wording import Published, level_text, plain, reference_title
 
-# Okabe and Ito's palette without its yellow, which is too light for lines on white.
-_BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _VERMILION, _PURPLE = (
-    '#000000',
-    '#E69F00',
-    '#56B4E9',
-    '#009E73',
-    '#0072B2',
-    '#D55E00',
-    '#CC79A7',
-)
-_USUAL = {
-    'origin': (_BLACK, 'o', '-'),
-    'op': (_VERMILION, 's', '--'),
-    'mtkd': (_BLUE, '^', '-'),
-    'continued': (_GREEN, 'D', ':'),
-}
-_OTHERS = [
-    (colour, marker, line)
-    for line, markers in (('-.', 'vPX*<>d'), ((0, (5, 1)), '^sDovPX'), ((0, (1, 1)), 'X*<>dos'))
-    for colour, marker in zip((_ORANGE, _PURPLE, _SKY, _GREEN, _VERMILION, _BLUE, _BLACK), markers)
-]
 _CURVE: dict = dict(markersize=5, linewidth=1.5, elinewidth=0.8, capsize=2)
-_GRID, _MUTED = '#d9d9d9', '#555555'
 # Rows beyond which the horizontal axis is wanted above as well as below.
 _MANY = 24
-_DPI = 200
-# Around each of the axes, in inches.
-_PAD = 0.045
 # Height of the labels of a horizontal axis, in inches.
 _TICKS_AND_LABEL = 0.42
-_RC = {
-    'svg.hashsalt': 'mtkd-cd',
-    'svg.fonttype': 'path',
-    'font.family': 'DejaVu Sans',
-    'font.size': 9,
-    'axes.titlesize': 10,
-    'axes.titlelocation': 'left',
-    'axes.titley': 1.0,  # without a search for what else is above the axes
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': False,
-    'axes.axisbelow': True,
-    'legend.frameon': False,
-    'figure.dpi': _DPI,
-    'savefig.dpi': _DPI,
-}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, drawn.
-
-    Attributes:
-        name: Of its files.
-        title: Heading.
-        caption: What it shows.
-        svg: File for the web and for LaTeX.
-        canvas: What it was drawn on.
-    """
-
-    name: str
-    title: str
-    caption: str
-    svg: bytes
-    canvas: FigureCanvasAgg
-
-    def png(self) -> bytes:
-        """Draw it once more, as a file for text processors."""
-        with _style():
-            self.canvas.draw()
-        buffer = io.BytesIO()
-        # Without transparency, and by runs of equal pixels: half the time of the usual
-        # compression.
-        Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert('RGB').save(
-            buffer, format='png', dpi=(_DPI, _DPI), compress_type=zlib.Z_RLE
-        )
-        return buffer.getvalue()
-
-
-def _drawn(
-    name: str, title: str, caption: str, size: tuple[float, float], draw: Callable[[Figure], None]
-) -> Drawing:
-    """Draw a figure of ``size`` in inches."""
-    with _style():
-        figure = Figure(figsize=size)
-        canvas = FigureCanvasAgg(figure)
-        draw(figure)
-        _lay_out(figure, canvas)
-        return Drawing(name, title, caption, _svg(figure), canvas)
-
-
-def _style() -> AbstractContextManager[None]:
-    """matplotlib's own settings and ours, whatever the user's matplotlibrc says.
-
-    Only what differs is set: to check all of them for each figure takes longer than to compare.
-    """
-    wanted = {**matplotlib.rcParamsDefault, **_RC}
-    del wanted['backend']  # is chosen by whoever looks at it first, and drawn by none of ours
-    current = matplotlib.rcParams
-    return matplotlib.rc_context(
-        {name: value for name, value in wanted.items() if current[name] != value}
-    )
-
-
-def _lay_out(figure: Figure, canvas: FigureCanvasAgg) -> None:
-    """Leave the room that labels, titles and legends take; figure legends are above the axes.
-
-    matplotlib's constrained layout measures everything twice. Once is enough, because the ticks
-    that were measured are kept, and where axes' labels are.
-    """
-    renderer, pad = canvas.get_renderer(), _PAD * figure.dpi
-    width, height = figure.bbox.size
-    legends = [legend.get_window_extent(renderer).height for legend in figure.legends]
-    above = max(legends, default=0) + 2 * pad * bool(legends)
-    # Near where the axes will be, so that they have as many ticks as suit them there.
-    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.12, top=0.92 - above / height)
-    grid = figure.axes[0].get_gridspec()
-    assert grid
-    rows, columns = grid.get_geometry()
-    room = np.zeros((4, rows, columns))
-    frames = [axis.get_window_extent().frozen() for axis in figure.axes]
-    for axis, inner in zip(figure.axes, frames):
-        own = axis.get_legend()
-        outer = axis.get_tightbbox(renderer, bbox_extra_artists=[own] if own else [])
-        place = axis.get_subplotspec()
-        assert outer
-        assert place
-        room[:, place.rowspan.start, place.colspan.start] = (
-            *(inner.x0 - outer.x0, outer.x1 - inner.x1),
-            *(outer.y1 - inner.y1, inner.y0 - outer.y0),
-        )
-        for side in (axis.xaxis, axis.yaxis):
-            side.set_major_locator(FixedLocator(list(side.get_majorticklocs())))
-    room[2, 0] += above
-    left, right, wspace = _margins(room[0].max(0), room[1].max(0), width, pad)
-    top, bottom, hspace = _margins(room[2].max(1), room[3].max(1), height, pad)
-    figure.subplots_adjust(left, bottom, 1 - right, 1 - top, wspace, hspace)
-    for axis, before in zip(figure.axes, frames):
-        # A label that knows its place does not measure all tick labels again in every file.
-        after = axis.get_window_extent()
-        down = before.y0 - axis.xaxis.label.get_position()[1]
-        aside = before.x0 - axis.yaxis.label.get_position()[0]
-        axis.xaxis.set_label_coords(0.5, -down / after.height)
-        axis.yaxis.set_label_coords(-aside / after.width, 0.5)
-
-
-def _margins(
-    before: np.ndarray, after: np.ndarray, length: float, pad: float
-) -> tuple[float, float, float]:
-    """Margins along one side of a figure of ``length`` pixels, as ``subplots_adjust`` wants them.
-
-    Args:
-        before: (N,) room that each of N axes takes before its frame, in pixels.
-        after: (N,) room behind.
-        length: Of the figure's side.
-        pad: Around each of the axes.
-
-    Returns:
-        Both margins as shares of ``length``, and the space between axes as a share of an axes'
-        mean length.
-    """
-    first, last = before[0] + pad, after[-1] + pad
-    between = max(after[:-1] + before[1:], default=0) + 2 * pad
-    each = (length - first - last - between * (len(before) - 1)) / len(before)
-    return first / length, last / length, between / each
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.StringIO()  # which takes matplotlib's many short texts as they are
-    # Nothing in the file tells when, or by which version, it was made.
-    figure.savefig(buffer, format='svg', metadata={'Date': None, 'Creator': None})
-    return buffer.getvalue().encode()
-
-
-def styles(strategies: Sequence[str]) -> dict[str, dict]:
-    """Colour, marker and line of each strategy, for ``plot``: the usual strategies always have the
-    same."""
-    others = iter(_OTHERS * (1 + len(strategies) // len(_OTHERS)))
-    found = {strategy: _USUAL.get(strategy) or next(others) for strategy in strategies}
-    return {
-        strategy: dict(color=colour, marker=marker, linestyle=line)
-        for strategy, (colour, marker, line) in found.items()
-    }
 
 
 def overview(comparison: Comparison, published: Published) -> Drawing:
@@ -232,20 +51,14 @@ def overview(comparison: Comparison, published: Published) -> Drawing:
         axis = figure.subplots()
         rows = _rows_by_model(axis, comparison, entries)
         for entry in entries:
-            interval, style = comparison.intervals[entry]['mIoU'], _marker(comparison, entry)
-            axis.plot(
-                [interval.low, interval.high],
-                [rows[entry]] * 2,
-                color=style['color'],
-                linewidth=1.2,
-            )
-            axis.plot(interval.mean, rows[entry], **style)
+            look = _marker(comparison, entry)
+            _draw_interval(axis, comparison.intervals[entry]['mIoU'], rows[entry], look)
         for entry, score in known.items():
             axis.plot(
                 score,
                 rows[entry],
                 marker='|',
-                color=_MUTED,
+                color=MUTED,
                 markersize=9,
                 markeredgewidth=1.6,
                 linestyle='',
@@ -254,16 +67,18 @@ def overview(comparison: Comparison, published: Published) -> Drawing:
         _legend_of_strategies(
             figure,
             comparison,
-            [('published', dict(marker='|', color=_MUTED, linestyle='', markersize=9))]
+            [('published', dict(marker='|', color=MUTED, linestyle='', markersize=9))]
             if known
             else [],
         )
 
-    level = f'{100 * comparison.settings.confidence:g} %'
+    level = level_text(comparison)
     caption = f'Mean over images and seeds with the {level} interval over images.' + (
         f' Grey bars: {published.words} (arXiv:2502.13407).' if known else ''
     )
-    return _drawn('overview', 'mIoU of all runs', caption, _row_size(comparison, entries), draw)
+    return draw_figure(
+        'overview', 'mIoU of all runs', caption, _row_size(comparison, entries), draw
+    )
 
 
 def differences(
@@ -277,35 +92,34 @@ def differences(
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
         rows = _rows_by_model(axis, comparison, entries)
-        axis.axvline(0, color=_MUTED, linewidth=1)
+        axis.axvline(0, color=MUTED, linewidth=1)
         for entry in entries:
-            interval, style = (
-                reference.differences[entry].intervals['mIoU'],
-                _marker(comparison, entry),
-            )
+            interval = reference.differences[entry].intervals['mIoU']
+            look = _marker(comparison, entry)
             if interval.low <= 0 <= interval.high:
-                style['markerfacecolor'] = 'white'
-            axis.plot(
-                [interval.low, interval.high],
-                [rows[entry]] * 2,
-                color=style['color'],
-                linewidth=1.2,
-            )
-            axis.plot(interval.mean, rows[entry], **style)
+                look['markerfacecolor'] = 'white'
+            _draw_interval(axis, interval, rows[entry], look)
         axis.set_xlabel('difference in mIoU (percentage points)')
-        axis.xaxis.set_major_formatter(
-            lambda value, _: typographic(f'{value:+g}') if value else '0'
-        )
+        axis.xaxis.set_major_formatter(_signed_tick)
         _legend_of_strategies(figure, comparison, only={entry.strategy for entry in entries})
 
-    level = f'{100 * comparison.settings.confidence:g} %'
+    level = level_text(comparison)
     caption = (
         f'Mean with the {level} interval of a paired bootstrap over images. Hollow: the '
         'interval contains 0.'
     )
-    return _drawn(
+    return draw_figure(
         name, f'Difference in mIoU to {words}', caption, _row_size(comparison, entries), draw
     )
+
+
+def _draw_interval(axis: Axes, interval: Interval, row: float, look: Mapping) -> None:
+    axis.plot([interval.low, interval.high], [row] * 2, color=look['color'], linewidth=1.2)
+    axis.plot(interval.mean, row, **look)
+
+
+def _signed_tick(value: float, _: float) -> str:
+    return typographic(f'{value:+g}') if value else '0'
 
 
 def _row_size(comparison: Comparison, entries: Sequence[Entry]) -> tuple[float, float]:
@@ -326,7 +140,7 @@ def _rows_by_model(
         for entry in members:
             rows[entry] = at
             at += 1
-        axis.axhline(at - 0.15, color=_GRID, linewidth=0.8)
+        axis.axhline(at - 0.15, color=GRID, linewidth=0.8)
         at += 0.7
     axis.set_yticks(*zip(*ticks))
     axis.tick_params(axis='y', length=0)
@@ -334,7 +148,7 @@ def _rows_by_model(
         axis.tick_params(axis='x', top=True, labeltop=True)
     axis.set_ylim(at - 0.85, -0.8)
     axis.spines['left'].set_visible(False)
-    axis.grid(axis='x', color=_GRID, linewidth=0.6)
+    axis.grid(axis='x', color=GRID, linewidth=0.6)
     return rows
 
 
@@ -362,7 +176,7 @@ def _legend_of_strategies(
         handles,
         labels,
         loc='outside upper left',
-        ncols=_legend_columns(labels, 5.4),
+        ncols=legend_columns(labels, 5.4),
         handletextpad=0.3,
     )
 
@@ -399,18 +213,18 @@ def car_curves(
         axes[-1].set_xticks(places, [_tick(car_bin, comparison.partition) for car_bin in filled])
         axes[-1].set_xlim(-0.5, len(filled) - 0.5)
         for axis in axes[:-1]:
-            axis.grid(axis='y', color=_GRID, linewidth=0.6)
+            axis.grid(axis='y', color=GRID, linewidth=0.6)
         figure.align_ylabels()
         labels = [strategy_title(entry.strategy) for entry in entries]
         figure.legend(
             axes[0].containers,
             labels,
             loc='outside upper left',
-            ncols=_legend_columns(labels, 5),
+            ncols=legend_columns(labels, 5),
             handlelength=2.6,
         )
 
-    level = f'{100 * comparison.settings.confidence:g} %'
+    level = level_text(comparison)
     bars = 'standard deviation over seeds' if several else f'{level} interval over images'
     caption = f'Bars at the points: the {bars}.'
     if compared:
@@ -420,7 +234,7 @@ def car_curves(
         )
     caption += ' Bottom: the CARs that each bin spans.'
     height = 5.0 if compared else 3.9
-    return _drawn(
+    return draw_figure(
         f'{prefix}_{plain(model)}', f'{model_title(model)}: {title}', caption, (5.0, height), draw
     )
 
@@ -428,7 +242,7 @@ def car_curves(
 def _draw_differences(
     axis: Axes, entries: Sequence[Entry], bins: Sequence[Bin], looks: Mapping[str, dict]
 ) -> None:
-    axis.axhline(0, color=_MUTED, linewidth=1)
+    axis.axhline(0, color=MUTED, linewidth=1)
     for entry, shift in zip(entries, _shifts(len(entries), 0.16)):
         found = [car_bin.differences[entry] for car_bin in bins]
         means = np.array([interval.mean for interval in found])
@@ -443,13 +257,8 @@ def _draw_differences(
             **{**looks[entry.strategy], 'linestyle': ''},
             **_CURVE,
         )
-    axis.yaxis.set_major_formatter(lambda value, _: typographic(f'{value:+g}') if value else '0')
+    axis.yaxis.set_major_formatter(_signed_tick)
     axis.set_ylabel('Δ mIoU')
-
-
-def _legend_columns(labels: Sequence[str], width: float) -> int:
-    """As many as fit into ``width`` inches."""
-    return max(1, min(len(labels), int(width * 15 / (max(map(len, labels)) + 7))))
 
 
 def _shifts(count: int, most: float = 0.06) -> np.ndarray:
@@ -497,11 +306,7 @@ def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve])
     looks = styles(
         list(dict.fromkeys([*comparison.strategies, *(curve.strategy for curve in others)]))
     )
-    names = list(
-        dict.fromkeys(
-            f'{curve.range_name}{curve.strategy.removeprefix("partition")}' for curve in specialists
-        )
-    )
+    names = list(dict.fromkeys(map(_name_of_specialist, specialists)))
     specialist_looks = dict(zip(names, styles([f'specialist {name}' for name in names]).values()))
 
     def draw(figure: Figure) -> None:
@@ -514,14 +319,14 @@ def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve])
             )
         axes[0].set_ylabel('mIoU, validation (%)')
         for curve in specialists:
-            name = f'{curve.range_name}{curve.strategy.removeprefix("partition")}'
+            name = _name_of_specialist(curve)
             _draw_curve(axes[1], curve, 0, name, specialist_looks[name])
         for axis, title in zip(axes, ('all images', 'specialists, images of their range')):
             axis.set_title(title)
             axis.set_xlabel('iteration')
-            axis.grid(axis='y', color=_GRID, linewidth=0.6)
+            axis.grid(axis='y', color=GRID, linewidth=0.6)
             handles = dict(zip(*reversed(axis.get_legend_handles_labels())))
-            columns = _legend_columns(list(handles), 3.6)
+            columns = legend_columns(list(handles), 3.6)
             axis.legend(
                 handles.values(),
                 handles.keys(),
@@ -534,13 +339,17 @@ def training_curves(comparison: Comparison, model: str, curves: Sequence[Curve])
 
     caption = 'One line per seed. What starts from the origin goes on where its training ended.'
     width = 7.2 if specialists else 4.4
-    return _drawn(
+    return draw_figure(
         f'training_{plain(model)}',
         f'{model_title(model)}: validation while training',
         caption,
         (width, 4.0),
         draw,
     )
+
+
+def _name_of_specialist(curve: Curve) -> str:
+    return f'{curve.range_name}{curve.strategy.removeprefix("partition")}'
 
 
 def _draw_curve(axis: Axes, curve: Curve, shift: int, label: str, look: dict) -> None:
@@ -562,7 +371,7 @@ def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) 
         splits: (N,) CARs by name.
         partition: Whose thresholds are drawn.
     """
-    colours = (_BLUE, _ORANGE, _GREEN, _PURPLE)
+    colours = (BLUE, ORANGE, GREEN, PURPLE)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(len(splits), sharex=True, squeeze=False)[:, 0]
@@ -580,149 +389,6 @@ def car_distribution(splits: Mapping[str, np.ndarray], partition: CARPartition) 
         f'Dashed: the thresholds ({partition}). Hatched: labels without change, which '
         'have no place on a logarithmic axis.'
     )
-    return _drawn(
+    return draw_figure(
         'car_distribution', 'CAR distribution', caption, (5.4, 0.6 + 1.9 * len(splits)), draw
-    )
-
-
-def cascade_figures(analysis: CascadeAnalysis) -> list[Drawing]:
-    """Draw the paper's Figure 10 for one cascade: a matrix with counts and gains, both
-    distributions, a scatter plot."""
-    title = f'{model_title(analysis.entry.model)}, {strategy_title(analysis.entry.strategy)}'
-    return [_confusion(analysis, title), _distributions(analysis, title), _scatter(analysis, title)]
-
-
-def _confusion(analysis: CascadeAnalysis, title: str) -> Drawing:
-    gains, means = analysis.gains, analysis.mean_gains
-    shares = analysis.counts / np.maximum(analysis.counts.sum(1, keepdims=True), 1)
-
-    def draw(figure: Figure) -> None:
-        axis = figure.subplots()
-        axis.imshow(shares, cmap='Blues', vmin=0, vmax=1.25, aspect='auto')
-        for (row, column), count in np.ndenumerate(analysis.counts):
-            colour = 'white' if shares[row, column] > 0.7 else _BLACK
-            axis.text(
-                column,
-                row - 0.18,
-                str(count),
-                ha='center',
-                va='center',
-                color=colour,
-                fontsize=12,
-                fontweight='bold',
-            )
-            if gains is not None and means is not None and count:
-                text = typographic(
-                    f'{signed(means[row, column], 1)} each\n{signed(gains[row, column], 0)} in all'
-                )
-                axis.text(
-                    column, row + 0.2, text, ha='center', va='center', color=colour, fontsize=8
-                )
-        axis.set_xticks(range(len(analysis.chosen)), analysis.chosen)
-        axis.set_yticks(
-            range(len(analysis.partition)), analysis.partition.names, rotation=90, va='center'
-        )
-        axis.tick_params(length=0)
-        axis.spines[:].set_visible(False)
-        axis.set_xlabel('range that the coarse prediction chose')
-        axis.set_ylabel('range of the true CAR')
-
-    against = (
-        f'; small: mIoU gained against {strategy_title(analysis.origin.strategy)}, per image and '
-        'in all'
-        if analysis.origin
-        else ''
-    )
-    name = file_name('cascade_matrix', analysis.entry)
-    return _drawn(
-        name,
-        f'{title}: matrix of ranges',
-        f'Images in each cell{against}. Shade: share of the row.',
-        (4.2, 3.6),
-        draw,
-    )
-
-
-def _distributions(analysis: CascadeAnalysis, title: str) -> Drawing:
-    def draw(figure: Figure) -> None:
-        axis = figure.subplots()
-        draw_car_histogram(
-            axis,
-            {'true': (analysis.true_cars, _SKY), 'coarse': (analysis.coarse_cars, _VERMILION)},
-            analysis.partition,
-        )
-        axis.set_xlabel('CAR')
-        axis.set_ylabel('images')
-        figure.legend(loc='outside upper left', ncols=2)
-
-    caption = (
-        "CAR of the labels (filled) and as the cascade's origin predicts it (line); on "
-        'the left CAR = 0; dashed: thresholds.'
-    )
-    return _drawn(
-        file_name('cascade_distribution', analysis.entry),
-        f'{title}: CAR distributions',
-        caption,
-        (4.6, 3.6),
-        draw,
-    )
-
-
-def _scatter(analysis: CascadeAnalysis, title: str) -> Drawing:
-    same = analysis.partition.range_of(analysis.true_cars) == analysis.partition.range_of(
-        analysis.coarse_cars
-    )
-
-    def draw(figure: Figure) -> None:
-        axis = figure.subplots()
-        floor = SMALLEST_DRAWN_CAR
-        for chosen, colour, marker, name in (
-            (same, _BLUE, 'o', 'same range'),
-            (~same, _VERMILION, 'x', 'other range'),
-        ):
-            x, y = (
-                np.maximum(cars[chosen], floor / 2)
-                for cars in (analysis.true_cars, analysis.coarse_cars)
-            )
-            # Thousands of points as vectors would make the file heavy.
-            width, label = (0.8 if marker == 'x' else 0), f'{name} ({len(x)})'
-            axis.scatter(
-                x,
-                y,
-                s=11,
-                c=colour,
-                marker=marker,
-                alpha=0.7,
-                linewidths=width,
-                label=label,
-                rasterized=True,
-                zorder=3,
-            )
-        axis.plot([floor / 2, 1], [floor / 2, 1], color=_MUTED, linewidth=1)
-        axis.set_xscale('log')
-        axis.set_yscale('log')
-        ticks, labels = car_ticks(analysis.partition)
-        for draw_line, draw_span in ((axis.axvline, axis.axvspan), (axis.axhline, axis.axhspan)):
-            draw_span(floor / 3, floor * 0.75, color='#efefef', linewidth=0, zorder=0)
-            for threshold in analysis.partition.thresholds:
-                draw_line(threshold, color=_BLACK, linestyle='--', linewidth=0.8)
-        axis.set_xticks([floor / 2, *ticks[1:]], ['0', *labels[1:]])
-        axis.set_yticks([floor / 2, *ticks[1:]], ['0', *labels[1:]])
-        axis.minorticks_off()
-        axis.set_xlim(floor / 3, 1.2)
-        axis.set_ylim(floor / 3, 1.2)
-        axis.set_xlabel('true CAR')
-        axis.set_ylabel('coarse CAR')
-        figure.legend(loc='outside upper left', ncols=2, handletextpad=0.2, markerscale=1.5)
-
-    caption = (
-        'One point per image; on the grey margin CAR below '
-        f'{percent_text(SMALLEST_DRAWN_CAR / 2)}, 0 included; dashed: thresholds.'
-    )
-    return _drawn(
-        file_name('cascade_scatter', analysis.entry),
-        f'{title}: coarse against true CAR',
-        caption,
-        (4.2, 3.9),
-        draw,
     )

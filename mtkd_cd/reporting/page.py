@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from mtkd_cd.reporting.figures import Drawing
+from mtkd_cd.reporting.plotting import Drawing
 from mtkd_cd.reporting.table_formats import Cell, Column, Table, typographic
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 
-from mtkd_cd.reporting import figures
+from mtkd_cd.reporting import plotting
 
 
 def stacked(figure: Figure) -> None:
@@ -46,7 +46,7 @@ def laid_out(draw) -> tuple[Figure, FigureCanvasAgg]:
     figure = Figure(figsize=(5, 4), dpi=100)
     canvas = FigureCanvasAgg(figure)
     draw(figure)
-    figures._lay_out(figure, canvas)
+    plotting._lay_out(figure, canvas)
     return figure, canvas
 
 
@@ -95,7 +95,7 @@ def test_nothing_leaves_the_figure_or_covers_other_axes(drawing):
 
 
 def test_both_files_of_a_figure_have_its_size_and_white_corners():
-    picture = figures._drawn('name', 'title', 'caption', (3.0, 2.0), stacked)
+    picture = plotting.draw_figure('name', 'title', 'caption', (3.0, 2.0), stacked)
 
     image = Image.open(io.BytesIO(picture.png()))
     assert image.size == (600, 400)
@@ -142,10 +142,10 @@ def test_commands_import_matplotlib_without_axes_of_three_dimensions():
 
 
 def test_figures_look_the_same_whatever_the_user_has_set():
-    wanted = figures._drawn('name', 'title', 'caption', (3.0, 2.0), stacked)
+    wanted = plotting.draw_figure('name', 'title', 'caption', (3.0, 2.0), stacked)
     own = {'font.size': 20, 'axes.prop_cycle': 'cycler("color", ["red"])', 'svg.hashsalt': 'own'}
     with matplotlib.rc_context(own):
-        found = figures._drawn('name', 'title', 'caption', (3.0, 2.0), stacked)
+        found = plotting.draw_figure('name', 'title', 'caption', (3.0, 2.0), stacked)
         picture = found.png()
         assert matplotlib.rcParams['font.size'] == 20
     assert (found.svg, picture) == (wanted.svg, wanted.png())

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mtkd_cd.reporting.document import ComparisonReport, ImageCard, Section
-from mtkd_cd.reporting.figures import Drawing
+from mtkd_cd.reporting.plotting import Drawing
 from mtkd_cd.reporting.table_formats import Cell, Column, Table
 from mtkd_cd.reporting.thumbnails import Thumbnail
 

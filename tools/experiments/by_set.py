@@ -26,7 +26,7 @@ from scipy import stats
 from mtkd_cd.core.strategy import CURVES, strategy_in, strategy_rank, strategy_title
 from mtkd_cd.evaluation import ImageTable, load_table
 from mtkd_cd.evaluation.scores import image_scores, pooled_scores, true_cars
-from mtkd_cd.reporting.figures import styles
+from mtkd_cd.reporting.plotting import styles
 
 ALL = 'all'
 SCORES = {'mIoU per image': 'mIoU', 'F1 pooled': 'F1'}
