@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.data.images import normalization_of
 from mtkd_cd.data.radiometry import from_spec
-from mtkd_cd.engine.config import SPECIALIST_DATA, is_type, nodes, ranges_of
+from mtkd_cd.engine.config import LOADERS, SPECIALIST_DATA, is_type, nodes, ranges_of
 from mtkd_cd.registry import MODELS
 
 
@@ -138,7 +138,7 @@ def set_loaders(cfg: Config, batch_size: int | None = None, num_workers: int | N
     if batch_size is not None:
         cfg.train_dataloader.batch_size = batch_size
     if num_workers is not None:
-        for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for key in LOADERS:
             loader: Any = cfg.get(key)
             if not loader:
                 continue

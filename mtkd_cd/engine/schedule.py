@@ -21,8 +21,7 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     if _counts_epochs_alone(cfg):
         cfg.train_cfg.pop('by_epoch', None)
         cfg.train_cfg.type = 'IterBasedTrainLoop'
-    found = cfg.get('param_scheduler') or []
-    found = found if isinstance(found, (list, tuple)) else [found]
+    found = schedulers_of(cfg)
     warmed_up = next((one['end'] for one in found if _is_warmup(one, before)), 0)
     longest_warmup = warmed_up if 'max_iters' in cfg.train_cfg else iters
     warmup = min(longest_warmup, iters // 10) if warmed_up else 0
@@ -47,6 +46,12 @@ def set_iters(cfg: Config, iters: int, val_interval: int | None = None) -> None:
     set_val_interval(cfg, val_interval or max(1, -(-iters // 10)))
     logger = _default_hook(cfg, 'logger', 'LoggerHook')
     logger['interval'] = max(1, min(logger.get('interval', 10), iters // 20))
+
+
+def schedulers_of(cfg: Config) -> list[Any]:
+    """The schedulers of a config's learning rate, of which it may have one, several or none."""
+    found = cfg.get('param_scheduler') or []
+    return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 def _is_warmup(scheduler: Mapping[str, Any], length: int) -> bool:

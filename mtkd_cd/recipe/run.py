@@ -16,6 +16,7 @@ from mtkd_cd.core.strategy import BEST, Layout, Strategy, of_each_fold, training
 from mtkd_cd.engine.config import check_exists, innermost_data, is_type
 from mtkd_cd.engine.open_data import open_test_data
 from mtkd_cd.engine.record import check_settings, read_record, settings_of
+from mtkd_cd.engine.schedule import schedulers_of
 from mtkd_cd.engine.training import prepare_training, run_training
 from mtkd_cd.models.mtkd.building import build_detector
 from mtkd_cd.models.mtkd.calibration import calibrate_routing
@@ -144,9 +145,8 @@ def _check_architecture(options: RecipeOptions, path: str) -> None:
 def _summary(step: Step, cfg: Config) -> str:
     if step.action != 'train':
         return cfg.work_dir
-    schedulers = cfg.get('param_scheduler') or []
-    schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
-    warmup = next((one.get('end', 0) for one in schedulers if is_type(one, 'LinearLR')), 0)
+    warmups = (one for one in schedulers_of(cfg) if is_type(one, 'LinearLR'))
+    warmup = next((one.get('end', 0) for one in warmups), 0)
     epochs = cfg.train_cfg.get('max_epochs')
     length = f'{epochs} epochs' if epochs else f'{cfg.train_cfg.max_iters} iterations'
     unit = 'epochs' if epochs and cfg.train_cfg.get('val_by_epoch', True) else 'iterations'
