@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 
 # glibc's numbers of what `mallopt` sets, and the variables by which users set it.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_SET_BY_USER = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_')
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_SET_BY_USER = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'MALLOC_ARENA_MAX')
 _LARGEST = 1 << 30  # bytes of an array that is kept for the next one
 _LARGEST_OLD = 1 << 25  # before glibc 2.35
 _MANY_OBJECTS = 50_000
@@ -32,6 +32,7 @@ def keep_freed_memory() -> None:
         if not mallopt(_MMAP_THRESHOLD, _LARGEST):
             mallopt(_MMAP_THRESHOLD, _LARGEST_OLD)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_ARENA_MAX, 1)  # what one thread frees serves the others, too
 
 
 @contextmanager

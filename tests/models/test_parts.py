@@ -88,7 +88,7 @@ def test_a_layer_of_fcn_drops_channels_as_behind_its_relu():
         torch.manual_seed(0)
         backbone.zero_grad()
         if order is found:
-            out = backbone._run('11', x)
+            out = backbone._run(x, ['11'])
         else:
             out = F.dropout2d(F.relu(backbone.bn11(backbone.conv11(x))), 0.2)
         out.square().sum().backward()

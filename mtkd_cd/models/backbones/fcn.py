@@ -1,11 +1,13 @@
 """FC-EF, FC-Siam-conc and FC-Siam-diff, the fully convolutional change detectors of
 arXiv:1810.08462, up to the last feature map."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtkd_cd.models.layers import on_both_dates
+from mtkd_cd.models.layers import norm_relu_conv, on_both_dates
 from mtkd_cd.registry import MODELS
 
 _UNITS = {1: 2, 2: 2, 3: 3, 4: 3}  # convolutions in each stage of the encoder and of the decoder
@@ -23,6 +25,7 @@ class _FCNet(nn.Module):
     """
 
     conv11d: nn.ConvTranspose2d
+    upconv4: nn.ConvTranspose2d
 
     def __init__(self, in_channels: int, base_channel: int, skips: int = 1, dropout: float = 0.2):
         super().__init__()
@@ -49,11 +52,14 @@ class _FCNet(nn.Module):
         setattr(self, f'conv{unit}', conv)
         setattr(self, f'bn{unit}', nn.BatchNorm2d(conv.out_channels))
 
-    def _run(self, unit: str, x: Tensor) -> Tensor:
-        normed = getattr(self, f'bn{unit}')(getattr(self, f'conv{unit}')(x))
-        # Channels are dropped before the ReLU, with the same result: autograd then keeps one map
-        # of the two.
-        return F.relu(self.dropout(normed), inplace=True)
+    def _run(self, x: Tensor, units: Sequence[str], after: Sequence[nn.Module] = ()) -> Tensor:
+        """Convolve, normalise, drop channels and activate, unit by unit. What comes after the last
+        unit is a convolution, or nothing."""
+        convs = [getattr(self, f'conv{unit}') for unit in units]
+        x = convs[0](x)
+        for unit, conv in zip(units, [*convs[1:], *(after or [nn.Identity()])]):
+            x = norm_relu_conv(self, x, getattr(self, f'bn{unit}'), self.dropout, conv)
+        return x
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """The last map of the stages 1 to 4, at strides 1, 2, 4 and 8."""
@@ -61,16 +67,15 @@ class _FCNet(nn.Module):
         for stage, units in _UNITS.items():
             if maps:
                 x = F.max_pool2d(x, 2)
-            for unit in range(1, units + 1):
-                x = self._run(f'{stage}{unit}', x)
+            x = self._run(x, [f'{stage}{unit}' for unit in range(1, units + 1)])
             maps.append(x)
         return maps
 
     def decode(self, x: Tensor, skips: list[Tensor]) -> tuple[Tensor]:
         """From the pooled last map and one (joined) map per stage to (N, C, H, W)."""
+        x = self.upconv4(x)
         for stage in sorted(_UNITS, reverse=True):
             skip = skips[stage - 1]
-            x = getattr(self, f'upconv{stage}')(x)
             if (
                 x.shape[2:] != skip.shape[2:]
             ):  # pooling dropped the last row or column of an odd size
@@ -80,9 +85,10 @@ class _FCNet(nn.Module):
                     mode='replicate',
                 )
             x = torch.cat((x, skip), dim=1)
-            for unit in range(_UNITS[stage], 0, -1):
-                name = f'{stage}{unit}d'
-                x = self.conv11d(x) if name == '11d' else self._run(name, x)
+            units = [f'{stage}{unit}d' for unit in range(_UNITS[stage], 0, -1)]
+            # The last convolution of all is a bare one; after those of a stage goes it upwards.
+            after = getattr(self, f'upconv{stage - 1}') if stage > 1 else self.conv11d
+            x = self._run(x, units[: None if stage > 1 else -1], [after])
         return (x,)
 
 

@@ -13,7 +13,9 @@ from mtkd_cd.core.errors import UserError
 from mtkd_cd.models.layers import (
     LeanSequential,
     check_divisible,
+    gated_conv,
     interleave_channels,
+    is_plain_conv,
     may_reorder,
     on_both_dates,
 )
@@ -53,7 +55,11 @@ class SqueezeExcitation(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc2(self.act(self.fc1(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
+        return x * self.gate(x)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """What each channel is multiplied with: (N, C, h, w) to (N, C, 1, 1)."""
+        return self.fc2(self.act(self.fc1(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
 
 
 class MBConv(nn.Module):
@@ -89,7 +95,19 @@ class MBConv(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.block(x)) if self.residual else self.block(x)
+        out = self._block(x)
+        return x + self.drop_path(out) if self.residual else out
+
+    def _block(self, x: Tensor) -> Tensor:
+        layers: list[Any] = list(self.block)
+        *expand, excitation, project = layers
+        conv = project[0]
+        lean = self.training and is_plain_conv(conv)
+        if not (lean and may_reorder(self.block, excitation, project, conv)):
+            return self.block(x)
+        for layer in expand:
+            x = layer(x)
+        return project.go_on(gated_conv(x, excitation.gate(x), conv), 1)
 
 
 def _efficientnet_b4(in_channels: int) -> nn.ModuleList:
@@ -190,7 +208,12 @@ class UpMask(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self._convolution(self._upsample(x) * mask)
+        x, layers = self._upsample(x), self._convolution
+        if self.training and isinstance(layers, LeanSequential):
+            conv: Any = layers[0]
+            if is_plain_conv(conv) and may_reorder(self, layers, conv):
+                return layers.go_on(gated_conv(x, mask, conv), 1)
+        return layers(x * mask)
 
 
 @MODELS.register_module()

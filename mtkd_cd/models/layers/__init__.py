@@ -12,7 +12,7 @@ from mtkd_cd.models.layers.interaction import (
     build_interactions,
 )
 from mtkd_cd.models.layers.layer_norm import ChannelNorm, LN2d
-from mtkd_cd.models.layers.lean import LeanSequential
+from mtkd_cd.models.layers.lean import LeanSequential, gated_conv, is_plain_conv, norm_relu_conv
 from mtkd_cd.models.layers.levels import fuse_levels
 from mtkd_cd.models.layers.map_attention import attend_everywhere
 from mtkd_cd.models.layers.memory_order import lies_by_pixel, to_order_of
@@ -38,9 +38,12 @@ __all__ = [
     'check_divisible',
     'fuse_attention',
     'fuse_levels',
+    'gated_conv',
     'interleave_channels',
+    'is_plain_conv',
     'lies_by_pixel',
     'may_reorder',
+    'norm_relu_conv',
     'on_both_dates',
     'split_dates',
     'stack_dates',
