@@ -23,8 +23,9 @@ it: a pass for each date and mmcv's attention. ``compile`` is teachers and the M
 ``torch.compile`` of the teachers against those without; it needs a C++ compiler on the CPU.
 ``pipeline`` is the training pipeline of 512 x 512 pairs in PNG files (P1), from the files and with
 decoded images kept (``cache='ram'``), against the transforms of mmcv in the same order. ``memory``
-is the peak of the resident memory during MTKD steps above what was resident before, each side in a
-process of its own. ``command`` is O-P over 60 synthetic pairs of 256 x 256, imports included, CPU
+is the peak of the resident memory during MTKD steps above what was resident before, each side in
+three processes of its own, of which the middle one counts; ours keeps freed memory, as our commands
+do. ``command`` is O-P over 60 synthetic pairs of 256 x 256, imports included, CPU
 time of the processes; ours is ``mtkd-cd test configs/op/NAME.py``:
 
 - ``O-P, whole commands``: against O-P as the toolbox's users run it, a test command for the origin
@@ -58,6 +59,7 @@ from mmengine.registry import DefaultScope
 from toolbox import RANGES, PlainPipeline, PlainStep, as_the_toolbox, run_o_p, start
 
 import mtkd_cd  # noqa: F401  (registers)
+from mtkd_cd.core.allocator import keep_freed_memory
 from mtkd_cd.core.errors import UserError
 from mtkd_cd.core.precision import FULL, PRECISIONS
 from mtkd_cd.data.synthetic import make_dataset
@@ -72,6 +74,7 @@ _CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 _DATA = _CONFIGS / '_base_' / 'datasets' / 'jl1cd.py'
 _PAIRS = 12  # of the pipeline
 _TEST_PAIRS = 60  # of the whole command
+_PROCESSES = 3  # of each side, for memory
 
 
 def compare(rounds: int, *calls: Callable[[], object]) -> list[float]:
@@ -366,6 +369,7 @@ def peak_mib(name: str, size: int, pairs: int, side: str) -> float:
         plain = PlainStep(config)
         step: Callable[[], object] = lambda: plain(batch)  # noqa: E731
     else:
+        keep_freed_memory()
         distiller = build_distiller(config).train()
         reorder_weights(distiller)
         wrapper = OptimWrapper(torch.optim.AdamW(distiller.parameters(), lr=1e-5, fused=True))
@@ -377,14 +381,14 @@ def peak_mib(name: str, size: int, pairs: int, side: str) -> float:
 
 
 def measure_memory(name: str, size: int, pairs: int) -> list[float]:
-    """MiB of the plain and of our MTKD step, each in a process of its own."""
-    found = []
-    for side in ('plain', 'ours'):
+    """MiB of the plain and of our MTKD step, each in processes of its own."""
+    found: dict[str, list[float]] = {'plain': [], 'ours': []}
+    for side in [*found] * _PROCESSES:
         command = [sys.executable, __file__, '--child', side, '--models', name]
         command += ['--size', str(size), '--batch', str(pairs)]
         run = subprocess.run(command, capture_output=True, text=True, check=True)
-        found.append(float(run.stdout.strip().splitlines()[-1]))
-    return found
+        found[side].append(float(run.stdout.strip().splitlines()[-1]))
+    return [statistics.median(figures) for figures in found.values()]
 
 
 def main() -> None:

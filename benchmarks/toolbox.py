@@ -40,7 +40,6 @@ from mtkd_cd.core.car import CARPartition
 
 # Before `as_the_toolbox` replaces what they import.
 from mtkd_cd.models import backbones, decode_heads, necks  # noqa: F401
-from mtkd_cd.models.backbones import FC_EF
 from mtkd_cd.models.decode_heads.bit import CrossAttention
 from mtkd_cd.models.detectors.ban import BAN
 from mtkd_cd.models.detectors.encoder_decoder import BitemporalEncoderDecoder
@@ -63,8 +62,8 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 def as_the_toolbox() -> Iterator[None]:
     """Inside, networks are built with mmcv's attention and run once for each date, heads resize all
     levels before they join and convolve them, BIT's pixels hold their weights of all tokens side by
-    side, FC networks drop channels behind their ReLU, torchvision's SiLU overwrites its input, norm
-    and activation are two layers, and accuracy and results are mmseg's."""
+    side, FC networks drop channels behind their ReLU, torchvision's SiLU overwrites its input,
+    each layer keeps what it takes, and accuracy and results are mmseg's."""
 
     def in_turn(function: Callable, date1: Any, date2: Any, weights: object) -> tuple[Any, Any]:
         return function(date1), function(date2)
@@ -89,9 +88,13 @@ def as_the_toolbox() -> Iterator[None]:
     def join_levels(fusion: Any, maps: Any, size: Any, **resizing: Any) -> Any:
         return fusion(torch.cat([resize(level, size, **resizing) for level in maps], dim=1))
 
-    def run_unit(self: Any, unit: str, x: torch.Tensor) -> torch.Tensor:
-        normed = getattr(self, f'bn{unit}')(getattr(self, f'conv{unit}')(x))
-        return self.dropout(F.relu(normed))
+    def one_by_one(
+        part: object, x: torch.Tensor, norm: nn.Module, dropout: nn.Module, conv: nn.Module
+    ) -> torch.Tensor:
+        return conv(dropout(F.relu(norm(x))))
+
+    def keep_product(conv: object) -> bool:
+        return False
 
     def attend(self: Any, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         query, key, value = (
@@ -108,6 +111,8 @@ def as_the_toolbox() -> Iterator[None]:
         on_both_dates=in_turn,
         fuse_attention=leave,
         fuse_levels=join_levels,
+        is_plain_conv=keep_product,
+        norm_relu_conv=one_by_one,
         pixel_accuracy=accuracy,
     )
     places = [
@@ -119,7 +124,6 @@ def as_the_toolbox() -> Iterator[None]:
     results = EncoderDecoder.postprocess_result
     places += [
         (BAN, 'extract_feat', encode_in_turn),
-        (FC_EF.__base__, '_run', run_unit),
         (CrossAttention, 'forward', attend),
         (LeanSequential, 'forward', nn.Sequential.forward),
         (nn.SiLU, 'forward', overwrite),
