@@ -50,6 +50,13 @@ def step(network, inputs, mixed=False):
     return [output.detach(), inputs.grad, *(p.grad for p in network.parameters())]
 
 
+def assert_equal(ours, theirs):
+    """Within rounding of the largest value of each tensor."""
+    for one, other in zip(ours, theirs, strict=True):
+        scale = other.abs().max().clamp(min=1)
+        torch.testing.assert_close(one / scale, other / scale, **_TOLERANCE)
+
+
 def kept(network, inputs):
     """Bytes that are kept for the gradient, of maps alone."""
     kept = {}
@@ -72,9 +79,7 @@ def test_outputs_gradients_and_statistics_are_those_of_two_layers(make, order):
     assert list(usual.state_dict()) == list(lean.state_dict())
     for seed in (1, 2):
         inputs = pairs(seed).to(memory_format=order)
-        for ours, theirs in zip(step(lean, inputs), step(usual, inputs), strict=True):
-            scale = theirs.abs().max().clamp(min=1)
-            torch.testing.assert_close(ours / scale, theirs / scale, **_TOLERANCE)
+        assert_equal(step(lean, inputs), step(usual, inputs))
     for name, tensor in usual.state_dict().items():
         torch.testing.assert_close(lean.state_dict()[name], tensor, msg=name)
     assert torch.equal(lean.eval()(pairs()), usual.eval()(pairs()))
@@ -179,9 +184,7 @@ def test_gated_convolution_has_the_numbers_of_its_layers(make, order):
     drawn, lean = gated(make)
     for seed in (1, 2):
         inputs = maps(seed).to(memory_format=order)
-        for ours, theirs in zip(step(lean, inputs), step(drawn, inputs), strict=True):
-            scale = theirs.abs().max().clamp(min=1)
-            torch.testing.assert_close(ours / scale, theirs / scale, **_TOLERANCE)
+        assert_equal(step(lean, inputs), step(drawn, inputs))
     for name, tensor in drawn.state_dict().items():
         torch.testing.assert_close(lean.state_dict()[name], tensor, msg=name)
 
@@ -259,9 +262,7 @@ def test_norm_relu_conv_has_the_numbers_of_its_layers(dropout, order):
         for network in (lean, drawn):
             torch.manual_seed(seed)
             found.append([*step(network, inputs), torch.rand(1)])  # what is drawn next is the same
-        for ours, theirs in zip(*found, strict=True):
-            scale = theirs.abs().max().clamp(min=1)
-            torch.testing.assert_close(ours / scale, theirs / scale, **_TOLERANCE)
+        assert_equal(*found)
     for name, tensor in drawn.state_dict().items():
         torch.testing.assert_close(lean.state_dict()[name], tensor, msg=name)
     assert torch.equal(lean.eval()(images()), drawn.eval()(images()))

@@ -86,7 +86,7 @@ class _FCNet(nn.Module):
                 )
             x = torch.cat((x, skip), dim=1)
             units = [f'{stage}{unit}d' for unit in range(_UNITS[stage], 0, -1)]
-            # The last convolution of all is a bare one; after those of a stage goes it upwards.
+            # A stage ends in the convolution that leads up; the first in the bare last one.
             after = getattr(self, f'upconv{stage - 1}') if stage > 1 else self.conv11d
             x = self._run(x, units[: None if stage > 1 else -1], [after])
         return (x,)

@@ -235,8 +235,8 @@ def norm_relu_conv(
         share = 1 - dropout.p
         kept = x.new_empty(*x.shape[:2], 1, 1).bernoulli_(share).div_(share)
     transposed = isinstance(conv, nn.ConvTranspose2d)
-    output_padding = conv.output_padding
-    settings = (conv.stride, conv.padding, conv.dilation, transposed, output_padding, conv.groups)
+    places = (conv.stride, conv.padding, conv.dilation)
+    settings = (*places, transposed, conv.output_padding, conv.groups)
     return _NormReLUConv.apply(x, kept, *_of_trained(norm), conv.weight, conv.bias, settings)
 
 
